@@ -1,0 +1,1 @@
+"""The runtime that generated writers stand on: converter, writer, storage."""

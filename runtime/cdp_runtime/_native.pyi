@@ -1,0 +1,17 @@
+from collections.abc import Buffer
+from typing import Any
+
+from cdp_runtime.program import Program
+
+class Exported:
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]: ...
+
+class Codec:
+    def __init__(
+        self, program: Program, schema: Any, max_depth: int, max_message_bytes: int
+    ) -> None: ...
+    def decode(
+        self, payloads: tuple[bytes, ...] | Any, stop_at_bad: bool
+    ) -> tuple[list[Exported], list[tuple[int, int, str]]]: ...
+
+def split_views(data: Buffer, max_message_bytes: int) -> tuple[bytes, int, str]: ...

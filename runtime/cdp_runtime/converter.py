@@ -1,0 +1,178 @@
+"""Bytes to record batches and back: the face of the native core.
+
+Messages and bytes take one road: what is no bytes yet is serialized first, and the native core
+(`runtime/native/`) runs the table's decode program over the bytes, with the GIL released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import pyarrow as pa
+
+from cdp_runtime import _native
+from cdp_runtime.program import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer
+
+__all__ = [
+    "ConversionError",
+    "Converter",
+    "Decoded",
+    "Payloads",
+    "Rejected",
+    "split_delimited",
+]
+
+MAX_MESSAGE_BYTES = 2**31 - 1
+"""What protobuf allows a serialized message to be, bytes."""
+
+
+class Message(Protocol):
+    """What a converter needs of a protobuf message object."""
+
+    def SerializePartialToString(self) -> bytes:  # noqa: N802 - protobuf's own name
+        """The message in wire format."""
+
+
+M = TypeVar("M", bound=Message)
+
+Payloads: TypeAlias = "Sequence[bytes | M] | pa.BinaryArray | pa.LargeBinaryArray | pa.BinaryViewArray"
+"""Serialized messages, message objects, or an Arrow binary array of serialized messages."""
+
+
+class Rejected(NamedTuple):
+    """A payload that is no valid message.
+
+    Attributes:
+        row: its index in the payloads given.
+        offset: the byte in it at which decoding stopped.
+        reason: what is wrong, for people.
+    """
+
+    row: int
+    offset: int
+    reason: str
+
+
+class Decoded(NamedTuple):
+    """What became of payloads.
+
+    Attributes:
+        batches: the valid messages, in the order of the payloads; more than one batch only where an
+            int32 offset would overflow.
+        rejected: the payloads that are no valid messages, by row.
+    """
+
+    batches: list[pa.RecordBatch]
+    rejected: list[Rejected]
+
+
+class ConversionError(ValueError):
+    """A payload that is no valid message, or a value that no message can hold.
+
+    Attributes:
+        row: its index in what was given.
+        offset: the byte in the payload at which decoding stopped.
+        reason: what is wrong, for people.
+    """
+
+    def __init__(self, row: int, offset: int, reason: str) -> None:
+        super().__init__(f"row {row}, byte {offset}: {reason}")
+        self.row = row
+        self.offset = offset
+        self.reason = reason
+
+
+class Converter(Generic[M]):
+    """Converts one table's messages; base of the generated converters.
+
+    Safe to use from several threads, which take turns.
+
+    Args:
+        max_depth: how deep messages may nest (protobuf's own limit is 100).
+        max_message_bytes: how large one serialized message may be.
+    """
+
+    schema: ClassVar[pa.Schema]
+    program: ClassVar[Program]
+
+    def __init__(self, *, max_depth: int = 100, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._codec = _native.Codec(self.program, self.schema, max_depth, max_message_bytes)
+
+    def to_arrow(self, payloads: Payloads[M]) -> pa.RecordBatch:
+        """The messages as one record batch of `schema`, a row a message.
+
+        Raises:
+            ConversionError: at the first payload that is no valid message.
+            OverflowError: where the payloads need more than one batch (`decode` gives several).
+        """
+        batches, rejected = self._codec.decode(_arguments(payloads), True)
+        if rejected:
+            raise ConversionError(*rejected[0])
+        if len(batches) > 1:
+            raise OverflowError(
+                f"{len(payloads)} messages overflow the 2 GiB offsets of one record batch; "
+                "give fewer at a time, use `decode`, or a large_* rule"
+            )
+        return pa.record_batch(batches[0])
+
+    def decode(self, payloads: Payloads[M]) -> Decoded:
+        """The same, with the payloads that are no valid messages set apart."""
+        batches, rejected = self._codec.decode(_arguments(payloads), False)
+        return Decoded(
+            [pa.record_batch(batch) for batch in batches], [Rejected(*bad) for bad in rejected]
+        )
+
+
+def _arguments(payloads: Payloads[M]) -> Any:
+    if hasattr(payloads, "__arrow_c_array__"):
+        return payloads
+    # A tuple, because nobody can take the bytes away from one while the GIL is released.
+    try:
+        return tuple(
+            [
+                item if type(item) is bytes else _serialized(item, row)
+                for row, item in enumerate(payloads)
+            ]
+        )
+    except TypeError as error:
+        raise TypeError(f"payloads must be bytes or messages: {error}") from None
+
+
+def _serialized(item: Any, row: int) -> bytes:
+    if isinstance(item, bytes | bytearray | memoryview):
+        return bytes(item)
+    if not hasattr(item, "SerializePartialToString"):
+        raise TypeError(f"row {row} is {type(item).__name__}")
+    payload: bytes = item.SerializePartialToString()
+    return payload
+
+
+def split_delimited(
+    data: Buffer, *, max_message_bytes: int = MAX_MESSAGE_BYTES
+) -> tuple[pa.BinaryViewArray, int]:
+    """The whole length-delimited messages at the start of a buffer, without copying them.
+
+    Each message is preceded by its size as a varint, as `serialize_length_prefixed` of
+    `google.protobuf.proto` and Java's `writeDelimitedTo` write it.
+
+    Args:
+        data: at most 2 GiB; the views returned keep it alive.
+        max_message_bytes: a length prefix over this is taken for corrupt.
+
+    Returns:
+        The messages, and how many bytes they and their prefixes took; the rest is incomplete.
+
+    Raises:
+        ConversionError: where the first prefix is malformed or over the limit, with row and offset 0;
+            messages in front of a bad prefix are returned first.
+    """
+    views, taken, reason = _native.split_views(data, max_message_bytes)
+    count = len(views) // 16
+    if reason and count == 0:
+        raise ConversionError(0, 0, reason)
+    buffers = [None, pa.py_buffer(views), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.binary_view(), count, buffers), taken

@@ -1,0 +1,727 @@
+#include "decoder.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "convert.h"
+#include "json.h"
+#include "utf8.h"
+#include "wire.h"
+
+namespace cdp {
+
+namespace {
+
+constexpr const char* kTruncated = "the message ends inside a field";
+constexpr const char* kVarint = "malformed varint";
+constexpr const char* kUtf8 = "invalid UTF-8";
+constexpr const char* kTag = "malformed tag";
+constexpr const char* kDepth = "messages nested deeper than the limit";
+constexpr const char* kGroup = "end of a group that was not begun";
+
+bool is_scalar(const FieldOp& op) { return op.scalar != Scalar::None; }
+
+int fixed_width(Wire wire) { return wire == Wire::Fixed32 ? 4 : wire == Wire::Fixed64 ? 8 : 0; }
+
+// A varint or fixed value, extended to 64 bits as its type says.
+int64_t integer_of(Scalar scalar, uint64_t value) {
+    switch (scalar) {
+        case Scalar::Int32:
+        case Scalar::Sfixed32:
+        case Scalar::Enum:
+            return static_cast<int32_t>(value);
+        case Scalar::Uint32:
+        case Scalar::Fixed32:
+            return static_cast<uint32_t>(value);
+        case Scalar::Sint32:
+            return unzigzag32(static_cast<uint32_t>(value));
+        case Scalar::Sint64:
+            return unzigzag64(value);
+        default:
+            return static_cast<int64_t>(value);
+    }
+}
+
+bool multiply(int64_t value, int64_t factor, int64_t& result) {
+    return !__builtin_mul_overflow(value, factor, &result);
+}
+
+}  // namespace
+
+size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_at_bad,
+                    std::vector<Rejected>& rejected) {
+    Domain& rows = program_.rows;
+    rows.last_rows = 0;  // how many rows come is known here
+    rows.grow(static_cast<int64_t>(
+        std::min(payloads.size() - first, static_cast<size_t>(INT32_MAX))));
+    size_t index = first;
+    for (; index < payloads.size() && rows.rows < rows.capacity; ++index) {
+        const Payload& payload = payloads[index];
+        if (index + 4 < payloads.size()) {
+            __builtin_prefetch(payloads[index + 4].data);
+            __builtin_prefetch(payloads[index + 4].data + 64);
+        }
+        const int64_t row = rows.rows;
+        const uint8_t* end = payload.data + payload.size;
+        limit_ = end;
+        depth_ = limits_.max_depth;
+        needs_raw_ = drop_item_ = false;
+        reason_ = nullptr;
+        op_ = nullptr;
+        try {
+            if (payload.data == nullptr) {
+                fail(payload.data, "no payload (null)");
+            } else if (payload.size > limits_.max_message_bytes) {
+                fail(payload.data, "the message is larger than the limit");
+            } else if (message(*program_.message, row, payload.data, end, 0) != nullptr &&
+                       needs_raw_ && program_.raw != nullptr) {
+                program_.raw->put_text(
+                    row, {reinterpret_cast<const char*>(payload.data), payload.size});
+            }
+        } catch (const BatchFull&) {
+            program_.root.reset_row(row);
+            if (row > 0) return index;
+            // Alone in its batch and still too much.
+            rejected.push_back({static_cast<int64_t>(index), 0,
+                                "the message does not fit a batch: over 2 GiB in one column"});
+            if (stop_at_bad) return index + 1;
+            continue;
+        }
+        if (reason_ == nullptr) {
+            ++rows.rows;
+            continue;
+        }
+        program_.root.reset_row(row);
+        std::string reason = op_ == nullptr ? reason_ : "field " + op_->label + ": " + reason_;
+        rejected.push_back(
+            {static_cast<int64_t>(index), at_ - payload.data, std::move(reason)});
+        if (stop_at_bad) return index + 1;
+    }
+    return index;
+}
+
+const uint8_t* Decoder::message(Message& message, int64_t row, const uint8_t* p, const uint8_t* end,
+                                uint32_t group) {
+    FieldOp* guess = message.first;
+    FieldOp* before = nullptr;
+    while (true) {
+        if (p >= end) {
+            if (group != 0) return fail(p, kTruncated);
+            break;
+        }
+        const uint8_t* start = p;
+        uint32_t tag = 0;
+        p = read_tag(p, end, tag);
+        if (p == nullptr) return fail(start, kTag);
+        FieldOp* op = guess;
+        if (__builtin_expect(op == nullptr || op->tag != tag, 0)) {
+            const uint32_t number = tag >> 3;
+            const auto wire = static_cast<Wire>(tag & 7);
+            if (number == 0) return fail(start, "field number 0");
+            if (wire == Wire::End) {
+                if (number != group) return fail(start, kGroup);
+                break;
+            }
+            op = message.find(number);
+            const bool known = op != nullptr && op->wire == wire;
+            if (!known && op != nullptr && op->repeated && is_scalar(*op) && wire == Wire::Length) {
+                if (op->op == Op::Skip) {
+                    p = skip(tag, p, end, depth_);
+                } else {
+                    p = packed(*op, row, p, end);
+                }
+                if (p == nullptr) return nullptr;
+                guess = op->guess;
+                continue;
+            }
+            if (!known) {
+                p = skip(tag, p, end, depth_);
+                if (p == nullptr) return nullptr;
+                needs_raw_ = true;
+                continue;
+            }
+            if (before != nullptr) before->guess = op;
+        }
+        before = op;
+        guess = op->guess;
+        if (op->repeated) {
+            if (op->op == Op::Map) {
+                p = map_entry(*op, row, p, end);
+            } else if (op->op == Op::Skip) {
+                p = skip(tag, p, end, depth_);
+            } else {
+                const int64_t item = op->column->push_item(row);
+                p = field(*op, *op->value, item, p, end);
+                if (__builtin_expect(drop_item_, 0)) {
+                    drop_item_ = false;
+                    op->column->truncate_items(item);
+                }
+            }
+        } else {
+            p = field(*op, *op->value, row, p, end);
+        }
+        if (p == nullptr) return nullptr;
+    }
+    for (FieldOp* map : message.maps) {
+        if (map->column != nullptr && map->column->next == row + 1 &&
+            !drop_repeated_keys(*map, row)) {
+            return nullptr;
+        }
+    }
+    return p;
+}
+
+// The steps that are a few instructions stand here; the rest have functions of their own.
+const uint8_t* Decoder::field(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                              const uint8_t* end) {
+    const uint8_t* start = p;
+    uint64_t value = 0;
+    if (op.wire == Wire::Varint) {
+        p = read_varint(p, end, value);
+        if (p == nullptr) return fail(start, kVarint, &op);
+        if (op.closed && op.names->find(static_cast<int32_t>(value)) < 0) {
+            needs_raw_ = true;
+            drop_item_ = op.repeated;
+            return p;
+        }
+    } else if (op.wire == Wire::Fixed64) {
+        if (end - p < 8) return fail(start, kTruncated, &op);
+        value = load<uint64_t>(p);
+        p += 8;
+    } else if (op.wire == Wire::Fixed32) {
+        if (end - p < 4) return fail(start, kTruncated, &op);
+        value = load<uint32_t>(p);
+        p += 4;
+    }
+    if (op.oneof != nullptr) enter_oneof(op, row);
+    switch (op.op) {
+        case Op::Varint32:
+        case Op::Fixed32:
+            column.put<uint32_t>(row, static_cast<uint32_t>(value));
+            return p;
+        case Op::Varint64:
+        case Op::Fixed64:
+            column.put<uint64_t>(row, value);
+            return p;
+        case Op::ZigZag32:
+            column.put<int32_t>(row, unzigzag32(static_cast<uint32_t>(value)));
+            return p;
+        case Op::ZigZag64:
+            column.put<int64_t>(row, unzigzag64(value));
+            return p;
+        case Op::Bool:
+            column.put_bit(row, value != 0);
+            return p;
+        case Op::UnixTime:
+            column.put<int64_t>(row, integer_of(op.scalar, value));
+            if (op.scalar == Scalar::Uint64 || op.scalar == Scalar::Fixed64) {
+                if (value > INT64_MAX) unrepresentable(column, row);
+            }
+            return p;
+        case Op::EnumNumber:
+            column.put<int32_t>(row, static_cast<int32_t>(value));
+            return p;
+        case Op::EnumIndex:
+            column.put_enum_index(row, static_cast<int32_t>(value));
+            return p;
+        case Op::EnumText: {
+            const int32_t index = op.names->find(static_cast<int32_t>(value));
+            column.put_text(row, index < 0 ? std::to_string(static_cast<int32_t>(value))
+                                           : op.names->names[static_cast<size_t>(index)]);
+            return p;
+        }
+        case Op::Utf8:
+        case Op::LossyUtf8:
+        case Op::Bytes:
+        case Op::FixedBytes:
+        case Op::Decimal:
+        case Op::Hex:
+        case Op::Base64:
+        case Op::Base32:
+            return text(op, column, row, p, end);
+        case Op::Skip:
+            return op.wire == Wire::Length || op.wire == Wire::Start
+                       ? skip(op.tag, p, end, depth_)
+                       : p;
+        case Op::Message:
+        case Op::Group:
+        case Op::Flatten:
+        case Op::Wrapper:
+        case Op::Map:
+            return sub_message(op, column, row, p, end);
+        case Op::Timestamp:
+        case Op::Duration:
+        case Op::Date:
+        case Op::TimeOfDay:
+        case Op::Json:
+        case Op::Serialized:
+            return well_known(op, column, row, p, end);
+    }
+    return p;
+}
+
+const uint8_t* Decoder::text(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                             const uint8_t* end) {
+    const uint8_t* start = p;
+    size_t size = 0;
+    p = read_length(p, end, size);
+    if (p == nullptr) return fail(start, kTruncated, &op);
+    const uint8_t* next = p + size;
+    const bool fixed = column.layout == Layout::Fixed;
+    switch (op.op) {
+        case Op::Utf8:
+        case Op::LossyUtf8: {
+            uint8_t* to = column.begin_text(row, size);
+            const bool ascii = copy_is_ascii(to, p, size, static_cast<size_t>(limit_ - p));
+            if (__builtin_expect(!ascii, 0) && !is_utf8(p, size)) {
+                if (op.op == Op::Utf8) return fail(p, kUtf8, &op);
+                unrepresentable(column, row);
+                return next;
+            }
+            column.end_text(row, size);
+            return next;
+        }
+        case Op::Bytes: {
+            uint8_t* to = column.begin_text(row, size);
+            if (size != 0) std::memcpy(to, p, size);
+            column.end_text(row, size);
+            return next;
+        }
+        default:
+            break;
+    }
+    if (op.op != Op::FixedBytes && !is_utf8(p, size)) return fail(p, kUtf8, &op);
+    if (fixed && size == 0 && op.implicit) {
+        column.reset_row(row);  // absent, for a field without presence
+        return next;
+    }
+    const auto width = static_cast<size_t>(column.width);
+    bool good = false;
+    if (op.op == Op::FixedBytes) {
+        good = size == width;
+        if (good) std::memcpy(column.values.data() + static_cast<size_t>(row) * width, p, width);
+    } else if (op.op == Op::Decimal) {
+        good = parse_decimal(p, size, op.precision, op.scale,
+                             column.values.data() + static_cast<size_t>(row) * width, column.width);
+    } else {
+        uint8_t* to = nullptr;
+        if (fixed) {
+            scratch_.resize(size);
+            to = reinterpret_cast<uint8_t*>(scratch_.data());
+        } else {
+            to = column.begin_text(row, size);
+        }
+        int64_t length = -1;
+        if (op.op == Op::Hex) {
+            length = parse_hex(p, size, to) ? static_cast<int64_t>(size / 2) : -1;
+        } else if (op.op == Op::Base64) {
+            length = parse_base64(p, size, to);
+        } else {
+            length = parse_base32(p, size, to);
+        }
+        good = length >= 0;
+        if (good && fixed) {
+            good = static_cast<size_t>(length) == width;
+            if (good) {
+                std::memcpy(column.values.data() + static_cast<size_t>(row) * width, to, width);
+            }
+        } else if (good) {
+            column.end_text(row, static_cast<size_t>(length));
+            return next;
+        }
+    }
+    if (good) {
+        column.mark(row);
+    } else {
+        unrepresentable(column, row);
+    }
+    return next;
+}
+
+const uint8_t* Decoder::sub_message(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                                    const uint8_t* end) {
+    const uint8_t* start = p;
+    if (depth_ <= 0) return fail(start, kDepth, &op);
+    const uint8_t* stop = end;
+    uint32_t group = op.number;
+    if (op.wire == Wire::Length) {
+        size_t size = 0;
+        p = read_length(p, end, size);
+        if (p == nullptr) return fail(start, kTruncated, &op);
+        stop = p + size;
+        group = 0;
+    }
+    if (op.op == Op::Wrapper) {
+        if (!column.is_valid(row)) {
+            // Present with the default, until the field within says otherwise.
+            if (column.layout == Layout::Text32 || column.layout == Layout::Text64) {
+                column.put_text(row, {});
+            }
+            column.mark(row);
+        }
+    } else if (op.op == Op::Flatten) {
+        for (FieldOp* inner : op.message->touched) {
+            if (inner->repeated) {
+                inner->column->open_list(row);
+            } else if (!inner->column->is_valid(row)) {
+                Column& value = *inner->column;
+                if (value.layout == Layout::Text32 || value.layout == Layout::Text64) {
+                    value.put_text(row, {});
+                }
+                value.mark(row);
+            }
+        }
+    } else {
+        column.mark(row);
+    }
+    --depth_;
+    p = message(*op.message, row, p, stop, group);
+    ++depth_;
+    if (p != nullptr && op.op == Op::Flatten &&
+        std::ranges::none_of(op.message->columns,
+                             [row](const Column* inner) { return inner->is_valid(row); })) {
+        needs_raw_ = true;  // present and empty: no column can tell
+    }
+    return p;
+}
+
+const uint8_t* Decoder::map_entry(FieldOp& op, int64_t row, const uint8_t* p, const uint8_t* end) {
+    const uint8_t* start = p;
+    size_t size = 0;
+    p = read_length(p, end, size);
+    if (p == nullptr) return fail(start, kTruncated, &op);
+    if (depth_ <= 0) return fail(start, kDepth, &op);
+    if (op.column->next != row + 1) op.entries.clear();
+    const int64_t item = op.column->push_item(row);
+    FieldOp& value = *op.message->fields[1];
+    // An entry without a value has the default one.
+    if (value.op == Op::Message) value.column->mark(item);
+    --depth_;
+    const uint8_t* next = message(*op.message, item, p, p + size, 0);
+    ++depth_;
+    if (next == nullptr) return nullptr;
+    if (__builtin_expect(drop_item_, 0)) {
+        drop_item_ = false;
+        op.column->truncate_items(item);
+    } else {
+        op.entries.emplace_back(p, size);
+    }
+    return next;
+}
+
+// Of entries with one key the last counts. Entries are rewritten only where a key really repeats.
+bool Decoder::drop_repeated_keys(FieldOp& op, int64_t row) {
+    const size_t count = op.entries.size();
+    if (count < 2) return true;
+    Column& key = *op.message->fields[0]->column;
+    const int64_t begin = op.column->offset_at(row);
+    const auto key_at = [&](size_t i) -> std::string_view {
+        const int64_t at = begin + static_cast<int64_t>(i);
+        const auto* data = reinterpret_cast<const char*>(key.values.data());
+        if (key.layout == Layout::Bit) {
+            const bool set = ((key.values.data()[at >> 3] >> (at & 7)) & 1) != 0;
+            return set ? "1" : "0";
+        }
+        if (key.layout == Layout::Fixed) {
+            const auto width = static_cast<size_t>(key.width);
+            return {data + static_cast<size_t>(at) * width, width};
+        }
+        const int64_t from = key.offset_at(at);
+        return {data + from, static_cast<size_t>(key.offset_at(at + 1) - from)};
+    };
+    if (key.layout == Layout::Text32 || key.layout == Layout::Text64) key.pad_to(op.column->items->rows);
+    constexpr size_t kFew = 8;
+    std::vector<size_t> order;
+    bool repeated = false;
+    if (count <= kFew) {
+        for (size_t i = 1; i < count && !repeated; ++i) {
+            for (size_t j = 0; j < i && !repeated; ++j) repeated = key_at(i) == key_at(j);
+        }
+        if (!repeated) return true;
+    }
+    order.resize(count);
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::ranges::stable_sort(order, [&](size_t a, size_t b) { return key_at(a) < key_at(b); });
+    std::vector<bool> dead(count);
+    for (size_t i = 1; i < count; ++i) {
+        if (key_at(order[i - 1]) == key_at(order[i])) dead[order[i - 1]] = repeated = true;
+    }
+    if (!repeated) return true;
+    std::vector<std::pair<const uint8_t*, size_t>> kept;
+    for (size_t i = 0; i < count; ++i) {
+        if (!dead[i]) kept.push_back(op.entries[i]);
+    }
+    op.column->truncate_items(begin);
+    op.entries = kept;
+    FieldOp& value = *op.message->fields[1];
+    --depth_;
+    for (const auto& [data, size] : kept) {
+        const int64_t item = op.column->push_item(row);
+        if (value.op == Op::Message) value.column->mark(item);
+        if (message(*op.message, item, data, data + size, 0) == nullptr) return false;
+    }
+    ++depth_;
+    return true;
+}
+
+const uint8_t* Decoder::packed(FieldOp& op, int64_t row, const uint8_t* p, const uint8_t* end) {
+    const uint8_t* start = p;
+    size_t size = 0;
+    p = read_length(p, end, size);
+    if (p == nullptr) return fail(start, kTruncated, &op);
+    const uint8_t* stop = p + size;
+    Column& list = *op.column;
+    Column& value = *op.value;
+    list.open_list(row);
+    Domain& items = *list.items;
+    const int width = fixed_width(op.wire);
+    if (width != 0 && size % static_cast<size_t>(width) != 0) return fail(start, kTruncated, &op);
+    // Each item takes at least one byte: room for all of them at once.
+    const int64_t most = static_cast<int64_t>(width == 0 ? size : size / static_cast<size_t>(width));
+    if (items.rows + most > items.capacity) items.grow(items.rows + most);
+    if (!value.nullable && !op.closed) {
+        int64_t at = items.rows;
+        const auto each = [&](auto put) {
+            uint64_t number = 0;
+            while (p < stop) {
+                const uint8_t* from = p;
+                p = read_varint(p, stop, number);
+                if (p == nullptr) return fail(from, kVarint, &op);
+                put(at++, number);
+            }
+            items.rows = at;
+            return p;
+        };
+        switch (op.op) {
+            case Op::Fixed32:
+            case Op::Fixed64:
+                if (size != 0) {
+                    std::memcpy(value.values.data() + at * width, p, size);
+                }
+                items.rows += most;
+                return stop;
+            case Op::Varint32:
+            case Op::EnumNumber:
+                return each([to = value.values.as<uint32_t>()](int64_t i, uint64_t number) {
+                    to[i] = static_cast<uint32_t>(number);
+                });
+            case Op::Varint64:
+                return each([to = value.values.as<uint64_t>()](int64_t i, uint64_t number) {
+                    to[i] = number;
+                });
+            case Op::ZigZag32:
+                return each([to = value.values.as<int32_t>()](int64_t i, uint64_t number) {
+                    to[i] = unzigzag32(static_cast<uint32_t>(number));
+                });
+            case Op::ZigZag64:
+                return each([to = value.values.as<int64_t>()](int64_t i, uint64_t number) {
+                    to[i] = unzigzag64(number);
+                });
+            default:
+                break;
+        }
+    }
+    while (p < stop) {
+        const int64_t item = list.push_item(row);
+        p = field(op, value, item, p, stop);
+        if (p == nullptr) return nullptr;
+        if (drop_item_) {
+            drop_item_ = false;
+            list.truncate_items(item);
+        }
+    }
+    return p;
+}
+
+void Decoder::enter_oneof(FieldOp& op, int64_t row) {
+    Oneof& oneof = *op.oneof;
+    if (oneof.row == row && oneof.member == &op) return;
+    if (oneof.row == row && oneof.member->op != Op::Skip) {
+        if (oneof.member->op == Op::Flatten) {
+            for (Column* column : oneof.member->message->columns) column->reset_row(row);
+        } else {
+            oneof.member->column->reset_row(row);
+        }
+    }
+    oneof.row = row;
+    oneof.member = &op;
+    if (oneof.case_column != nullptr) {
+        oneof.case_column->put_enum_index(row, static_cast<int32_t>(op.number));
+    }
+}
+
+// Fields 1, 2, ... that are int64 (the first of a pair) or int32; false where the bytes are malformed.
+bool Decoder::small_integers(const uint8_t* p, const uint8_t* end, std::span<int64_t> values) {
+    while (p < end) {
+        const uint8_t* start = p;
+        uint32_t tag = 0;
+        p = read_tag(p, end, tag);
+        if (p == nullptr || tag >> 3 == 0) return fail(start, kTag) != nullptr;
+        const uint32_t number = tag >> 3;
+        if (number <= values.size() && (tag & 7) == static_cast<uint32_t>(Wire::Varint)) {
+            uint64_t value = 0;
+            p = read_varint(p, end, value);
+            if (p == nullptr) return fail(start, kVarint) != nullptr;
+            const bool wide = values.size() == 2 && number == 1;
+            values[number - 1] =
+                wide ? static_cast<int64_t>(value) : static_cast<int32_t>(value);
+        } else {
+            p = skip(tag, p, end, depth_ - 1);
+            if (p == nullptr) return false;
+            needs_raw_ = true;
+        }
+    }
+    return true;
+}
+
+const uint8_t* Decoder::well_known(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                                   const uint8_t* end) {
+    const uint8_t* start = p;
+    if (depth_ <= 0) return fail(start, kDepth, &op);
+    const uint8_t* next = nullptr;
+    size_t size = 0;
+    if (op.wire == Wire::Length) {
+        p = read_length(p, end, size);
+        if (p == nullptr) return fail(start, kTruncated, &op);
+        next = p + size;
+    } else {
+        next = check(op.message, p, end, op.number, depth_ - 1);
+        if (next == nullptr) return fail(start, kTruncated, &op);
+        // Kept without the end tag, which is as long as the start tag was.
+        size = static_cast<size_t>(next - p) - static_cast<size_t>((std::bit_width(op.tag) + 6) / 7);
+    }
+    if (column.merge_row == row) {
+        // Messages merge as their bytes concatenate.
+        if (column.merge_data != reinterpret_cast<const uint8_t*>(column.merged.data())) {
+            column.merged.assign(reinterpret_cast<const char*>(column.merge_data),
+                                 column.merge_size);
+        }
+        column.merged.append(reinterpret_cast<const char*>(p), size);
+        p = reinterpret_cast<const uint8_t*>(column.merged.data());
+        size = column.merged.size();
+    }
+    const uint8_t* stop = p + size;
+    std::array<int64_t, 4> parts{};
+    bool good = true;
+    switch (op.op) {
+        case Op::Timestamp:
+        case Op::Duration: {
+            if (!small_integers(p, stop, std::span(parts).first(2))) return nullptr;
+            const auto [seconds, nanos] = std::pair(parts[0], parts[1]);
+            constexpr int64_t kNanos = 1'000'000'000;
+            const int64_t tick = kNanos / op.unit;
+            const int64_t low = op.op == Op::Timestamp ? 0 : (seconds > 0 ? 0 : 1 - kNanos);
+            const int64_t high = op.op == Op::Duration && seconds < 0 ? 0 : kNanos - 1;
+            int64_t ticks = 0;
+            good = nanos >= low && nanos <= high && multiply(seconds, op.unit, ticks) &&
+                   !__builtin_add_overflow(ticks, nanos / tick, &ticks);
+            if (good && nanos % tick != 0) needs_raw_ = true;
+            if (good) column.put<int64_t>(row, ticks);
+            break;
+        }
+        case Op::Date: {
+            int32_t days = 0;
+            if (!small_integers(p, stop, std::span(parts).first(3))) return nullptr;
+            good = days_of_date(parts[0], parts[1], parts[2], days);
+            if (good) column.put<int32_t>(row, days);
+            break;
+        }
+        case Op::TimeOfDay: {
+            if (!small_integers(p, stop, std::span(parts).first(4))) return nullptr;
+            const auto& [hours, minutes, seconds, nanos] = parts;
+            const int64_t tick = 1'000'000'000 / op.unit;
+            good = hours >= 0 && hours < 24 && minutes >= 0 && minutes < 60 && seconds >= 0 &&
+                   seconds < 60 && nanos >= 0 && nanos < 1'000'000'000;
+            if (good && nanos % tick != 0) needs_raw_ = true;
+            if (good) {
+                column.put<int64_t>(
+                    row, ((hours * 60 + minutes) * 60 + seconds) * op.unit + nanos / tick);
+            }
+            break;
+        }
+        case Op::Json: {
+            scratch_.clear();
+            const JsonResult result = json_of_message(op.json, p, size, depth_ - 1, scratch_);
+            if (result == JsonResult::Malformed) return fail(start, "malformed JSON value", &op);
+            good = result == JsonResult::Exact;
+            if (good) column.put_text(row, scratch_);
+            break;
+        }
+        default: {
+            if (op.wire == Wire::Length && check(op.message, p, stop, 0, depth_ - 1) == nullptr) {
+                return fail(start, kTruncated, &op);
+            }
+            column.put_text(row, {reinterpret_cast<const char*>(p), size});
+            break;
+        }
+    }
+    if (!good) unrepresentable(column, row);
+    column.merge_row = row;
+    column.merge_data = p;
+    column.merge_size = size;
+    return next;
+}
+
+const uint8_t* Decoder::skip(uint32_t tag, const uint8_t* p, const uint8_t* end, int depth) {
+    const uint8_t* start = p;
+    switch (static_cast<Wire>(tag & 7)) {
+        case Wire::Varint: {
+            uint64_t value = 0;
+            p = read_varint(p, end, value);
+            return p == nullptr ? fail(start, kVarint) : p;
+        }
+        case Wire::Fixed64:
+            return end - p < 8 ? fail(start, kTruncated) : p + 8;
+        case Wire::Fixed32:
+            return end - p < 4 ? fail(start, kTruncated) : p + 4;
+        case Wire::Length: {
+            size_t size = 0;
+            p = read_length(p, end, size);
+            return p == nullptr ? fail(start, kTruncated) : p + size;
+        }
+        case Wire::Start:
+            if (depth <= 0) return fail(start, kDepth);
+            return check(nullptr, p, end, tag >> 3, depth - 1);
+        case Wire::End:
+            return fail(start, kGroup);
+    }
+    return fail(start, "unknown wire type");
+}
+
+// Walks a message that no column takes; with its program (if it is known) as strictly as `message`.
+const uint8_t* Decoder::check(const Message* message, const uint8_t* p, const uint8_t* end,
+                              uint32_t group, int depth) {
+    while (true) {
+        if (p >= end) return group == 0 ? p : fail(p, kTruncated);
+        const uint8_t* start = p;
+        uint32_t tag = 0;
+        p = read_tag(p, end, tag);
+        if (p == nullptr || tag >> 3 == 0) return fail(start, kTag);
+        const uint32_t number = tag >> 3;
+        const auto wire = static_cast<Wire>(tag & 7);
+        if (wire == Wire::End) return number == group ? p : fail(start, kGroup);
+        const FieldOp* op = message == nullptr ? nullptr : message->find(number);
+        if (op != nullptr && wire == Wire::Length && op->wire == Wire::Length) {
+            size_t size = 0;
+            p = read_length(p, end, size);
+            if (p == nullptr) return fail(start, kTruncated);
+            const bool utf8 = op->op == Op::Utf8 || op->op == Op::Decimal || op->op == Op::Hex ||
+                              op->op == Op::Base64 || op->op == Op::Base32;
+            if (utf8 && !is_utf8(p, size)) return fail(p, kUtf8, op);
+            if (op->message != nullptr) {
+                if (depth <= 0) return fail(start, kDepth, op);
+                if (check(op->message, p, p + size, 0, depth - 1) == nullptr) return nullptr;
+            }
+            p += size;
+        } else if (op != nullptr && wire == Wire::Start && op->wire == Wire::Start) {
+            if (depth <= 0) return fail(start, kDepth, op);
+            p = check(op->message, p, end, number, depth - 1);
+        } else {
+            p = skip(tag, p, end, depth);
+        }
+        if (p == nullptr) return nullptr;
+    }
+}
+
+}  // namespace cdp

@@ -1,0 +1,16 @@
+// Columns as Arrow arrays through the Arrow C data interface.
+#pragma once
+
+#include "arrow_abi.h"
+#include "program.h"
+
+namespace cdp {
+
+// Moves the rows decoded so far into a struct array, and leaves the program empty for the next batch.
+// Buffers return to the pool when the consumer releases the array.
+void export_batch(Program& program, ArrowArray& out);
+
+// A copy of a schema that outlives its source.
+void copy_schema(const ArrowSchema& from, ArrowSchema& to);
+
+}  // namespace cdp

@@ -1,0 +1,319 @@
+// The Python module cdp_runtime._native: programs, schemas and payloads in, Arrow arrays out.
+// cdp_runtime.converter is its one user and holds its documentation.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "decoder.h"
+#include "export.h"
+#include "wire.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using cdp::Payload;
+
+constexpr size_t kIdlePoolBytes = size_t{256} << 20;
+
+std::shared_ptr<cdp::BufferPool> shared_pool() {
+    static auto pool = std::make_shared<cdp::BufferPool>(kIdlePoolBytes);
+    return pool;
+}
+
+template <typename T>
+nb::capsule capsule_of(std::unique_ptr<T> value, const char* name) {
+    return nb::capsule(value.release(), name, [](void* pointer) noexcept {
+        auto* held = static_cast<T*>(pointer);
+        if (held->release != nullptr) held->release(held);
+        delete held;
+    });
+}
+
+const ArrowSchema& schema_in(const nb::object& exporter, nb::object& keep) {
+    keep = exporter.attr("__arrow_c_schema__")();
+    void* pointer = PyCapsule_GetPointer(keep.ptr(), "arrow_schema");
+    if (pointer == nullptr) throw nb::python_error();
+    return *static_cast<const ArrowSchema*>(pointer);
+}
+
+// An array and its schema, for pyarrow to import once.
+class Exported {
+  public:
+    Exported(std::unique_ptr<ArrowArray> array, std::unique_ptr<ArrowSchema> schema)
+        : array_(std::move(array)), schema_(std::move(schema)) {}
+    ~Exported() {
+        if (array_ && array_->release != nullptr) array_->release(array_.get());
+        if (schema_ && schema_->release != nullptr) schema_->release(schema_.get());
+    }
+    Exported(Exported&&) = default;
+    Exported& operator=(Exported&&) = delete;
+
+    nb::tuple arrow_c_array(const nb::object&) {
+        if (!array_) throw nb::value_error("the array was imported already");
+        auto schema = capsule_of(std::move(schema_), "arrow_schema");
+        return nb::make_tuple(schema, capsule_of(std::move(array_), "arrow_array"));
+    }
+
+  private:
+    std::unique_ptr<ArrowArray> array_;
+    std::unique_ptr<ArrowSchema> schema_;
+};
+
+cdp::FieldSpec field_spec(nb::handle field);
+
+std::shared_ptr<const cdp::ProgramSpec> program_spec(nb::handle program) {
+    auto spec = std::make_shared<cdp::ProgramSpec>();
+    spec->message = nb::cast<std::string>(program.attr("message"));
+    for (nb::handle field : program.attr("fields")) spec->fields.push_back(field_spec(field));
+    for (nb::handle pair : program.attr("oneof_cases")) {
+        spec->oneof_cases.emplace_back(nb::cast<std::string>(pair[0]), nb::cast<std::string>(pair[1]));
+    }
+    spec->raw = nb::cast<std::string>(program.attr("raw"));
+    return spec;
+}
+
+std::shared_ptr<const cdp::EnumSpec> enum_spec(nb::handle enumeration) {
+    auto spec = std::make_shared<cdp::EnumSpec>();
+    spec->name = nb::cast<std::string>(enumeration.attr("name"));
+    for (nb::handle value : enumeration.attr("values")) {
+        spec->values.emplace_back(nb::cast<int32_t>(value[0]), nb::cast<std::string>(value[1]));
+    }
+    spec->closed = nb::cast<bool>(enumeration.attr("closed"));
+    return spec;
+}
+
+cdp::FieldSpec field_spec(nb::handle field) {
+    cdp::FieldSpec spec;
+    spec.number = nb::cast<uint32_t>(field.attr("number"));
+    spec.kind = nb::cast<std::string>(field.attr("kind"));
+    spec.dropped = field.attr("column").is_none();
+    if (!spec.dropped) spec.column = nb::cast<std::string>(field.attr("column"));
+    spec.presence = nb::cast<std::string>(field.attr("presence"));
+    spec.encoding = nb::cast<std::string>(field.attr("encoding"));
+    spec.oneof = nb::cast<std::string>(field.attr("oneof"));
+    if (!field.attr("enum").is_none()) spec.enumeration = enum_spec(field.attr("enum"));
+    if (!field.attr("program").is_none()) spec.program = program_spec(field.attr("program"));
+    return spec;
+}
+
+// The payloads of one call, and what keeps them in place while the GIL is not held.
+struct Payloads {
+    std::vector<Payload> list;
+    nb::object owner;
+    nb::object schema_owner;
+};
+
+template <typename Offset>
+void add_binary(const ArrowArray& array, std::vector<Payload>& list) {
+    const auto* offsets = static_cast<const Offset*>(array.buffers[1]) + array.offset;
+    const auto* data = static_cast<const uint8_t*>(array.buffers[2]);
+    static const uint8_t kEmpty = 0;
+    for (size_t i = 0; i < list.size(); ++i) {
+        const auto size = static_cast<size_t>(offsets[i + 1] - offsets[i]);
+        list[i] = {size == 0 ? &kEmpty : data + offsets[i], size};
+    }
+}
+
+// Views of the Arrow columnar format: up to twelve bytes inline, else buffer and offset.
+void add_views(const ArrowArray& array, std::vector<Payload>& list) {
+    constexpr int32_t kInline = 12;
+    const auto* views = static_cast<const uint8_t*>(array.buffers[1]) + array.offset * 16;
+    for (size_t i = 0; i < list.size(); ++i, views += 16) {
+        const auto size = cdp::load<int32_t>(views);
+        if (size <= kInline) {
+            list[i] = {views + 4, static_cast<size_t>(size)};
+        } else {
+            const auto buffer = cdp::load<int32_t>(views + 8);
+            const auto offset = cdp::load<int32_t>(views + 12);
+            list[i] = {static_cast<const uint8_t*>(array.buffers[2 + buffer]) + offset,
+                       static_cast<size_t>(size)};
+        }
+    }
+}
+
+Payloads payloads_of_array(const nb::object& exporter) {
+    Payloads payloads;
+    nb::tuple pair = nb::cast<nb::tuple>(exporter.attr("__arrow_c_array__")());
+    payloads.schema_owner = pair[0];
+    payloads.owner = pair[1];
+    const auto* schema =
+        static_cast<const ArrowSchema*>(PyCapsule_GetPointer(pair[0].ptr(), "arrow_schema"));
+    const auto* array =
+        static_cast<const ArrowArray*>(PyCapsule_GetPointer(pair[1].ptr(), "arrow_array"));
+    if (schema == nullptr || array == nullptr) throw nb::python_error();
+    payloads.list.resize(static_cast<size_t>(array->length));
+    const std::string_view format = schema->format;
+    if (format == "z") {
+        add_binary<int32_t>(*array, payloads.list);
+    } else if (format == "Z") {
+        add_binary<int64_t>(*array, payloads.list);
+    } else if (format == "vz") {
+        add_views(*array, payloads.list);
+    } else {
+        throw nb::type_error("payloads must be a binary, large_binary or binary_view array");
+    }
+    if (const auto* valid = static_cast<const uint8_t*>(array->buffers[0]); valid != nullptr) {
+        for (size_t i = 0; i < payloads.list.size(); ++i) {
+            const size_t bit = i + static_cast<size_t>(array->offset);
+            if (((valid[bit >> 3] >> (bit & 7)) & 1) == 0) payloads.list[i] = {};
+        }
+    }
+    return payloads;
+}
+
+Payloads payloads_of_tuple(const nb::tuple& tuple) {
+    Payloads payloads;
+    payloads.owner = tuple;
+    const auto size = static_cast<size_t>(PyTuple_GET_SIZE(tuple.ptr()));
+    payloads.list.resize(size);
+    for (size_t i = 0; i < size; ++i) {
+        PyObject* item = PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i));
+        if (!PyBytes_Check(item)) throw nb::type_error("payloads must be bytes");
+        payloads.list[i] = {reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(item)),
+                            static_cast<size_t>(PyBytes_GET_SIZE(item))};
+    }
+    return payloads;
+}
+
+class Codec {
+  public:
+    Codec(const nb::object& program, const nb::object& schema, int max_depth,
+          size_t max_message_bytes) {
+        nb::object keep;
+        const ArrowSchema& arrow = schema_in(schema, keep);
+        cdp::copy_schema(arrow, schema_);
+        try {
+            program_ = cdp::Program::compile(*program_spec(program), arrow, shared_pool());
+        } catch (...) {
+            schema_.release(&schema_);
+            throw;
+        }
+        limits_ = {max_depth, max_message_bytes};
+    }
+    ~Codec() {
+        if (schema_.release != nullptr) schema_.release(&schema_);
+    }
+    Codec(const Codec&) = delete;
+    Codec& operator=(const Codec&) = delete;
+
+    nb::tuple decode(const nb::object& source, bool stop_at_bad) {
+        Payloads payloads = nb::isinstance<nb::tuple>(source)
+                                ? payloads_of_tuple(nb::cast<nb::tuple>(source))
+                                : payloads_of_array(source);
+        std::vector<std::unique_ptr<ArrowArray>> arrays;
+        std::vector<cdp::Rejected> rejected;
+        {
+            nb::gil_scoped_release released;
+            std::lock_guard lock(mutex_);
+            cdp::Decoder decoder(*program_, limits_);
+            size_t done = 0;
+            do {
+                const auto clean = [&] { program_->rows.clear(); };
+                try {
+                    done = decoder.run(payloads.list, done, stop_at_bad, rejected);
+                    if (stop_at_bad && !rejected.empty()) {
+                        clean();
+                        break;
+                    }
+                    arrays.push_back(std::make_unique<ArrowArray>());
+                    cdp::export_batch(*program_, *arrays.back());
+                } catch (...) {
+                    clean();
+                    throw;
+                }
+            } while (done < payloads.list.size());
+        }
+        nb::list batches;
+        for (auto& array : arrays) {
+            auto schema = std::make_unique<ArrowSchema>();
+            cdp::copy_schema(schema_, *schema);
+            batches.append(Exported(std::move(array), std::move(schema)));
+        }
+        nb::list bad;
+        for (const cdp::Rejected& one : rejected) {
+            bad.append(nb::make_tuple(one.row, one.offset, one.reason));
+        }
+        return nb::make_tuple(batches, bad);
+    }
+
+  private:
+    std::mutex mutex_;
+    std::unique_ptr<cdp::Program> program_;
+    ArrowSchema schema_{};
+    cdp::Limits limits_;
+};
+
+// A buffer that Python code gave, held as long as this lives.
+class HeldBuffer {
+  public:
+    explicit HeldBuffer(const nb::object& source) {
+        if (PyObject_GetBuffer(source.ptr(), &view_, PyBUF_SIMPLE) != 0) throw nb::python_error();
+    }
+    ~HeldBuffer() { PyBuffer_Release(&view_); }
+    HeldBuffer(const HeldBuffer&) = delete;
+    HeldBuffer& operator=(const HeldBuffer&) = delete;
+    const uint8_t* data() const { return static_cast<const uint8_t*>(view_.buf); }
+    size_t size() const { return static_cast<size_t>(view_.len); }
+
+  private:
+    Py_buffer view_{};
+};
+
+// The views (16 bytes each, of the Arrow binary_view layout with one data buffer) of the whole messages
+// in `source`, how many bytes those took, and the reason where a length prefix is bad (else empty).
+nb::tuple split_views(const nb::object& source, size_t max_message_bytes) {
+    const HeldBuffer held(source);
+    const uint8_t* begin = held.data();
+    const uint8_t* end = begin + held.size();
+    if (held.size() > INT32_MAX) throw nb::value_error("at most 2 GiB at a time");
+    std::vector<uint8_t> views;
+    std::string reason;
+    const uint8_t* done = begin;
+    {
+        nb::gil_scoped_release released;
+        while (done < end) {
+            uint64_t size = 0;
+            const uint8_t* body = cdp::read_varint(done, end, size);
+            if (body == nullptr) {
+                if (end - done >= cdp::kMaxVarintBytes) reason = "malformed length prefix";
+                break;
+            }
+            if (size > max_message_bytes) {
+                reason = "length prefix of " + std::to_string(size) + " bytes is over the limit of " +
+                         std::to_string(max_message_bytes);
+                break;
+            }
+            if (size > static_cast<uint64_t>(end - body)) break;
+            uint8_t view[16] = {};
+            const auto length = static_cast<int32_t>(size);
+            std::memcpy(view, &length, 4);
+            if (length <= 12) {
+                std::memcpy(view + 4, body, static_cast<size_t>(length));
+            } else {
+                const auto offset = static_cast<int32_t>(body - begin);
+                std::memcpy(view + 4, body, 4);
+                std::memcpy(view + 12, &offset, 4);
+            }
+            views.insert(views.end(), view, view + sizeof view);
+            done = body + size;
+        }
+    }
+    return nb::make_tuple(nb::bytes(reinterpret_cast<const char*>(views.data()), views.size()),
+                          done - begin, reason);
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+    nb::class_<Exported>(module, "Exported")
+        .def("__arrow_c_array__", &Exported::arrow_c_array, nb::arg("requested_schema") = nb::none());
+    nb::class_<Codec>(module, "Codec")
+        .def(nb::init<const nb::object&, const nb::object&, int, size_t>(), nb::arg("program"),
+             nb::arg("schema"), nb::arg("max_depth"), nb::arg("max_message_bytes"))
+        .def("decode", &Codec::decode, nb::arg("payloads"), nb::arg("stop_at_bad"));
+    module.def("split_views", &split_views, nb::arg("data"), nb::arg("max_message_bytes"));
+}

@@ -1,0 +1,460 @@
+#include "program.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string_view>
+
+namespace cdp {
+
+namespace {
+
+struct ScalarKind {
+    std::string_view kind;
+    Scalar scalar;
+    Op op;
+    Wire wire;
+};
+
+constexpr std::array kScalars{
+    ScalarKind{"double", Scalar::Double, Op::Fixed64, Wire::Fixed64},
+    ScalarKind{"float", Scalar::Float, Op::Fixed32, Wire::Fixed32},
+    ScalarKind{"int32", Scalar::Int32, Op::Varint32, Wire::Varint},
+    ScalarKind{"int64", Scalar::Int64, Op::Varint64, Wire::Varint},
+    ScalarKind{"uint32", Scalar::Uint32, Op::Varint32, Wire::Varint},
+    ScalarKind{"uint64", Scalar::Uint64, Op::Varint64, Wire::Varint},
+    ScalarKind{"sint32", Scalar::Sint32, Op::ZigZag32, Wire::Varint},
+    ScalarKind{"sint64", Scalar::Sint64, Op::ZigZag64, Wire::Varint},
+    ScalarKind{"fixed32", Scalar::Fixed32, Op::Fixed32, Wire::Fixed32},
+    ScalarKind{"fixed64", Scalar::Fixed64, Op::Fixed64, Wire::Fixed64},
+    ScalarKind{"sfixed32", Scalar::Sfixed32, Op::Fixed32, Wire::Fixed32},
+    ScalarKind{"sfixed64", Scalar::Sfixed64, Op::Fixed64, Wire::Fixed64},
+    ScalarKind{"bool", Scalar::Bool, Op::Bool, Wire::Varint},
+    ScalarKind{"enum", Scalar::Enum, Op::EnumNumber, Wire::Varint},
+};
+
+struct NamedOp {
+    std::string_view name;
+    Op op;
+};
+
+constexpr std::array kLengthKinds{
+    NamedOp{"string", Op::Utf8},       NamedOp{"bytes", Op::Bytes},
+    NamedOp{"message", Op::Message},   NamedOp{"map", Op::Map},
+    NamedOp{"timestamp", Op::Timestamp}, NamedOp{"duration", Op::Duration},
+    NamedOp{"wrapper", Op::Wrapper},   NamedOp{"json", Op::Json},
+    NamedOp{"date", Op::Date},         NamedOp{"time_of_day", Op::TimeOfDay},
+};
+
+constexpr std::array kEncodings{
+    NamedOp{"decimal", Op::Decimal},      NamedOp{"hex", Op::Hex},
+    NamedOp{"base64", Op::Base64},        NamedOp{"base32", Op::Base32},
+    NamedOp{"unix_s", Op::UnixTime},      NamedOp{"unix_ms", Op::UnixTime},
+    NamedOp{"unix_us", Op::UnixTime},     NamedOp{"serialized", Op::Serialized},
+    NamedOp{"lossy_utf8", Op::LossyUtf8}, NamedOp{"flatten", Op::Flatten},
+};
+
+constexpr size_t kDenseNumbers = 256;
+
+class Compiler {
+  public:
+    explicit Compiler(Program& program) : program_(program) {}
+
+    void run(const ProgramSpec& spec, const ArrowSchema& schema) {
+        Column& root = program_.root;
+        root.layout = Layout::Struct;
+        root.domain = &program_.rows;
+        root.name = spec.message;
+        program_.rows.batch = &program_.batch;
+        add_children(root, schema, spec.message);
+        if (!spec.raw.empty()) {
+            program_.raw = &child(root, spec.raw, spec.message);
+            require(program_.raw, Layout::Text32, spec.message + "." + spec.raw);
+        }
+        program_.message = compile_message(spec, root);
+    }
+
+  private:
+    [[noreturn]] static void fail(const std::string& where, const std::string& what) {
+        throw ProgramError(where + ": " + what);
+    }
+
+    static Column& child(Column& parent, const std::string& name, const std::string& where) {
+        for (auto& column : parent.children) {
+            if (column->name == name) return *column;
+        }
+        fail(where, "the schema has no column '" + name + "'");
+    }
+
+    static void require(const Column* column, Layout layout, const std::string& where) {
+        const bool same = column->layout == layout ||
+                          (layout == Layout::Text32 && column->layout == Layout::Text64);
+        if (!same) fail(where, "the program does not fit a column of format '" + column->format + "'");
+    }
+
+    void add_children(Column& parent, const ArrowSchema& schema, const std::string& where) {
+        for (int64_t i = 0; i < schema.n_children; ++i) {
+            parent.children.push_back(make_column(*schema.children[i], *parent.domain, where));
+        }
+    }
+
+    std::unique_ptr<Column> make_column(const ArrowSchema& schema, Domain& domain,
+                                        const std::string& parent) {
+        auto column = std::make_unique<Column>();
+        column->name = schema.name == nullptr ? "" : schema.name;
+        column->format = schema.format;
+        column->nullable = (schema.flags & ARROW_FLAG_NULLABLE) != 0;
+        column->domain = &domain;
+        column->values = Buffer(program_.batch.pool);
+        column->offsets = Buffer(program_.batch.pool);
+        column->validity = Buffer(program_.batch.pool);
+        domain.columns.push_back(column.get());
+        const std::string where = parent + "." + column->name;
+        const std::string_view format = column->format;
+        if (schema.dictionary != nullptr) {
+            if (format != "i" || std::string_view(schema.dictionary->format) != "u") {
+                fail(where, "a dictionary column must be dictionary<int32, utf8>");
+            }
+            column->dictionary = true;
+            column->width = 4;
+        } else if (format == "b") {
+            column->layout = Layout::Bit;
+        } else if (format == "u" || format == "z") {
+            column->layout = Layout::Text32;
+        } else if (format == "U" || format == "Z") {
+            column->layout = Layout::Text64;
+        } else if (format == "+s") {
+            column->layout = Layout::Struct;
+            add_children(*column, schema, where);
+        } else if (format == "+l" || format == "+L" || format == "+m") {
+            column->layout = format == "+L" ? Layout::List64 : Layout::List32;
+            column->items = std::make_unique<Domain>();
+            column->items->batch = &program_.batch;
+            column->children.push_back(make_column(*schema.children[0], *column->items, where));
+        } else {
+            column->width = width_of(format, where);
+        }
+        return column;
+    }
+
+    static int32_t width_of(std::string_view format, const std::string& where) {
+        if (format == "i" || format == "I" || format == "f" || format == "tdD") return 4;
+        if (format == "l" || format == "L" || format == "g" || format.starts_with("ts") ||
+            format.starts_with("tD") || format == "ttu" || format == "ttn") {
+            return 8;
+        }
+        if (format.starts_with("w:")) return std::atoi(format.data() + 2);
+        if (format.starts_with("d:")) return format.ends_with(",256") ? 32 : 16;
+        fail(where, "columns of format '" + std::string(format) + "' are not supported");
+    }
+
+    static int64_t ticks(std::string_view format, const std::string& where) {
+        if (format.starts_with("ts") || format.starts_with("tD")) {
+            switch (format.size() > 2 ? format[2] : '?') {
+                case 's':
+                    return 1;
+                case 'm':
+                    return 1'000;
+                case 'u':
+                    return 1'000'000;
+                case 'n':
+                    return 1'000'000'000;
+                default:
+                    break;
+            }
+        }
+        if (format == "ttu") return 1'000'000;
+        if (format == "ttn") return 1'000'000'000;
+        fail(where, "the column's format '" + std::string(format) + "' has no unit of time");
+    }
+
+    Message* new_message(const std::string& name) {
+        program_.messages.push_back(std::make_unique<Message>());
+        program_.messages.back()->name = name;
+        return program_.messages.back().get();
+    }
+
+    // `owner` is the struct that holds the columns of the message's fields.
+    Message* compile_message(const ProgramSpec& spec, Column& owner) {
+        Message* message = new_message(spec.message);
+        enclosing_.emplace_back(spec.message, message);
+        std::map<std::string, Oneof*> oneofs;
+        for (const auto& [oneof, column] : spec.oneof_cases) {
+            add_oneof(*message, oneofs, oneof, owner)->case_column = &child(owner, column, spec.message);
+        }
+        for (const FieldSpec& field : spec.fields) {
+            auto op = std::make_unique<FieldOp>();
+            const std::string where = spec.message + "." + field.column;
+            if (!field.oneof.empty()) op->oneof = add_oneof(*message, oneofs, field.oneof, owner);
+            compile_field(*op, field, owner, where);
+            message->fields.push_back(std::move(op));
+        }
+        for (const auto& [oneof, column] : spec.oneof_cases) add_case_names(*message, *oneofs[oneof]);
+        message->index();
+        enclosing_.pop_back();
+        return message;
+    }
+
+    static Oneof* add_oneof(Message& message, std::map<std::string, Oneof*>& oneofs,
+                            const std::string& name, Column& owner) {
+        Oneof*& oneof = oneofs[name];
+        if (oneof == nullptr) {
+            message.oneofs.push_back(std::make_unique<Oneof>());
+            oneof = message.oneofs.back().get();
+            oneof->name = name;
+            owner.oneofs.push_back(oneof);
+        }
+        return oneof;
+    }
+
+    // A case column is an enum of the members' names by their field numbers.
+    static void add_case_names(Message& message, Oneof& oneof) {
+        auto names = std::make_shared<EnumNames>();
+        for (const auto& field : message.fields) {
+            if (field->oneof != &oneof) continue;
+            names->numbers.push_back(static_cast<int32_t>(field->number));
+            names->names.push_back(field->label.substr(0, field->label.find(' ')));
+        }
+        names->index();
+        oneof.case_column->names = std::move(names);
+    }
+
+    void compile_field(FieldOp& op, const FieldSpec& field, Column& owner, const std::string& where) {
+        if (field.number == 0 || field.number > 536'870'911) fail(where, "no such field number");
+        op.number = field.number;
+        op.label = (field.column.empty() ? "in " + owner.name : field.column) + " (" +
+                   std::to_string(field.number) + ")";
+        op.packed = field.presence == "packed";
+        op.repeated = op.packed || field.presence == "repeated";
+        op.implicit = field.presence == "implicit";
+        choose_op(op, field, where);
+        op.tag = (op.number << 3) | static_cast<uint32_t>(op.wire);
+        if (field.dropped) {
+            op.op = Op::Skip;
+            return;
+        }
+        if (op.op == Op::Flatten) {
+            op.message = compile_message(*field.program, owner);
+            for (const auto& inner : op.message->fields) {
+                if (inner->column == nullptr) continue;
+                op.message->columns.push_back(inner->column);
+                if (inner->implicit || inner->repeated) op.message->touched.push_back(inner.get());
+            }
+            return;
+        }
+        op.column = &child(owner, field.column, where);
+        op.value = op.column;
+        if (op.repeated) {
+            if (op.column->layout != Layout::List32 && op.column->layout != Layout::List64) {
+                fail(where, "a repeated field needs a list or map column");
+            }
+            op.value = op.column->children.front().get();
+        }
+        bind(op, field, where);
+    }
+
+    static void choose_op(FieldOp& op, const FieldSpec& field, const std::string& where) {
+        if (field.kind == "group") {
+            op.op = field.encoding == "serialized" ? Op::Serialized
+                    : field.encoding == "flatten"  ? Op::Flatten
+                                                   : Op::Group;
+            op.wire = Wire::Start;
+            return;
+        }
+        const auto scalar = std::ranges::find(kScalars, field.kind, &ScalarKind::kind);
+        if (scalar != kScalars.end()) {
+            op.op = scalar->op;
+            op.scalar = scalar->scalar;
+            op.wire = scalar->wire;
+        } else {
+            const auto kind = std::ranges::find(kLengthKinds, field.kind, &NamedOp::name);
+            if (kind == kLengthKinds.end()) fail(where, "unknown kind '" + field.kind + "'");
+            op.op = kind->op;
+            op.wire = Wire::Length;
+        }
+        if (!field.encoding.empty()) {
+            const auto encoding = std::ranges::find(kEncodings, field.encoding, &NamedOp::name);
+            if (encoding == kEncodings.end()) {
+                fail(where, "unknown encoding '" + field.encoding + "'");
+            }
+            op.op = encoding->op;
+        }
+    }
+
+    // Checks that the column can hold what the step stores, and takes what the step needs of its type.
+    void bind(FieldOp& op, const FieldSpec& field, const std::string& where) {
+        Column& value = *op.value;
+        const std::string_view format = value.format;
+        const auto want_width = [&](int32_t width) {
+            if (value.layout != Layout::Fixed || value.width != width || value.dictionary) {
+                fail(where, "the program does not fit a column of format '" + value.format + "'");
+            }
+        };
+        switch (op.op) {
+            case Op::Varint32:
+            case Op::ZigZag32:
+            case Op::Fixed32:
+                want_width(4);
+                break;
+            case Op::Varint64:
+            case Op::ZigZag64:
+            case Op::Fixed64:
+                want_width(8);
+                break;
+            case Op::Bool:
+                require(&value, Layout::Bit, where);
+                break;
+            case Op::EnumNumber:
+                bind_enum(op, field, where);
+                break;
+            case Op::UnixTime:
+                if (op.scalar == Scalar::None) fail(where, "a Unix time must be an integer field");
+                want_width(8);
+                break;
+            case Op::Utf8:
+            case Op::LossyUtf8:
+            case Op::Bytes:
+                if (format.starts_with("w:") && op.op == Op::Bytes) {
+                    op.op = Op::FixedBytes;
+                } else {
+                    require(&value, Layout::Text32, where);
+                }
+                break;
+            case Op::Hex:
+            case Op::Base64:
+            case Op::Base32:
+                if (!format.starts_with("w:")) require(&value, Layout::Text32, where);
+                break;
+            case Op::Decimal:
+                if (!format.starts_with("d:")) fail(where, "a decimal needs a decimal column");
+                op.precision = std::atoi(value.format.c_str() + 2);
+                op.scale = std::atoi(value.format.c_str() + value.format.find(',') + 1);
+                break;
+            case Op::Message:
+            case Op::Group:
+                require(&value, Layout::Struct, where);
+                op.message = compile_message(*field.program, value);
+                break;
+            case Op::Map:
+                require(&value, Layout::Struct, where);
+                op.message = compile_message(*field.program, value);
+                if (op.message->fields.size() != 2 || value.children.size() != 2) {
+                    fail(where, "a map entry has a key and a value");
+                }
+                break;
+            case Op::Wrapper: {
+                Message* inner = new_message(field.program->message);
+                auto inner_op = std::make_unique<FieldOp>();
+                const FieldSpec& inner_field = field.program->fields.at(0);
+                inner_op->number = inner_field.number;
+                inner_op->label = op.label;
+                inner_op->implicit = true;
+                choose_op(*inner_op, inner_field, where);
+                inner_op->tag = (inner_op->number << 3) | static_cast<uint32_t>(inner_op->wire);
+                inner_op->column = inner_op->value = &value;
+                bind(*inner_op, inner_field, where);
+                inner->fields.push_back(std::move(inner_op));
+                inner->index();
+                op.message = inner;
+                break;
+            }
+            case Op::Timestamp:
+            case Op::Duration:
+            case Op::TimeOfDay:
+                want_width(8);
+                op.unit = ticks(format, where);
+                break;
+            case Op::Date:
+                want_width(4);
+                break;
+            case Op::Json:
+                require(&value, Layout::Text32, where);
+                op.json = field.program->message.ends_with(".Struct")      ? JsonKind::Struct
+                          : field.program->message.ends_with(".ListValue") ? JsonKind::List
+                                                                           : JsonKind::Value;
+                break;
+            case Op::Serialized:
+                require(&value, Layout::Text32, where);
+                if (field.program) {
+                    for (const auto& [name, message] : enclosing_) {
+                        if (name == field.program->message) op.message = message;
+                    }
+                }
+                break;
+            case Op::EnumIndex:
+            case Op::EnumText:
+            case Op::FixedBytes:
+            case Op::Flatten:
+            case Op::Skip:
+                break;
+        }
+    }
+
+    void bind_enum(FieldOp& op, const FieldSpec& field, const std::string& where) {
+        Column& value = *op.value;
+        if (field.enumeration) {
+            auto names = std::make_shared<EnumNames>();
+            names->name = field.enumeration->name;
+            names->closed = field.enumeration->closed;
+            for (const auto& [number, name] : field.enumeration->values) {
+                if (std::ranges::find(names->numbers, number) != names->numbers.end()) continue;
+                names->numbers.push_back(number);
+                names->names.push_back(name);
+            }
+            names->index();
+            op.closed = names->closed;
+            op.names = names;
+            value.names = names;
+        }
+        if (value.dictionary) {
+            op.op = Op::EnumIndex;
+        } else if (value.layout == Layout::Text32 || value.layout == Layout::Text64) {
+            op.op = Op::EnumText;
+        } else if (value.layout != Layout::Fixed || value.width != 4) {
+            fail(where, "an enum needs a dictionary, utf8 or int32 column");
+        }
+        if (op.op != Op::EnumNumber && !op.names) fail(where, "the program names no enum");
+    }
+
+    Program& program_;
+    std::vector<std::pair<std::string, Message*>> enclosing_;
+};
+
+}  // namespace
+
+void Message::index() {
+    std::ranges::sort(fields, {}, [](const auto& field) { return field->number; });
+    size_t size = 0;
+    for (const auto& field : fields) {
+        if (field->number < kDenseNumbers) size = field->number + 1;
+    }
+    dense.assign(size, nullptr);
+    for (size_t i = 0; i < fields.size(); ++i) {
+        FieldOp& field = *fields[i];
+        if (i != 0 && fields[i - 1]->number == field.number) {
+            throw ProgramError(name + ": field number " + std::to_string(field.number) + " is given twice");
+        }
+        if (field.number < size) dense[field.number] = &field;
+        if (field.op == Op::Map) maps.push_back(&field);
+        field.guess = fields[(i + 1) % fields.size()].get();
+    }
+    first = fields.empty() ? nullptr : fields.front().get();
+}
+
+FieldOp* Message::find_sparse(uint32_t number) const {
+    const auto it = std::ranges::lower_bound(fields, number, {},
+                                             [](const auto& field) { return field->number; });
+    return it != fields.end() && (*it)->number == number ? it->get() : nullptr;
+}
+
+std::unique_ptr<Program> Program::compile(const ProgramSpec& spec, const ArrowSchema& schema,
+                                          std::shared_ptr<BufferPool> pool) {
+    auto program = std::make_unique<Program>();
+    program->batch.pool = std::move(pool);
+    Compiler(*program).run(spec, schema);
+    return program;
+}
+
+}  // namespace cdp
