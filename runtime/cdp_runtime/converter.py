@@ -15,7 +15,7 @@ from cdp_runtime import _native
 from cdp_runtime.program import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from typing_extensions import Buffer
 
 __all__ = [
     "ConversionError",
@@ -39,7 +39,9 @@ class Message(Protocol):
 
 M = TypeVar("M", bound=Message)
 
-Payloads: TypeAlias = "Sequence[bytes | M] | pa.BinaryArray | pa.LargeBinaryArray | pa.BinaryViewArray"
+Payloads: TypeAlias = (
+    Sequence[bytes | M] | pa.BinaryArray | pa.LargeBinaryArray | pa.BinaryViewArray
+)
 """Serialized messages, message objects, or an Arrow binary array of serialized messages."""
 
 
@@ -167,12 +169,13 @@ def split_delimited(
         The messages, and how many bytes they and their prefixes took; the rest is incomplete.
 
     Raises:
-        ConversionError: where the first prefix is malformed or over the limit, with row and offset 0;
-            messages in front of a bad prefix are returned first.
+        ConversionError: where the first prefix is malformed or over the limit, with row and offset
+            0; messages in front of a bad prefix are returned first.
     """
     views, taken, reason = _native.split_views(data, max_message_bytes)
     count = len(views) // 16
     if reason and count == 0:
         raise ConversionError(0, 0, reason)
     buffers = [None, pa.py_buffer(views), pa.py_buffer(data)]
-    return pa.Array.from_buffers(pa.binary_view(), count, buffers), taken
+    array: Any = pa.Array.from_buffers(pa.binary_view(), count, buffers)
+    return array, taken

@@ -1,8 +1,8 @@
 """The decode program: how each protobuf field of a message becomes an Arrow column, and back.
 
-The generator writes programs out as literals in the generated modules, so that a schema change is a
-readable diff; the native core compiles one once per converter (`cdp_runtime.converter`) together with
-the table's Arrow schema, which alone says what type a column has.
+The generator writes programs out as literals in the generated modules, so that a schema change is
+a readable diff; the native core compiles one once per converter (`cdp_runtime.converter`) together
+with the table's Arrow schema, which alone says what type a column has.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Kind = Literal[
 """What a field is on the wire."""
 
 Presence = Literal["implicit", "optional", "required", "repeated", "packed"]
-"""`implicit`: absent and zero are one; `optional`: absent is null; `packed`: repeated, written packed."""
+"""`implicit`: absent and zero are one; `optional`: absent is null; `packed`: repeated, packed."""
 
 Encoding = Literal[
     "",
@@ -61,12 +61,13 @@ Encoding = Literal[
     "flatten",
 ]
 """How the wire value becomes the column's: parsed text (`decimal`, `hex`, `base64`, `base32`), an
-integer since the Unix epoch (`unix_*`), a sub-message kept as its bytes (`serialized`), a string that
-need not be UTF-8 (`lossy_utf8`), a sub-message whose columns stand in its parent's place (`flatten`)."""
+integer since the Unix epoch (`unix_*`), a sub-message kept as its bytes (`serialized`), a string
+that need not be UTF-8 (`lossy_utf8`), a sub-message whose columns stand in its parent's place
+(`flatten`)."""
 
 
 class Enum:
-    """The numbers and names of one enum, in the order of its `.proto`; of aliases the first name counts."""
+    """The numbers and names of one enum, in the order of its `.proto`; the first alias counts."""
 
     __slots__ = ("closed", "name", "values")
 
@@ -123,8 +124,8 @@ class Program:
         message: the full protobuf name of the message.
         fields: its fields.
         oneof_cases: for each oneof that has a case column, (oneof, column).
-        raw: the name of the column that takes the original bytes of a message that the other columns
-            cannot hold; empty where lossless is turned off. Only the outermost program has one.
+        raw: the name of the column that takes the original bytes of a message that the other
+            columns cannot hold; empty where lossless is off. Only the outermost program has one.
     """
 
     __slots__ = ("fields", "message", "oneof_cases", "raw")

@@ -1,9 +1,9 @@
 // Columns under construction, and the row domains that they live in.
 //
-// A domain is a run of rows that several columns share: the messages of the batch, or the items of one
-// repeated field. A struct's children live in the domain of the struct, so that a value at any depth is
-// written at the row of its message, without a count of its own. Fixed-width values and validity start
-// as zeros; so a field that a message does not carry costs nothing.
+// A domain is a run of rows that several columns share: the messages of the batch, or the items of
+// one repeated field. A struct's children live in the domain of the struct, so that a value at any
+// depth is written at the row of its message, without a count of its own. Fixed-width values and
+// validity start as zeros; so a field that a message does not carry costs nothing.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ namespace cdp {
 
 struct Column;
 
-// Thrown where a batch cannot take the row under construction: an offset would pass 2^31 - 1, or the
-// batch its bound of memory. The row is taken back and starts the next batch.
+// Thrown where a batch cannot take the row under construction: an offset would pass 2^31 - 1, or
+// the batch its bound of memory. The row is taken back and starts the next batch.
 struct BatchFull {};
 
 struct Domain {
@@ -96,7 +96,8 @@ struct Column {
     std::vector<std::string> extra_names;
     std::unordered_map<int32_t, int32_t> extra_index;
 
-    // A sub-message kept in one column that occurs again in the same row merges with what came before.
+    // A sub-message kept in one column that occurs again in the same row merges with what came
+    // before.
     int64_t merge_row = -1;
     const uint8_t* merge_data = nullptr;
     size_t merge_size = 0;

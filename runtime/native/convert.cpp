@@ -63,7 +63,8 @@ void negate(Wide& value) {
 constexpr uint64_t kChunk = 1'000'000'000'000'000'000u;  // the largest power of ten in 64 bits
 constexpr int kChunkDigits = 18;
 
-// Characters of `bits` bits each; returns -1 on a foreign character or bits left over that are not zero.
+// Characters of `bits` bits each; returns -1 on a foreign character or bits left over that are not
+// zero.
 template <int kBits>
 int64_t parse_digits(const std::array<uint8_t, 256>& values, const uint8_t* text, size_t size,
                      uint8_t* to) {
@@ -237,7 +238,8 @@ bool days_of_date(int64_t year, int64_t month, int64_t day, int32_t& days) {
     const int64_t era = y / 400;
     const int64_t year_of_era = y - era * 400;
     const int64_t day_of_year = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1;
-    const int64_t day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    const int64_t day_of_era =
+        year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     days = static_cast<int32_t>(era * 146097 + day_of_era - 719468);
     return true;
 }
@@ -248,7 +250,8 @@ void date_of_days(int32_t days, int64_t& year, int64_t& month, int64_t& day) {
     const int64_t day_of_era = shifted - era * 146097;
     const int64_t year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
-    const int64_t day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    const int64_t day_of_year =
+        day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     const int64_t shifted_month = (5 * day_of_year + 2) / 153;
     day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     month = shifted_month < 10 ? shifted_month + 3 : shifted_month - 9;

@@ -1,11 +1,11 @@
 // Texts that a rule turns into values, and back: hex, base64, base32, decimals, and the calendar.
 //
-// Each `parse_` takes only the canonical text of a value, the one that its `format_` writes: a text that
-// would not come back the same is for `_raw`.
+// Each `parse_` takes only the canonical text of a value, the one that its `format_` writes: a text
+// that would not come back the same is for `_raw`.
 #pragma once
 
-#include <cstdint>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace cdp {
@@ -24,7 +24,8 @@ int64_t parse_base32(const uint8_t* text, size_t size, uint8_t* to);
 void format_base32(const uint8_t* data, size_t size, uint8_t* to);
 inline size_t base32_size(size_t size) { return (size * 8 + 4) / 5; }
 
-// Digits with exactly `scale` of them behind the point, into `width` (16 or 32) bytes of two's complement.
+// Digits with exactly `scale` of them behind the point, into `width` (16 or 32) bytes of two's
+// complement.
 bool parse_decimal(const uint8_t* text, size_t size, int32_t precision, int32_t scale, uint8_t* to,
                    int32_t width);
 std::string format_decimal(const uint8_t* value, int32_t width, int32_t scale);

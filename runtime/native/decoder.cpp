@@ -53,8 +53,8 @@ size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_a
                     std::vector<Rejected>& rejected) {
     Domain& rows = program_.rows;
     rows.last_rows = 0;  // how many rows come is known here
-    rows.grow(static_cast<int64_t>(
-        std::min(payloads.size() - first, static_cast<size_t>(INT32_MAX))));
+    rows.grow(
+        static_cast<int64_t>(std::min(payloads.size() - first, static_cast<size_t>(INT32_MAX))));
     size_t index = first;
     for (; index < payloads.size() && rows.rows < rows.capacity; ++index) {
         const Payload& payload = payloads[index];
@@ -76,8 +76,8 @@ size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_a
                 fail(payload.data, "the message is larger than the limit");
             } else if (message(*program_.message, row, payload.data, end, 0) != nullptr &&
                        needs_raw_ && program_.raw != nullptr) {
-                program_.raw->put_text(
-                    row, {reinterpret_cast<const char*>(payload.data), payload.size});
+                program_.raw->put_text(row,
+                                       {reinterpret_cast<const char*>(payload.data), payload.size});
             }
         } catch (const BatchFull&) {
             program_.root.reset_row(row);
@@ -94,8 +94,7 @@ size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_a
         }
         program_.root.reset_row(row);
         std::string reason = op_ == nullptr ? reason_ : "field " + op_->label + ": " + reason_;
-        rejected.push_back(
-            {static_cast<int64_t>(index), at_ - payload.data, std::move(reason)});
+        rejected.push_back({static_cast<int64_t>(index), at_ - payload.data, std::move(reason)});
         if (stop_at_bad) return index + 1;
     }
     return index;
@@ -241,9 +240,8 @@ const uint8_t* Decoder::field(FieldOp& op, Column& column, int64_t row, const ui
         case Op::Base32:
             return text(op, column, row, p, end);
         case Op::Skip:
-            return op.wire == Wire::Length || op.wire == Wire::Start
-                       ? skip(op.tag, p, end, depth_)
-                       : p;
+            return op.wire == Wire::Length || op.wire == Wire::Start ? skip(op.tag, p, end, depth_)
+                                                                     : p;
         case Op::Message:
         case Op::Group:
         case Op::Flatten:
@@ -430,7 +428,8 @@ bool Decoder::drop_repeated_keys(FieldOp& op, int64_t row) {
         const int64_t from = key.offset_at(at);
         return {data + from, static_cast<size_t>(key.offset_at(at + 1) - from)};
     };
-    if (key.layout == Layout::Text32 || key.layout == Layout::Text64) key.pad_to(op.column->items->rows);
+    if (key.layout == Layout::Text32 || key.layout == Layout::Text64)
+        key.pad_to(op.column->items->rows);
     constexpr size_t kFew = 8;
     std::vector<size_t> order;
     bool repeated = false;
@@ -478,7 +477,8 @@ const uint8_t* Decoder::packed(FieldOp& op, int64_t row, const uint8_t* p, const
     const int width = fixed_width(op.wire);
     if (width != 0 && size % static_cast<size_t>(width) != 0) return fail(start, kTruncated, &op);
     // Each item takes at least one byte: room for all of them at once.
-    const int64_t most = static_cast<int64_t>(width == 0 ? size : size / static_cast<size_t>(width));
+    const int64_t most =
+        static_cast<int64_t>(width == 0 ? size : size / static_cast<size_t>(width));
     if (items.rows + most > items.capacity) items.grow(items.rows + most);
     if (!value.nullable && !op.closed) {
         int64_t at = items.rows;
@@ -551,7 +551,8 @@ void Decoder::enter_oneof(FieldOp& op, int64_t row) {
     }
 }
 
-// Fields 1, 2, ... that are int64 (the first of a pair) or int32; false where the bytes are malformed.
+// Fields 1, 2, ... that are int64 (the first of a pair) or int32; false where the bytes are
+// malformed.
 bool Decoder::small_integers(const uint8_t* p, const uint8_t* end, std::span<int64_t> values) {
     while (p < end) {
         const uint8_t* start = p;
@@ -564,8 +565,7 @@ bool Decoder::small_integers(const uint8_t* p, const uint8_t* end, std::span<int
             p = read_varint(p, end, value);
             if (p == nullptr) return fail(start, kVarint) != nullptr;
             const bool wide = values.size() == 2 && number == 1;
-            values[number - 1] =
-                wide ? static_cast<int64_t>(value) : static_cast<int32_t>(value);
+            values[number - 1] = wide ? static_cast<int64_t>(value) : static_cast<int32_t>(value);
         } else {
             p = skip(tag, p, end, depth_ - 1);
             if (p == nullptr) return false;
@@ -589,7 +589,8 @@ const uint8_t* Decoder::well_known(FieldOp& op, Column& column, int64_t row, con
         next = check(op.message, p, end, op.number, depth_ - 1);
         if (next == nullptr) return fail(start, kTruncated, &op);
         // Kept without the end tag, which is as long as the start tag was.
-        size = static_cast<size_t>(next - p) - static_cast<size_t>((std::bit_width(op.tag) + 6) / 7);
+        size =
+            static_cast<size_t>(next - p) - static_cast<size_t>((std::bit_width(op.tag) + 6) / 7);
     }
     if (column.merge_row == row) {
         // Messages merge as their bytes concatenate.

@@ -33,8 +33,9 @@ class Decoder {
   public:
     Decoder(Program& program, Limits limits) : program_(program), limits_(limits) {}
 
-    // Decodes payloads from `first` on into the program's columns, until all are done, one is bad and
-    // `stop_at_bad`, or the batch can take no more. Returns the index behind the last payload done.
+    // Decodes payloads from `first` on into the program's columns, until all are done, one is bad
+    // and `stop_at_bad`, or the batch can take no more. Returns the index behind the last payload
+    // done.
     size_t run(std::span<const Payload> payloads, size_t first, bool stop_at_bad,
                std::vector<Rejected>& rejected);
 
@@ -53,8 +54,8 @@ class Decoder {
     const uint8_t* well_known(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
                               const uint8_t* end);
     const uint8_t* skip(uint32_t tag, const uint8_t* p, const uint8_t* end, int depth);
-    const uint8_t* check(const Message* message, const uint8_t* p, const uint8_t* end, uint32_t group,
-                         int depth);
+    const uint8_t* check(const Message* message, const uint8_t* p, const uint8_t* end,
+                         uint32_t group, int depth);
     bool small_integers(const uint8_t* p, const uint8_t* end, std::span<int64_t> values);
 
     bool drop_repeated_keys(FieldOp& op, int64_t row);

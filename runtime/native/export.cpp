@@ -63,8 +63,8 @@ void own(Owned& owned, size_t at, Buffer&& buffer) {
     // An Arrow buffer of no bytes is still not null to every reader.
     static const uint64_t kNothing = 0;
     owned.memory[at] = std::move(buffer);
-    owned.buffers[at] =
-        owned.memory[at].data() == nullptr ? static_cast<const void*>(&kNothing) : owned.memory[at].data();
+    owned.buffers[at] = owned.memory[at].data() == nullptr ? static_cast<const void*>(&kNothing)
+                                                           : owned.memory[at].data();
 }
 
 void export_names(const Column& column, ArrowArray& out, std::shared_ptr<BufferPool> pool) {

@@ -6,8 +6,8 @@
 
 namespace cdp {
 
-// Moves the rows decoded so far into a struct array, and leaves the program empty for the next batch.
-// Buffers return to the pool when the consumer releases the array.
+// Moves the rows decoded so far into a struct array, and leaves the program empty for the next
+// batch. Buffers return to the pool when the consumer releases the array.
 void export_batch(Program& program, ArrowArray& out);
 
 // A copy of a schema that outlives its source.

@@ -15,7 +15,14 @@ namespace cdp {
 namespace {
 
 // Field numbers of google/protobuf/struct.proto.
-enum ValueField : uint32_t { kNull = 1, kNumber = 2, kString = 3, kBool = 4, kStruct = 5, kList = 6 };
+enum ValueField : uint32_t {
+    kNull = 1,
+    kNumber = 2,
+    kString = 3,
+    kBool = 4,
+    kStruct = 5,
+    kList = 6
+};
 constexpr uint32_t kStructFields = 1;
 constexpr uint32_t kListValues = 1;
 constexpr uint32_t kEntryKey = 1;
@@ -46,18 +53,18 @@ class Reader {
             if (depth <= 0 || !bytes(at, end, entry)) return false;
             std::string_view key;
             Node value;
-            const bool good = each_field(begin_of(entry), end_of(entry), [&](uint32_t inner,
-                                                                             const uint8_t*& in) {
-                if (inner == tag_of(kEntryKey, Wire::Length)) {
-                    return bytes(in, end_of(entry), key) && utf8(key);
-                }
-                if (inner == tag_of(kEntryValue, Wire::Length)) {
-                    std::string_view body;
-                    return depth > 1 && bytes(in, end_of(entry), body) &&
-                           this->value(value, begin_of(body), end_of(body), depth - 2);
-                }
-                return unknown(inner, in, end_of(entry), depth - 1);
-            });
+            const bool good =
+                each_field(begin_of(entry), end_of(entry), [&](uint32_t inner, const uint8_t*& in) {
+                    if (inner == tag_of(kEntryKey, Wire::Length)) {
+                        return bytes(in, end_of(entry), key) && utf8(key);
+                    }
+                    if (inner == tag_of(kEntryValue, Wire::Length)) {
+                        std::string_view body;
+                        return depth > 1 && bytes(in, end_of(entry), body) &&
+                               this->value(value, begin_of(body), end_of(body), depth - 2);
+                    }
+                    return unknown(inner, in, end_of(entry), depth - 1);
+                });
             node.members.emplace_back(key, std::move(value));
             return good;
         });

@@ -70,7 +70,8 @@ std::shared_ptr<const cdp::ProgramSpec> program_spec(nb::handle program) {
     spec->message = nb::cast<std::string>(program.attr("message"));
     for (nb::handle field : program.attr("fields")) spec->fields.push_back(field_spec(field));
     for (nb::handle pair : program.attr("oneof_cases")) {
-        spec->oneof_cases.emplace_back(nb::cast<std::string>(pair[0]), nb::cast<std::string>(pair[1]));
+        spec->oneof_cases.emplace_back(nb::cast<std::string>(pair[0]),
+                                       nb::cast<std::string>(pair[1]));
     }
     spec->raw = nb::cast<std::string>(program.attr("raw"));
     return spec;
@@ -263,8 +264,9 @@ class HeldBuffer {
     Py_buffer view_{};
 };
 
-// The views (16 bytes each, of the Arrow binary_view layout with one data buffer) of the whole messages
-// in `source`, how many bytes those took, and the reason where a length prefix is bad (else empty).
+// The views (16 bytes each, of the Arrow binary_view layout with one data buffer) of the whole
+// messages in `source`, how many bytes those took, and the reason where a length prefix is bad
+// (else empty).
 nb::tuple split_views(const nb::object& source, size_t max_message_bytes) {
     const HeldBuffer held(source);
     const uint8_t* begin = held.data();
@@ -283,8 +285,8 @@ nb::tuple split_views(const nb::object& source, size_t max_message_bytes) {
                 break;
             }
             if (size > max_message_bytes) {
-                reason = "length prefix of " + std::to_string(size) + " bytes is over the limit of " +
-                         std::to_string(max_message_bytes);
+                reason = "length prefix of " + std::to_string(size) +
+                         " bytes is over the limit of " + std::to_string(max_message_bytes);
                 break;
             }
             if (size > static_cast<uint64_t>(end - body)) break;
@@ -310,7 +312,8 @@ nb::tuple split_views(const nb::object& source, size_t max_message_bytes) {
 
 NB_MODULE(_native, module) {
     nb::class_<Exported>(module, "Exported")
-        .def("__arrow_c_array__", &Exported::arrow_c_array, nb::arg("requested_schema") = nb::none());
+        .def("__arrow_c_array__", &Exported::arrow_c_array,
+             nb::arg("requested_schema") = nb::none());
     nb::class_<Codec>(module, "Codec")
         .def(nb::init<const nb::object&, const nb::object&, int, size_t>(), nb::arg("program"),
              nb::arg("schema"), nb::arg("max_depth"), nb::arg("max_message_bytes"))

@@ -1,5 +1,5 @@
-// Memory of column buffers. A batch's buffers come back here when its consumer releases it, so that the
-// next batch does not pay the page faults of fresh memory again.
+// Memory of column buffers. A batch's buffers come back here when its consumer releases it, so that
+// the next batch does not pay the page faults of fresh memory again.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,8 @@ class BufferPool {
     BufferPool(const BufferPool&) = delete;
     BufferPool& operator=(const BufferPool&) = delete;
 
-    // A block of at least `bytes`, its contents undefined; the capacity that it really has is written back.
+    // A block of at least `bytes`, its contents undefined; the capacity that it really has is
+    // written back.
     uint8_t* take(size_t bytes, size_t& capacity);
     void give(uint8_t* data, size_t capacity) noexcept;
 
@@ -33,17 +34,20 @@ class BufferPool {
     const size_t max_idle_bytes_;
 };
 
-// A growable block of the pool. Every buffer has `kSlack` writable bytes behind its capacity, so that
-// copies may be rounded up to whole vectors.
+// A growable block of the pool. Every buffer has `kSlack` writable bytes behind its capacity, so
+// that copies may be rounded up to whole vectors.
 class Buffer {
   public:
     static constexpr size_t kSlack = 64;
 
     Buffer() = default;
     explicit Buffer(std::shared_ptr<BufferPool> pool) : pool_(std::move(pool)) {}
-    Buffer(Buffer&& other) noexcept { swap(other); }
+    // What is moved from is empty and can be filled again: it keeps its pool.
+    Buffer(Buffer&& other) noexcept : pool_(other.pool_) { swap_memory(other); }
     Buffer& operator=(Buffer&& other) noexcept {
-        swap(other);
+        drop();
+        pool_ = other.pool_;
+        swap_memory(other);
         return *this;
     }
     ~Buffer() { drop(); }
@@ -62,8 +66,7 @@ class Buffer {
     void drop() noexcept;
 
   private:
-    void swap(Buffer& other) noexcept {
-        std::swap(pool_, other.pool_);
+    void swap_memory(Buffer& other) noexcept {
         std::swap(data_, other.data_);
         std::swap(capacity_, other.capacity_);
         std::swap(block_, other.block_);

@@ -41,11 +41,11 @@ struct NamedOp {
 };
 
 constexpr std::array kLengthKinds{
-    NamedOp{"string", Op::Utf8},       NamedOp{"bytes", Op::Bytes},
-    NamedOp{"message", Op::Message},   NamedOp{"map", Op::Map},
+    NamedOp{"string", Op::Utf8},         NamedOp{"bytes", Op::Bytes},
+    NamedOp{"message", Op::Message},     NamedOp{"map", Op::Map},
     NamedOp{"timestamp", Op::Timestamp}, NamedOp{"duration", Op::Duration},
-    NamedOp{"wrapper", Op::Wrapper},   NamedOp{"json", Op::Json},
-    NamedOp{"date", Op::Date},         NamedOp{"time_of_day", Op::TimeOfDay},
+    NamedOp{"wrapper", Op::Wrapper},     NamedOp{"json", Op::Json},
+    NamedOp{"date", Op::Date},           NamedOp{"time_of_day", Op::TimeOfDay},
 };
 
 constexpr std::array kEncodings{
@@ -91,7 +91,8 @@ class Compiler {
     static void require(const Column* column, Layout layout, const std::string& where) {
         const bool same = column->layout == layout ||
                           (layout == Layout::Text32 && column->layout == Layout::Text64);
-        if (!same) fail(where, "the program does not fit a column of format '" + column->format + "'");
+        if (!same)
+            fail(where, "the program does not fit a column of format '" + column->format + "'");
     }
 
     void add_children(Column& parent, const ArrowSchema& schema, const std::string& where) {
@@ -182,7 +183,8 @@ class Compiler {
         enclosing_.emplace_back(spec.message, message);
         std::map<std::string, Oneof*> oneofs;
         for (const auto& [oneof, column] : spec.oneof_cases) {
-            add_oneof(*message, oneofs, oneof, owner)->case_column = &child(owner, column, spec.message);
+            add_oneof(*message, oneofs, oneof, owner)->case_column =
+                &child(owner, column, spec.message);
         }
         for (const FieldSpec& field : spec.fields) {
             auto op = std::make_unique<FieldOp>();
@@ -191,7 +193,8 @@ class Compiler {
             compile_field(*op, field, owner, where);
             message->fields.push_back(std::move(op));
         }
-        for (const auto& [oneof, column] : spec.oneof_cases) add_case_names(*message, *oneofs[oneof]);
+        for (const auto& [oneof, column] : spec.oneof_cases)
+            add_case_names(*message, *oneofs[oneof]);
         message->index();
         enclosing_.pop_back();
         return message;
@@ -221,7 +224,8 @@ class Compiler {
         oneof.case_column->names = std::move(names);
     }
 
-    void compile_field(FieldOp& op, const FieldSpec& field, Column& owner, const std::string& where) {
+    void compile_field(FieldOp& op, const FieldSpec& field, Column& owner,
+                       const std::string& where) {
         if (field.number == 0 || field.number > 536'870'911) fail(where, "no such field number");
         op.number = field.number;
         op.label = (field.column.empty() ? "in " + owner.name : field.column) + " (" +
@@ -283,7 +287,8 @@ class Compiler {
         }
     }
 
-    // Checks that the column can hold what the step stores, and takes what the step needs of its type.
+    // Checks that the column can hold what the step stores, and takes what the step needs of its
+    // type.
     void bind(FieldOp& op, const FieldSpec& field, const std::string& where) {
         Column& value = *op.value;
         const std::string_view format = value.format;
@@ -434,7 +439,8 @@ void Message::index() {
     for (size_t i = 0; i < fields.size(); ++i) {
         FieldOp& field = *fields[i];
         if (i != 0 && fields[i - 1]->number == field.number) {
-            throw ProgramError(name + ": field number " + std::to_string(field.number) + " is given twice");
+            throw ProgramError(name + ": field number " + std::to_string(field.number) +
+                               " is given twice");
         }
         if (field.number < size) dense[field.number] = &field;
         if (field.op == Op::Map) maps.push_back(&field);

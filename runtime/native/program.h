@@ -1,5 +1,5 @@
-// The decode program: what the generator wrote (`FieldSpec`, `ProgramSpec`), and what it is compiled to
-// together with the table's Arrow schema (`Message`, `FieldOp`).
+// The decode program: what the generator wrote (`FieldSpec`, `ProgramSpec`), and what it is
+// compiled to together with the table's Arrow schema (`Message`, `FieldOp`).
 #pragma once
 
 #include <cstdint>
@@ -117,9 +117,9 @@ struct FieldOp {
     bool implicit = false;  // a zero is not written
     bool closed = false;    // an enum whose unknown numbers are unknown fields
     JsonKind json = JsonKind::Struct;
-    int32_t scale = 0;      // of a decimal
-    int32_t precision = 0;  // of a decimal
-    int64_t unit = 1;       // of a timestamp, duration: ticks a second
+    int32_t scale = 0;         // of a decimal
+    int32_t precision = 0;     // of a decimal
+    int64_t unit = 1;          // of a timestamp, duration: ticks a second
     FieldOp* guess = nullptr;  // what came behind this field last time
     Column* column = nullptr;  // of the field; for a repeated one the list
     Column* value = nullptr;   // where values go: the column, or the list's item
@@ -127,10 +127,12 @@ struct FieldOp {
     Message* message = nullptr;
     std::shared_ptr<const EnumNames> names;
     std::string label;  // "field name (number)", for errors
-    std::vector<std::pair<const uint8_t*, size_t>> entries;  // of a map: those of the row under construction
+    std::vector<std::pair<const uint8_t*, size_t>>
+        entries;  // of a map: those of the row under construction
 };
 
-// One message of the program: its fields by number, and the column that is its struct (if it has one).
+// One message of the program: its fields by number, and the column that is its struct (if it has
+// one).
 struct Message {
     std::string name;
     std::vector<std::unique_ptr<FieldOp>> fields;  // by number
@@ -155,7 +157,7 @@ struct Message {
 struct Program {
     Batch batch;
     Domain rows;
-    Column root;          // the struct that is the record batch
+    Column root;  // the struct that is the record batch
     Column* raw = nullptr;
     Message* message = nullptr;
     std::vector<std::unique_ptr<Message>> messages;
