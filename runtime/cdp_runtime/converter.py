@@ -128,6 +128,30 @@ class Converter(Generic[M]):
             [pa.record_batch(batch) for batch in batches], [Rejected(*bad) for bad in rejected]
         )
 
+    def to_protobuf(self, batch: pa.RecordBatch) -> pa.BinaryArray:
+        """The messages of a record batch, serialized; the inverse of `to_arrow`.
+
+        A row whose `_raw` is not null gives exactly those bytes. Fields are written by number, so the
+        bytes of one batch are always the same.
+
+        Args:
+            batch: of `schema`; columns in another order or of a type that casts are taken too.
+
+        Raises:
+            ConversionError: a value that no message can hold, with its row.
+            pyarrow.ArrowInvalid: columns that are missing or do not cast to `schema`.
+        """
+        if not batch.schema.equals(self.schema):
+            batch = batch.select(self.schema.names).cast(self.schema)
+        try:
+            encoded: pa.BinaryArray = pa.array(self._codec.encode(batch))
+        except ValueError as error:
+            if len(error.args) != 2:
+                raise
+            row, reason = error.args
+            raise ConversionError(row, 0, reason) from None
+        return encoded
+
 
 def _arguments(payloads: Payloads[M]) -> Any:
     if hasattr(payloads, "__arrow_c_array__"):

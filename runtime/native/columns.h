@@ -74,6 +74,7 @@ enum class Layout : uint8_t { Bit, Fixed, Text32, Text64, Struct, List32, List64
 struct Column {
     std::string name;
     std::string format;  // of the Arrow C data interface
+    int32_t index = 0;   // among all columns of the program
     Layout layout = Layout::Fixed;
     bool nullable = false;
     bool dictionary = false;  // the values are int32 indexes into names

@@ -163,6 +163,14 @@ void export_batch(Program& program, ArrowArray& out) {
     for (Oneof* oneof : program.root.oneofs) oneof->row = -1;
 }
 
+void export_binary(int64_t rows, Buffer offsets, const uint8_t* data, Buffer memory,
+                   ArrowArray& out) {
+    Owned& owned = begin(out, rows, 3, 0);
+    own(owned, 1, std::move(offsets));
+    own(owned, 2, std::move(memory));
+    if (data != nullptr) owned.buffers[2] = data;
+}
+
 void copy_schema(const ArrowSchema& from, ArrowSchema& to) {
     auto owned = std::make_unique<OwnedSchema>();
     owned->format = from.format;

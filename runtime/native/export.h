@@ -10,6 +10,10 @@ namespace cdp {
 // batch. Buffers return to the pool when the consumer releases the array.
 void export_batch(Program& program, ArrowArray& out);
 
+// A binary array of `rows` texts that lie at `data` within `memory`.
+void export_binary(int64_t rows, Buffer offsets, const uint8_t* data, Buffer memory,
+                   ArrowArray& out);
+
 // A copy of a schema that outlives its source.
 void copy_schema(const ArrowSchema& from, ArrowSchema& to);
 

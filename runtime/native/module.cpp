@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "decoder.h"
+#include "encoder.h"
 #include "export.h"
 #include "wire.h"
 
@@ -241,6 +242,24 @@ class Codec {
         return nb::make_tuple(batches, bad);
     }
 
+    Exported encode(const nb::object& batch) {
+        const nb::tuple pair = nb::cast<nb::tuple>(batch.attr("__arrow_c_array__")());
+        const auto* source =
+            static_cast<const ArrowArray*>(PyCapsule_GetPointer(pair[1].ptr(), "arrow_array"));
+        if (source == nullptr) throw nb::python_error();
+        auto array = std::make_unique<ArrowArray>();
+        {
+            nb::gil_scoped_release released;
+            cdp::Encoder(*program_, *source).run(*array);
+        }
+        auto schema = std::make_unique<ArrowSchema>();
+        ArrowSchema binary{};
+        binary.format = "z";
+        binary.flags = ARROW_FLAG_NULLABLE;
+        cdp::copy_schema(binary, *schema);
+        return Exported(std::move(array), std::move(schema));
+    }
+
   private:
     std::mutex mutex_;
     std::unique_ptr<cdp::Program> program_;
@@ -317,6 +336,14 @@ NB_MODULE(_native, module) {
     nb::class_<Codec>(module, "Codec")
         .def(nb::init<const nb::object&, const nb::object&, int, size_t>(), nb::arg("program"),
              nb::arg("schema"), nb::arg("max_depth"), nb::arg("max_message_bytes"))
-        .def("decode", &Codec::decode, nb::arg("payloads"), nb::arg("stop_at_bad"));
+        .def("decode", &Codec::decode, nb::arg("payloads"), nb::arg("stop_at_bad"))
+        .def("encode", &Codec::encode, nb::arg("batch"));
+    nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const cdp::EncodeError& error) {
+            PyErr_SetObject(PyExc_ValueError, nb::make_tuple(error.row, error.what()).ptr());
+        }
+    });
     module.def("split_views", &split_views, nb::arg("data"), nb::arg("max_message_bytes"));
 }

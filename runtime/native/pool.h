@@ -58,6 +58,7 @@ class Buffer {
         return reinterpret_cast<T*>(data_);
     }
     size_t capacity() const { return capacity_; }
+    const std::shared_ptr<BufferPool>& pool() const { return pool_; }
 
     // Room for `bytes`; the first `keep` bytes stay.
     void reserve(size_t bytes, size_t keep);

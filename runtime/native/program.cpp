@@ -108,6 +108,7 @@ class Compiler {
         column->format = schema.format;
         column->nullable = (schema.flags & ARROW_FLAG_NULLABLE) != 0;
         column->domain = &domain;
+        column->index = program_.column_count++;
         column->values = Buffer(program_.batch.pool);
         column->offsets = Buffer(program_.batch.pool);
         column->validity = Buffer(program_.batch.pool);

@@ -159,6 +159,7 @@ struct Program {
     Domain rows;
     Column root;  // the struct that is the record batch
     Column* raw = nullptr;
+    int32_t column_count = 1;  // the root is the first
     Message* message = nullptr;
     std::vector<std::unique_ptr<Message>> messages;
 

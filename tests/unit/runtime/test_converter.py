@@ -1,0 +1,210 @@
+"""The converter on a small hand-written program: what each method promises, case by case.
+
+The property tests compare it with google.protobuf on whole schemas; here stand the promises
+that those cannot show: errors, positions, inputs, memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pytest
+from google.protobuf import timestamp_pb2
+
+from cdp_runtime.converter import ConversionError, Converter, split_delimited
+from cdp_runtime.program import Field, Program
+
+
+class NoteConverter(Converter[timestamp_pb2.Timestamp]):
+    """Text, number, time, texts, packed numbers and a map."""
+
+    schema = pa.schema(
+        [
+            pa.field("title", pa.utf8(), nullable=False),
+            pa.field("stars", pa.int64()),
+            pa.field("at", pa.timestamp("us", "UTC")),
+            pa.field("tags", pa.list_(pa.field("item", pa.utf8(), False)), nullable=False),
+            pa.field("sizes", pa.list_(pa.field("item", pa.int32(), False)), nullable=False),
+            pa.field("links", pa.map_(pa.utf8(), pa.field("value", pa.int64(), False)), False),
+            pa.field("_raw", pa.binary()),
+        ]
+    )
+    program = Program(
+        "Note",
+        Field(1, "string", "title"),
+        Field(2, "int64", "stars", "optional"),
+        Field(3, "timestamp", "at", "optional"),
+        Field(4, "string", "tags", "repeated"),
+        Field(5, "int32", "sizes", "packed"),
+        Field(
+            6,
+            "map",
+            "links",
+            "repeated",
+            program=Program(
+                "Note.LinksEntry", Field(1, "string", "key"), Field(2, "int64", "value")
+            ),
+        ),
+        raw="_raw",
+    )
+
+
+def text(number: int, body: bytes) -> bytes:
+    assert len(body) < 128
+    return bytes([number << 3 | 2, len(body)]) + body
+
+
+def time(seconds: int, nanos: int) -> bytes:
+    return text(3, timestamp_pb2.Timestamp(seconds=seconds, nanos=nanos).SerializeToString())
+
+
+FULL = text(1, b"hello") + b"\x10\x05" + time(5, 7000) + text(4, b"x") + text(5, b"\x01\x02")
+
+
+class TestToArrow:
+    def test_fields_land_in_their_columns(self) -> None:
+        batch = NoteConverter().to_arrow([FULL])
+        batch.validate(full=True)
+        assert batch.schema.equals(NoteConverter.schema, check_metadata=True)
+        row = batch.drop_columns(["at"]).to_pylist()[0]
+        assert row == {
+            "title": "hello",
+            "stars": 5,
+            "tags": ["x"],
+            "sizes": [1, 2],
+            "links": [],
+            "_raw": None,
+        }
+        assert batch.column("at").cast(pa.int64()).to_pylist() == [5_000_007]
+
+    def test_an_empty_message_is_a_row_of_zeros_and_nulls(self) -> None:
+        row = NoteConverter().to_arrow([b""]).to_pylist()[0]
+        assert row == {
+            "title": "",
+            "stars": None,
+            "at": None,
+            "tags": [],
+            "sizes": [],
+            "links": [],
+            "_raw": None,
+        }
+
+    def test_no_messages_make_an_empty_batch(self) -> None:
+        batch = NoteConverter().to_arrow([])
+        batch.validate(full=True)
+        assert batch.num_rows == 0
+
+    def test_of_a_singular_field_the_last_wins_and_of_map_keys_too(self) -> None:
+        entries = text(6, text(1, b"k") + b"\x10\x01") + text(6, text(1, b"k") + b"\x10\x02")
+        batch = NoteConverter().to_arrow([text(1, b"long one") + text(1, b"b") + entries])
+        batch.validate(full=True)
+        assert batch.column("title").to_pylist() == ["b"]
+        assert batch.column("links").to_pylist() == [[("k", 2)]]
+        assert batch.column("_raw").null_count == 1
+
+    @pytest.mark.parametrize(
+        "payload",
+        [b"\x50\x01", time(5, 7001), time(2**62, 0), text(6, text(1, b"k") + b"\x18\x01")],
+        ids=["unknown field", "sub-microsecond", "out of range", "unknown in a map entry"],
+    )
+    def test_what_no_column_holds_is_kept_raw(self, payload: bytes) -> None:
+        batch = NoteConverter().to_arrow([b"", payload, FULL])
+        assert batch.column("_raw").to_pylist() == [None, payload, None]
+
+    @pytest.mark.parametrize(
+        ("payload", "offset", "reason"),
+        [
+            (b"\xff", 0, "malformed tag"),
+            (b"\x00\x01", 0, "field number 0"),
+            (text(1, b"ok") + text(1, b"\xff"), 6, "field title (1): invalid UTF-8"),
+            (b"\x0a\x05ab", 1, "field title (1): the message ends inside a field"),
+            (b"\x10" + b"\xff" * 10, 1, "field stars (2): malformed varint"),
+            (b"\x0c", 0, "end of a group that was not begun"),
+        ],
+    )
+    def test_a_bad_payload_raises_with_row_offset_and_reason(
+        self, payload: bytes, offset: int, reason: str
+    ) -> None:
+        with pytest.raises(ConversionError) as caught:
+            NoteConverter().to_arrow([FULL, payload, FULL])
+        assert (caught.value.row, caught.value.offset, caught.value.reason) == (1, offset, reason)
+
+    @pytest.mark.parametrize("payload", ["text", 5, None])
+    def test_what_is_no_payload_is_a_type_error_that_names_the_row(self, payload: object) -> None:
+        with pytest.raises(TypeError, match="row 1 is"):
+            NoteConverter().to_arrow([b"", payload])  # type: ignore[list-item]
+
+    @pytest.mark.parametrize(
+        "array",
+        [
+            lambda payloads: pa.array(payloads, pa.binary()),
+            lambda payloads: pa.array([b"skipped", *payloads], pa.binary())[1:],
+            lambda payloads: pa.array(payloads, pa.large_binary()),
+            lambda payloads: pa.array(payloads, pa.binary_view()),
+            lambda payloads: pa.array([b"skipped", *payloads], pa.binary_view())[1:],
+            lambda payloads: [bytearray(payload) for payload in payloads],
+        ],
+    )
+    def test_every_input_gives_the_same_batch(self, array: Callable[[list[bytes]], object]) -> None:
+        payloads = [FULL, b"", text(1, b"a title longer than an inline view"), b"\x50\x01"]
+        expected = NoteConverter().to_arrow(payloads)
+        assert NoteConverter().to_arrow(array(payloads)).equals(expected)  # type: ignore[arg-type]
+
+
+class TestDecode:
+    def test_bad_rows_are_set_apart_and_the_others_kept_in_order(self) -> None:
+        good = [text(1, bytes([65 + i])) for i in range(20)]
+        payloads = [*good[:7], b"\x0a", *good[7:], text(4, b"partly") + b"\xff"]
+        batches, rejected = NoteConverter().decode(payloads)
+        assert [bad.row for bad in rejected] == [7, 21]
+        assert len(batches) == 1
+        batches[0].validate(full=True)
+        assert batches[0].column("title").to_pylist() == [chr(65 + i) for i in range(20)]
+        assert batches[0].column("tags").to_pylist() == [[]] * 20
+
+    def test_a_null_payload_is_rejected(self) -> None:
+        rejected = NoteConverter().decode(pa.array([None, b""], pa.binary())).rejected
+        assert [(bad.row, bad.reason) for bad in rejected] == [(0, "no payload (null)")]
+
+    def test_a_message_over_the_limit_is_rejected(self) -> None:
+        converter = NoteConverter(max_message_bytes=8)
+        rejected = converter.decode([text(1, b"1234567"), b""]).rejected
+        assert [bad.reason for bad in rejected] == ["the message is larger than the limit"]
+
+
+class TestToProtobuf:
+    def test_it_is_the_inverse_of_to_arrow(self) -> None:
+        payloads = [
+            FULL,
+            b"",
+            b"\x50\x01",
+            text(6, text(1, b"k") + b"\x10\x02"),
+            time(-1, 999_999_000),
+        ]
+        batch = NoteConverter().to_arrow(payloads)
+        assert NoteConverter().to_protobuf(batch).to_pylist() == payloads
+        assert NoteConverter().to_protobuf(batch.slice(1, 3)).to_pylist() == payloads[1:4]
+
+    def test_columns_in_another_order_or_width_are_taken(self) -> None:
+        batch = NoteConverter().to_arrow([FULL])
+        shuffled = batch.select(list(reversed(batch.schema.names)))
+        assert NoteConverter().to_protobuf(shuffled).to_pylist() == [FULL]
+
+
+class TestSplitDelimited:
+    def test_whole_messages_are_split_off_and_the_tail_is_left(self) -> None:
+        messages = [b"", b"short", b"x" * 300]
+        stream = b"\x00" + b"\x05short" + b"\xac\x02" + messages[2]
+        array, taken = split_delimited(stream + b"\x0atail")
+        assert array.to_pylist() == messages
+        assert taken == len(stream)
+
+    def test_a_bad_prefix_raises_once_it_is_first(self) -> None:
+        stream = b"\x01a" + b"\xff" * 11
+        array, taken = split_delimited(stream)
+        assert (array.to_pylist(), taken) == ([b"a"], 2)
+        with pytest.raises(ConversionError, match="malformed length prefix"):
+            split_delimited(stream[taken:])
+        with pytest.raises(ConversionError, match="over the limit"):
+            split_delimited(b"\x05abcde", max_message_bytes=4)
