@@ -131,8 +131,8 @@ class Converter(Generic[M]):
     def to_protobuf(self, batch: pa.RecordBatch) -> pa.BinaryArray:
         """The messages of a record batch, serialized; the inverse of `to_arrow`.
 
-        A row whose `_raw` is not null gives exactly those bytes. Fields are written by number, so the
-        bytes of one batch are always the same.
+        A row whose `_raw` is not null gives exactly those bytes. Fields are written by number, so
+        the bytes of one batch are always the same.
 
         Args:
             batch: of `schema`; columns in another order or of a type that casts are taken too.
@@ -144,7 +144,7 @@ class Converter(Generic[M]):
         if not batch.schema.equals(self.schema):
             batch = batch.select(self.schema.names).cast(self.schema)
         try:
-            encoded: pa.BinaryArray = pa.array(self._codec.encode(batch))
+            encoded: pa.BinaryArray = pa.array(self._codec.encode(batch), pa.binary())
         except ValueError as error:
             if len(error.args) != 2:
                 raise
