@@ -34,6 +34,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'runtime/native/*.cpp' 'runtime/native/*.h')
+	$(BIN)/cdpgen build schemas --check
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix-only --quiet .

@@ -111,7 +111,7 @@ class Converter(Generic[M]):
             ConversionError: at the first payload that is no valid message.
             OverflowError: where the payloads need more than one batch (`decode` gives several).
         """
-        batches, rejected = self._codec.decode(_arguments(payloads), True)
+        batches, rejected = self._codec.decode(payloads, True)
         if rejected:
             raise ConversionError(*rejected[0])
         if len(batches) > 1:
@@ -123,7 +123,7 @@ class Converter(Generic[M]):
 
     def decode(self, payloads: Payloads[M]) -> Decoded:
         """The same, with the payloads that are no valid messages set apart."""
-        batches, rejected = self._codec.decode(_arguments(payloads), False)
+        batches, rejected = self._codec.decode(payloads, False)
         return Decoded(
             [pa.record_batch(batch) for batch in batches], [Rejected(*bad) for bad in rejected]
         )
@@ -151,30 +151,6 @@ class Converter(Generic[M]):
             row, reason = error.args
             raise ConversionError(row, 0, reason) from None
         return encoded
-
-
-def _arguments(payloads: Payloads[M]) -> Any:
-    if hasattr(payloads, "__arrow_c_array__"):
-        return payloads
-    # A tuple, because nobody can take the bytes away from one while the GIL is released.
-    try:
-        return tuple(
-            [
-                item if type(item) is bytes else _serialized(item, row)
-                for row, item in enumerate(payloads)
-            ]
-        )
-    except TypeError as error:
-        raise TypeError(f"payloads must be bytes or messages: {error}") from None
-
-
-def _serialized(item: Any, row: int) -> bytes:
-    if isinstance(item, bytes | bytearray | memoryview):
-        return bytes(item)
-    if not hasattr(item, "SerializePartialToString"):
-        raise TypeError(f"row {row} is {type(item).__name__}")
-    payload: bytes = item.SerializePartialToString()
-    return payload
 
 
 def split_delimited(

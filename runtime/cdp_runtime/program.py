@@ -88,12 +88,23 @@ class Field:
         presence: how absence is told, or that the field repeats.
         encoding: how the wire value becomes the column's value; empty: as it is.
         oneof: the name of the oneof that the field is a member of, if any.
+        name: what the oneof's case column and errors say, where that is not the column's name.
         enum: the names, for kind `enum` (None: the column holds the numbers).
         program: the fields of a sub-message or map entry (key is 1, value is 2); for kind `wrapper`
             the one field of the wrapper message.
     """
 
-    __slots__ = ("column", "encoding", "enum", "kind", "number", "oneof", "presence", "program")
+    __slots__ = (
+        "column",
+        "encoding",
+        "enum",
+        "kind",
+        "name",
+        "number",
+        "oneof",
+        "presence",
+        "program",
+    )
 
     def __init__(
         self,
@@ -104,6 +115,7 @@ class Field:
         *,
         encoding: Encoding = "",
         oneof: str = "",
+        name: str = "",
         enum: Enum | None = None,
         program: Program | None = None,
     ) -> None:
@@ -113,6 +125,7 @@ class Field:
         self.presence: Final = presence
         self.encoding: Final = encoding
         self.oneof: Final = oneof
+        self.name: Final = name
         self.enum: Final = enum
         self.program: Final = program
 

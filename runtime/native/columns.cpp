@@ -76,7 +76,11 @@ void Column::reserve_rows(int64_t rows_capacity, int64_t rows_kept) {
     switch (layout) {
         case Layout::Bit:
         case Layout::Fixed:
-            values.reserve_zeroed(bytes, kept);
+            if (always_set) {
+                values.reserve(bytes, kept);
+            } else {
+                values.reserve_zeroed(bytes, kept);
+            }
             break;
         case Layout::Text32:
         case Layout::Text64:
@@ -167,15 +171,17 @@ void Column::seek_text(int64_t row) {
 }
 
 void Column::grow_text(size_t bytes) {
-    if (layout == Layout::Text32 && bytes > INT32_MAX) throw BatchFull{};
-    if (bytes <= values.capacity()) return;
+    // Blocks are powers of two, so that no column with 32-bit offsets ever has room for more.
+    constexpr size_t kMostOf32 = (size_t{1} << 31) - Buffer::kSlack;
     constexpr size_t kFirstBytes = 1024;
+    const size_t most = layout == Layout::Text32 ? kMostOf32 : SIZE_MAX;
+    if (bytes > most) throw BatchFull{};
     const size_t target =
         std::max({bytes + bytes / 2, static_cast<size_t>(last_used + last_used / 8), kFirstBytes});
     Batch& batch = *domain->batch;
     const size_t before = values.capacity();
     if (batch.bytes + target - before > batch.max_bytes && before > 0) throw BatchFull{};
-    values.reserve(target, static_cast<size_t>(used));
+    values.reserve(std::min(target, most), static_cast<size_t>(used));
     batch.bytes += values.capacity() - before;
 }
 

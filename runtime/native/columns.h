@@ -36,7 +36,6 @@ struct Domain {
 
 // What all columns of one batch share.
 struct Batch {
-    std::shared_ptr<BufferPool> pool;
     size_t bytes = 0;
     size_t max_bytes = SIZE_MAX;
 };
@@ -71,21 +70,24 @@ struct EnumNames {
 
 enum class Layout : uint8_t { Bit, Fixed, Text32, Text64, Struct, List32, List64 };
 
-struct Column {
+struct alignas(64) Column {
+    // What every value touches, in one cache line.
+    Buffer values;     // fixed values, bits, or the bytes of texts
+    Buffer offsets;    // of texts and lists: `next` are written
+    Buffer validity;   // one bit a row, for nullable columns
+    int64_t next = 0;  // of texts and lists: the first row that has nothing yet
+    int64_t used = 0;  // bytes of texts
+
     std::string name;
     std::string format;  // of the Arrow C data interface
     int32_t index = 0;   // among all columns of the program
     Layout layout = Layout::Fixed;
     bool nullable = false;
     bool dictionary = false;  // the values are int32 indexes into names
+    bool always_set = false;  // the numbers of a list: no row is without a value
     int32_t width = 0;        // of a Fixed value, bytes
     Domain* domain = nullptr;
 
-    Buffer values;    // fixed values, bits, or the bytes of texts
-    Buffer offsets;   // of texts and lists: `next` are written
-    Buffer validity;  // one bit a row, for nullable columns
-    int64_t next = 0;
-    int64_t used = 0;       // bytes of texts
     int64_t last_used = 0;  // of the batch before: the size to start with
 
     std::vector<std::unique_ptr<Column>> children;  // of a struct; of a list its one item column
@@ -125,7 +127,8 @@ struct Column {
         return !nullable || ((validity.data()[row >> 3] >> (row & 7)) & 1) != 0;
     }
     void mark(int64_t row) {
-        if (nullable) validity.data()[row >> 3] |= static_cast<uint8_t>(1u << (row & 7));
+        uint8_t* bits = validity.data();
+        if (bits != nullptr) bits[row >> 3] |= static_cast<uint8_t>(1u << (row & 7));
     }
     void unmark(int64_t row) {
         if (nullable) validity.data()[row >> 3] &= static_cast<uint8_t>(~(1u << (row & 7)));
@@ -145,15 +148,33 @@ struct Column {
     void put_enum_index(int64_t row, int32_t number);
     // Starts the text of a row, or starts it anew (last one wins), and makes room for `size` bytes.
     uint8_t* begin_text(int64_t row, size_t size) {
-        if (__builtin_expect(next != row, 0)) seek_text(row);
+        if (next != row) seek_text(row);
         const size_t need = static_cast<size_t>(used) + size;
-        if (__builtin_expect(need > values.capacity() || need > INT32_MAX, 0)) grow_text(need);
+        if (__builtin_expect(need > values.capacity(), 0)) grow_text(need);
         return values.data() + used;
     }
     void end_text(int64_t row, size_t size) {
         used += static_cast<int64_t>(size);
         next = row + 1;
         set_offset(next, used);
+        mark(row);
+    }
+    // The same two for a Text32 column.
+    uint8_t* begin_text32(int64_t row, size_t size) {
+        auto* ends = offsets.as<int32_t>();
+        if (__builtin_expect(next > row, 0)) {
+            seek_text(row);
+        } else {
+            for (; next < row; ++next) ends[next + 1] = static_cast<int32_t>(used);
+        }
+        const size_t need = static_cast<size_t>(used) + size;
+        if (__builtin_expect(need > values.capacity(), 0)) grow_text(need);
+        return values.data() + used;
+    }
+    void end_text32(int64_t row, size_t size) {
+        used += static_cast<int64_t>(size);
+        next = row + 1;
+        offsets.as<int32_t>()[next] = static_cast<int32_t>(used);
         mark(row);
     }
     void put_text(int64_t row, std::string_view text);
@@ -168,7 +189,7 @@ struct Column {
     }
     void open_list(int64_t row) {
         if (__builtin_expect(next != row + 1, 1)) {
-            pad_to(row);
+            if (next != row) pad_to(row);
             set_offset(row, items->rows);
             next = row + 1;
             mark(row);

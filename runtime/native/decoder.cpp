@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <optional>
 
 #include "convert.h"
 #include "json.h"
+#include "packed.h"
 #include "utf8.h"
 #include "wire.h"
 
@@ -18,6 +20,7 @@ constexpr const char* kVarint = "malformed varint";
 constexpr const char* kUtf8 = "invalid UTF-8";
 constexpr const char* kTag = "malformed tag";
 constexpr const char* kDepth = "messages nested deeper than the limit";
+constexpr uint64_t kNanos = 1'000'000'000;
 constexpr const char* kGroup = "end of a group that was not begun";
 
 bool is_scalar(const FieldOp& op) { return op.scalar != Scalar::None; }
@@ -43,8 +46,33 @@ int64_t integer_of(Scalar scalar, uint64_t value) {
     }
 }
 
-bool multiply(int64_t value, int64_t factor, int64_t& result) {
-    return !__builtin_mul_overflow(value, factor, &result);
+std::optional<PackedKind> packed_kind(Op op) {
+    switch (op) {
+        case Op::Varint32:
+        case Op::EnumNumber:
+            return PackedKind::Varint32;
+        case Op::Varint64:
+            return PackedKind::Varint64;
+        case Op::ZigZag32:
+            return PackedKind::ZigZag32;
+        case Op::ZigZag64:
+            return PackedKind::ZigZag64;
+        default:
+            return std::nullopt;
+    }
+}
+
+// The ticks of a time; false where they are more than 64 bits hold.
+bool ticks_of(int64_t seconds, int64_t unit, int64_t rest, int64_t& ticks) {
+    if (__builtin_expect(!__builtin_mul_overflow(seconds, unit, &ticks) &&
+                             !__builtin_add_overflow(ticks, rest, &ticks),
+                         1)) {
+        return true;
+    }
+    // A second may be out of range where a part of it is not.
+    const __int128 exact = __int128{seconds} * unit + rest;
+    ticks = static_cast<int64_t>(exact);
+    return ticks == exact;
 }
 
 }  // namespace
@@ -64,7 +92,8 @@ size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_a
         }
         const int64_t row = rows.rows;
         const uint8_t* end = payload.data + payload.size;
-        limit_ = end;
+        limit_ = payload.limit;
+        safe_ = limit_ - payload.data >= 8 ? limit_ - 8 : nullptr;
         depth_ = limits_.max_depth;
         needs_raw_ = drop_item_ = false;
         reason_ = nullptr;
@@ -102,161 +131,272 @@ size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_a
 
 const uint8_t* Decoder::message(Message& message, int64_t row, const uint8_t* p, const uint8_t* end,
                                 uint32_t group) {
-    FieldOp* guess = message.first;
-    FieldOp* before = nullptr;
-    while (true) {
-        if (p >= end) {
-            if (group != 0) return fail(p, kTruncated);
-            break;
-        }
-        const uint8_t* start = p;
-        uint32_t tag = 0;
-        p = read_tag(p, end, tag);
-        if (p == nullptr) return fail(start, kTag);
-        FieldOp* op = guess;
-        if (__builtin_expect(op == nullptr || op->tag != tag, 0)) {
+    for (FieldOp* field : message.closing) field->seen = false;
+    FieldOp* before = &message.start;
+    FieldOp* op = before->guess;
+    while (p < end) {
+        // Fields mostly come in the order of the last message: compare before looking up. (A tag
+        // that crosses the end leaves nothing to read a value from, and fails there.)
+        if (__builtin_expect(p <= safe_ && (load<uint32_t>(p) & op->tag_mask) == op->tag_bytes,
+                             1)) {
+            p += op->tag_size;
+        } else {
+            const uint8_t* start = p;
+            uint32_t tag = 0;
+            p = read_tag(p, end, tag);
+            if (p == nullptr) return fail(start, kTag);
             const uint32_t number = tag >> 3;
             const auto wire = static_cast<Wire>(tag & 7);
             if (number == 0) return fail(start, "field number 0");
             if (wire == Wire::End) {
                 if (number != group) return fail(start, kGroup);
+                group = 0;
                 break;
             }
-            op = message.find(number);
-            const bool known = op != nullptr && op->wire == wire;
-            if (!known && op != nullptr && op->repeated && is_scalar(*op) && wire == Wire::Length) {
-                if (op->op == Op::Skip) {
-                    p = skip(tag, p, end, depth_);
+            FieldOp* found = message.find(number);
+            if (found == nullptr || found->wire != wire) {
+                if (found != nullptr && found->repeated && is_scalar(*found) &&
+                    wire == Wire::Length && found->op != Op::Skip) {
+                    p = packed(*found, row, p, end);
+                    before->guess = found;
+                    op = found->guess;
                 } else {
-                    p = packed(*op, row, p, end);
+                    needs_raw_ = needs_raw_ || found == nullptr || found->op != Op::Skip;
+                    p = skip(tag, p, end, depth_);
                 }
                 if (p == nullptr) return nullptr;
-                guess = op->guess;
                 continue;
             }
-            if (!known) {
-                p = skip(tag, p, end, depth_);
-                if (p == nullptr) return nullptr;
-                needs_raw_ = true;
-                continue;
-            }
-            if (before != nullptr) before->guess = op;
+            op = found;
+            before->guess = op;
         }
+        int64_t at = row;
+        if (op->extras != 0) {
+            if ((op->extras & FieldOp::kPushes) != 0) at = op->column->push_item(row);
+            if ((op->extras & FieldOp::kEnters) != 0) enter_oneof(*op, row);
+            op->seen = true;
+        }
+        p = step(*op, *op->value, at, p, end);
+        if (__builtin_expect(p == nullptr, 0)) return nullptr;
         before = op;
-        guess = op->guess;
-        if (op->repeated) {
-            if (op->op == Op::Map) {
-                p = map_entry(*op, row, p, end);
-            } else if (op->op == Op::Skip) {
-                p = skip(tag, p, end, depth_);
-            } else {
-                const int64_t item = op->column->push_item(row);
-                p = field(*op, *op->value, item, p, end);
-                if (__builtin_expect(drop_item_, 0)) {
-                    drop_item_ = false;
-                    op->column->truncate_items(item);
-                }
-            }
-        } else {
-            p = field(*op, *op->value, row, p, end);
-        }
-        if (p == nullptr) return nullptr;
+        op = op->guess;
     }
-    for (FieldOp* map : message.maps) {
-        if (map->column != nullptr && map->column->next == row + 1 &&
-            !drop_repeated_keys(*map, row)) {
-            return nullptr;
-        }
+    if (group != 0) return fail(p, kTruncated);
+    for (FieldOp* field : message.closing) {
+        if (!close(*field, row)) return nullptr;
     }
     return p;
 }
 
-// The steps that are a few instructions stand here; the rest have functions of their own.
-const uint8_t* Decoder::field(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
-                              const uint8_t* end) {
+// What the end of its message means for a field.
+bool Decoder::close(FieldOp& op, int64_t row) {
+    static constexpr uint8_t kEmpty = 0;  // a length of zero
+    if (op.op == Op::Map) {
+        const Column& list = *op.column;
+        const bool several = list.next == row + 1 && list.items->rows - list.offset_at(row) > 1;
+        return !several || drop_repeated_keys(op, row);
+    }
+    if (op.op == Op::EnumText) {
+        if (op.value->next <= row) put_enum_text(op, *op.value, row, 0);
+    } else if (!op.seen && op.required) {
+        needs_raw_ = true;  // the column, which is not null, would claim that it was there
+    } else if (!op.seen) {
+        return step(op, *op.value, row, &kEmpty, &kEmpty + 1) != nullptr;
+    }
+    return true;
+}
+
+void Decoder::put_enum_text(const FieldOp& op, Column& column, int64_t row, int32_t number) {
+    const int32_t index = op.names->find(number);
+    column.put_text(
+        row, index < 0 ? std::to_string(number) : op.names->names[static_cast<size_t>(index)]);
+}
+
+const uint8_t* Decoder::step(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                             const uint8_t* end) {
     const uint8_t* start = p;
     uint64_t value = 0;
-    if (op.wire == Wire::Varint) {
-        p = read_varint(p, end, value);
-        if (p == nullptr) return fail(start, kVarint, &op);
-        if (op.closed && op.names->find(static_cast<int32_t>(value)) < 0) {
-            needs_raw_ = true;
-            drop_item_ = op.repeated;
-            return p;
-        }
-    } else if (op.wire == Wire::Fixed64) {
-        if (end - p < 8) return fail(start, kTruncated, &op);
-        value = load<uint64_t>(p);
-        p += 8;
-    } else if (op.wire == Wire::Fixed32) {
-        if (end - p < 4) return fail(start, kTruncated, &op);
-        value = load<uint32_t>(p);
-        p += 4;
-    }
-    if (op.oneof != nullptr) enter_oneof(op, row);
+    size_t size = 0;
     switch (op.op) {
         case Op::Varint32:
-        case Op::Fixed32:
+            p = read_varint(p, end, safe_, value);
+            if (p == nullptr) return fail(start, kVarint, &op);
             column.put<uint32_t>(row, static_cast<uint32_t>(value));
             return p;
         case Op::Varint64:
-        case Op::Fixed64:
+            p = read_varint(p, end, safe_, value);
+            if (p == nullptr) return fail(start, kVarint, &op);
             column.put<uint64_t>(row, value);
             return p;
         case Op::ZigZag32:
+            p = read_varint(p, end, safe_, value);
+            if (p == nullptr) return fail(start, kVarint, &op);
             column.put<int32_t>(row, unzigzag32(static_cast<uint32_t>(value)));
             return p;
         case Op::ZigZag64:
+            p = read_varint(p, end, safe_, value);
+            if (p == nullptr) return fail(start, kVarint, &op);
             column.put<int64_t>(row, unzigzag64(value));
             return p;
         case Op::Bool:
+            p = read_varint(p, end, safe_, value);
+            if (p == nullptr) return fail(start, kVarint, &op);
             column.put_bit(row, value != 0);
             return p;
-        case Op::UnixTime:
-            column.put<int64_t>(row, integer_of(op.scalar, value));
-            if (op.scalar == Scalar::Uint64 || op.scalar == Scalar::Fixed64) {
-                if (value > INT64_MAX) unrepresentable(column, row);
-            }
-            return p;
+        case Op::Fixed32:
+            if (end - p < 4) return fail(start, kTruncated, &op);
+            column.put<uint32_t>(row, load<uint32_t>(p));
+            return p + 4;
+        case Op::Fixed64:
+            if (end - p < 8) return fail(start, kTruncated, &op);
+            column.put<uint64_t>(row, load<uint64_t>(p));
+            return p + 8;
         case Op::EnumNumber:
-            column.put<int32_t>(row, static_cast<int32_t>(value));
-            return p;
         case Op::EnumIndex:
-            column.put_enum_index(row, static_cast<int32_t>(value));
-            return p;
-        case Op::EnumText: {
-            const int32_t index = op.names->find(static_cast<int32_t>(value));
-            column.put_text(row, index < 0 ? std::to_string(static_cast<int32_t>(value))
-                                           : op.names->names[static_cast<size_t>(index)]);
-            return p;
+        case Op::EnumText:
+            return enumeration(op, column, row, p, end);
+        case Op::UnixTime:
+            return unix_time(op, column, row, p, end);
+        case Op::Utf8: {
+            p = read_length(p, end, size);
+            if (p == nullptr) return fail(start, kTruncated, &op);
+            uint8_t* to = column.begin_text32(row, size);
+            const bool ascii = copy_is_ascii(to, p, size, static_cast<size_t>(limit_ - p));
+            if (__builtin_expect(!ascii, 0) && !is_utf8(p, size)) return fail(p, kUtf8, &op);
+            column.end_text32(row, size);
+            return p + size;
         }
-        case Op::Utf8:
+        case Op::Bytes: {
+            p = read_length(p, end, size);
+            if (p == nullptr) return fail(start, kTruncated, &op);
+            copy(column.begin_text32(row, size), p, size, static_cast<size_t>(limit_ - p));
+            column.end_text32(row, size);
+            return p + size;
+        }
+        case Op::LargeUtf8:
+        case Op::LargeBytes:
         case Op::LossyUtf8:
-        case Op::Bytes:
         case Op::FixedBytes:
         case Op::Decimal:
         case Op::Hex:
         case Op::Base64:
         case Op::Base32:
             return text(op, column, row, p, end);
-        case Op::Skip:
-            return op.wire == Wire::Length || op.wire == Wire::Start ? skip(op.tag, p, end, depth_)
-                                                                     : p;
         case Op::Message:
+            if (depth_ <= 0) return fail(start, kDepth, &op);
+            p = read_length(p, end, size);
+            if (p == nullptr) return fail(start, kTruncated, &op);
+            column.mark(row);
+            --depth_;
+            p = message(*op.message, row, p, p + size, 0);
+            ++depth_;
+            return p;
+        case Op::Map:
+            return map_entry(op, row, p, end);
         case Op::Group:
         case Op::Flatten:
         case Op::Wrapper:
-        case Op::Map:
             return sub_message(op, column, row, p, end);
         case Op::Timestamp:
+            if (const uint8_t* next = timestamp(op, column, row, p, end); next != nullptr)
+                return next;
+            return well_known(op, column, row, p, end);
         case Op::Duration:
         case Op::Date:
         case Op::TimeOfDay:
         case Op::Json:
         case Op::Serialized:
             return well_known(op, column, row, p, end);
+        case Op::Skip:
+            return skip(op.tag, p, end, depth_);
+    }
+    __builtin_unreachable();
+}
+
+const uint8_t* Decoder::enumeration(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                                    const uint8_t* end) {
+    const uint8_t* start = p;
+    uint64_t value = 0;
+    p = read_varint(p, end, safe_, value);
+    if (p == nullptr) return fail(start, kVarint, &op);
+    const auto number = static_cast<int32_t>(value);
+    if (op.closed) {
+        // A number that a closed enum does not know is an unknown field.
+        if (op.names->find(number) < 0) {
+            needs_raw_ = true;
+            if ((op.extras & FieldOp::kPushes) != 0) {
+                op.column->truncate_items(row);
+            } else {
+                drop_item_ = true;
+            }
+            return p;
+        }
+        if (op.oneof != nullptr) enter_oneof(op, row);
+    }
+    if (op.op == Op::EnumIndex) {
+        column.put_enum_index(row, number);
+    } else if (op.op == Op::EnumNumber) {
+        column.put<int32_t>(row, number);
+    } else {
+        put_enum_text(op, column, row, number);
     }
     return p;
+}
+
+const uint8_t* Decoder::unix_time(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                                  const uint8_t* end) {
+    const uint8_t* start = p;
+    uint64_t value = 0;
+    if (op.wire == Wire::Varint) {
+        p = read_varint(p, end, safe_, value);
+        if (p == nullptr) return fail(start, kVarint, &op);
+    } else {
+        const int width = fixed_width(op.wire);
+        if (end - p < width) return fail(start, kTruncated, &op);
+        value = width == 4 ? load<uint32_t>(p) : load<uint64_t>(p);
+        p += width;
+    }
+    const bool is_unsigned = op.scalar == Scalar::Uint64 || op.scalar == Scalar::Fixed64;
+    if (is_unsigned && value > INT64_MAX) {
+        unrepresentable(column, row);
+    } else {
+        column.put<int64_t>(row, integer_of(op.scalar, value));
+    }
+    return p;
+}
+
+// The common form of a timestamp: seconds, then perhaps nanos, once. Null for every other form.
+const uint8_t* Decoder::timestamp(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                                  const uint8_t* end) {
+    if (end - p < 1 || *p > end - p - 1 || *p >= 0x80 || column.merge_row == row || depth_ <= 0) {
+        return nullptr;
+    }
+    const uint8_t* body = p + 1;
+    const uint8_t* stop = body + *p;
+    uint64_t seconds = 0;
+    uint64_t nanos = 0;
+    const uint8_t* at = body;
+    if (at < stop && *at == 0x08) {
+        at = read_varint(at + 1, stop, safe_, seconds);
+        if (at == nullptr) return nullptr;
+    }
+    if (at < stop && *at == 0x10) {
+        at = read_varint(at + 1, stop, safe_, nanos);
+        if (at == nullptr) return nullptr;
+    }
+    const auto whole = static_cast<int64_t>(seconds);
+    const auto tick = static_cast<uint64_t>(op.tick);
+    int64_t ticks = 0;
+    if (at != stop || nanos >= kNanos ||
+        !ticks_of(whole, op.unit, static_cast<int64_t>(nanos / tick), ticks)) {
+        return nullptr;
+    }
+    if (nanos % tick != 0) needs_raw_ = true;
+    column.put<int64_t>(row, ticks);
+    column.merge_row = row;
+    column.merge_data = body;
+    column.merge_size = static_cast<size_t>(stop - body);
+    return stop;
 }
 
 const uint8_t* Decoder::text(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
@@ -268,28 +408,26 @@ const uint8_t* Decoder::text(FieldOp& op, Column& column, int64_t row, const uin
     const uint8_t* next = p + size;
     const bool fixed = column.layout == Layout::Fixed;
     switch (op.op) {
-        case Op::Utf8:
+        case Op::LargeUtf8:
         case Op::LossyUtf8: {
             uint8_t* to = column.begin_text(row, size);
             const bool ascii = copy_is_ascii(to, p, size, static_cast<size_t>(limit_ - p));
             if (__builtin_expect(!ascii, 0) && !is_utf8(p, size)) {
-                if (op.op == Op::Utf8) return fail(p, kUtf8, &op);
+                if (op.op == Op::LargeUtf8) return fail(p, kUtf8, &op);
                 unrepresentable(column, row);
                 return next;
             }
             column.end_text(row, size);
             return next;
         }
-        case Op::Bytes: {
-            uint8_t* to = column.begin_text(row, size);
-            if (size != 0) std::memcpy(to, p, size);
+        case Op::LargeBytes:
+            copy(column.begin_text(row, size), p, size, static_cast<size_t>(limit_ - p));
             column.end_text(row, size);
             return next;
-        }
         default:
             break;
     }
-    if (op.op != Op::FixedBytes && !is_utf8(p, size)) return fail(p, kUtf8, &op);
+    if (op.utf8 && !is_utf8(p, size)) return fail(p, kUtf8, &op);
     if (fixed && size == 0 && op.implicit) {
         column.reset_row(row);  // absent, for a field without presence
         return next;
@@ -364,7 +502,9 @@ const uint8_t* Decoder::sub_message(FieldOp& op, Column& column, int64_t row, co
                 inner->column->open_list(row);
             } else if (!inner->column->is_valid(row)) {
                 Column& value = *inner->column;
-                if (value.layout == Layout::Text32 || value.layout == Layout::Text64) {
+                if (inner->op == Op::EnumText) {
+                    put_enum_text(*inner, value, row, 0);
+                } else if (value.layout == Layout::Text32 || value.layout == Layout::Text64) {
                     value.put_text(row, {});
                 }
                 value.mark(row);
@@ -390,11 +530,9 @@ const uint8_t* Decoder::map_entry(FieldOp& op, int64_t row, const uint8_t* p, co
     p = read_length(p, end, size);
     if (p == nullptr) return fail(start, kTruncated, &op);
     if (depth_ <= 0) return fail(start, kDepth, &op);
-    if (op.column->next != row + 1) op.entries.clear();
+    op.column->open_list(row);
+    if (op.column->items->rows == op.column->offset_at(row)) op.entries.clear();
     const int64_t item = op.column->push_item(row);
-    FieldOp& value = *op.message->fields[1];
-    // An entry without a value has the default one.
-    if (value.op == Op::Message) value.column->mark(item);
     --depth_;
     const uint8_t* next = message(*op.message, item, p, p + size, 0);
     ++depth_;
@@ -453,11 +591,9 @@ bool Decoder::drop_repeated_keys(FieldOp& op, int64_t row) {
     }
     op.column->truncate_items(begin);
     op.entries = kept;
-    FieldOp& value = *op.message->fields[1];
     --depth_;
     for (const auto& [data, size] : kept) {
         const int64_t item = op.column->push_item(row);
-        if (value.op == Op::Message) value.column->mark(item);
         if (message(*op.message, item, data, data + size, 0) == nullptr) return false;
     }
     ++depth_;
@@ -476,60 +612,33 @@ const uint8_t* Decoder::packed(FieldOp& op, int64_t row, const uint8_t* p, const
     Domain& items = *list.items;
     const int width = fixed_width(op.wire);
     if (width != 0 && size % static_cast<size_t>(width) != 0) return fail(start, kTruncated, &op);
-    // Each item takes at least one byte: room for all of them at once.
-    const int64_t most =
-        static_cast<int64_t>(width == 0 ? size : size / static_cast<size_t>(width));
-    if (items.rows + most > items.capacity) items.grow(items.rows + most);
+    // A varint has at least one byte. They are counted only where there may be no room for so many.
+    auto most = static_cast<int64_t>(width == 0 ? size : size / static_cast<size_t>(width));
+    if (items.rows + most > items.capacity) {
+        if (width == 0) most = static_cast<int64_t>(count_varints(p, size));
+        if (items.rows + most > items.capacity) items.grow(items.rows + most);
+    }
     if (!value.nullable && !op.closed) {
-        int64_t at = items.rows;
-        const auto each = [&](auto put) {
-            uint64_t number = 0;
-            while (p < stop) {
-                const uint8_t* from = p;
-                p = read_varint(p, stop, number);
-                if (p == nullptr) return fail(from, kVarint, &op);
-                put(at++, number);
-            }
-            items.rows = at;
-            return p;
-        };
-        switch (op.op) {
-            case Op::Fixed32:
-            case Op::Fixed64:
-                if (size != 0) {
-                    std::memcpy(value.values.data() + at * width, p, size);
-                }
-                items.rows += most;
-                return stop;
-            case Op::Varint32:
-            case Op::EnumNumber:
-                return each([to = value.values.as<uint32_t>()](int64_t i, uint64_t number) {
-                    to[i] = static_cast<uint32_t>(number);
-                });
-            case Op::Varint64:
-                return each([to = value.values.as<uint64_t>()](int64_t i, uint64_t number) {
-                    to[i] = number;
-                });
-            case Op::ZigZag32:
-                return each([to = value.values.as<int32_t>()](int64_t i, uint64_t number) {
-                    to[i] = unzigzag32(static_cast<uint32_t>(number));
-                });
-            case Op::ZigZag64:
-                return each([to = value.values.as<int64_t>()](int64_t i, uint64_t number) {
-                    to[i] = unzigzag64(number);
-                });
-            default:
-                break;
+        if (op.op == Op::Fixed32 || op.op == Op::Fixed64) {
+            if (size != 0) std::memcpy(value.values.data() + items.rows * width, p, size);
+            items.rows += most;
+            return stop;
+        }
+        const std::optional<PackedKind> kind = packed_kind(op.op);
+        if (kind) {
+            const bool narrow = *kind == PackedKind::Varint32 || *kind == PackedKind::ZigZag32;
+            uint8_t* to = value.values.data() + items.rows * (narrow ? 4 : 8);
+            const uint8_t* bad = p;
+            const int64_t count = read_packed(*kind, p, stop, limit_, to, bad);
+            if (count < 0) return fail(bad, kVarint, &op);
+            items.rows += count;
+            return stop;
         }
     }
     while (p < stop) {
         const int64_t item = list.push_item(row);
-        p = field(op, value, item, p, stop);
+        p = step(op, value, item, p, stop);
         if (p == nullptr) return nullptr;
-        if (drop_item_) {
-            drop_item_ = false;
-            list.truncate_items(item);
-        }
     }
     return p;
 }
@@ -604,34 +713,38 @@ const uint8_t* Decoder::well_known(FieldOp& op, Column& column, int64_t row, con
     }
     const uint8_t* stop = p + size;
     std::array<int64_t, 4> parts{};
+    const auto integers = [&](size_t count) {
+        if (small_integers(p, stop, std::span(parts).first(count))) return true;
+        at_ = start;  // merged bytes lie nowhere in the payload
+        return false;
+    };
     bool good = true;
     switch (op.op) {
         case Op::Timestamp:
         case Op::Duration: {
-            if (!small_integers(p, stop, std::span(parts).first(2))) return nullptr;
+            if (!integers(2)) return nullptr;
             const auto [seconds, nanos] = std::pair(parts[0], parts[1]);
-            constexpr int64_t kNanos = 1'000'000'000;
-            const int64_t tick = kNanos / op.unit;
-            const int64_t low = op.op == Op::Timestamp ? 0 : (seconds > 0 ? 0 : 1 - kNanos);
-            const int64_t high = op.op == Op::Duration && seconds < 0 ? 0 : kNanos - 1;
+            constexpr auto kMost = static_cast<int64_t>(kNanos) - 1;
+            const int64_t tick = op.tick;
+            const int64_t low = op.op == Op::Timestamp || seconds > 0 ? 0 : -kMost;
+            const int64_t high = op.op == Op::Duration && seconds < 0 ? 0 : kMost;
             int64_t ticks = 0;
-            good = nanos >= low && nanos <= high && multiply(seconds, op.unit, ticks) &&
-                   !__builtin_add_overflow(ticks, nanos / tick, &ticks);
+            good = nanos >= low && nanos <= high && ticks_of(seconds, op.unit, nanos / tick, ticks);
             if (good && nanos % tick != 0) needs_raw_ = true;
             if (good) column.put<int64_t>(row, ticks);
             break;
         }
         case Op::Date: {
             int32_t days = 0;
-            if (!small_integers(p, stop, std::span(parts).first(3))) return nullptr;
+            if (!integers(3)) return nullptr;
             good = days_of_date(parts[0], parts[1], parts[2], days);
             if (good) column.put<int32_t>(row, days);
             break;
         }
         case Op::TimeOfDay: {
-            if (!small_integers(p, stop, std::span(parts).first(4))) return nullptr;
+            if (!integers(4)) return nullptr;
             const auto& [hours, minutes, seconds, nanos] = parts;
-            const int64_t tick = 1'000'000'000 / op.unit;
+            const int64_t tick = op.tick;
             good = hours >= 0 && hours < 24 && minutes >= 0 && minutes < 60 && seconds >= 0 &&
                    seconds < 60 && nanos >= 0 && nanos < 1'000'000'000;
             if (good && nanos % tick != 0) needs_raw_ = true;
@@ -645,13 +758,15 @@ const uint8_t* Decoder::well_known(FieldOp& op, Column& column, int64_t row, con
             scratch_.clear();
             const JsonResult result = json_of_message(op.json, p, size, depth_ - 1, scratch_);
             if (result == JsonResult::Malformed) return fail(start, "malformed JSON value", &op);
-            good = result == JsonResult::Exact;
+            good = result != JsonResult::NoJson;
             if (good) column.put_text(row, scratch_);
+            if (result == JsonResult::Inexact) needs_raw_ = true;
             break;
         }
         default: {
             if (op.wire == Wire::Length && check(op.message, p, stop, 0, depth_ - 1) == nullptr) {
-                return fail(start, kTruncated, &op);
+                at_ = start;
+                return nullptr;
             }
             column.put_text(row, {reinterpret_cast<const char*>(p), size});
             break;
@@ -707,14 +822,17 @@ const uint8_t* Decoder::check(const Message* message, const uint8_t* p, const ui
             size_t size = 0;
             p = read_length(p, end, size);
             if (p == nullptr) return fail(start, kTruncated);
-            const bool utf8 = op->op == Op::Utf8 || op->op == Op::Decimal || op->op == Op::Hex ||
-                              op->op == Op::Base64 || op->op == Op::Base32;
-            if (utf8 && !is_utf8(p, size)) return fail(p, kUtf8, op);
-            if (op->message != nullptr) {
-                if (depth <= 0) return fail(start, kDepth, op);
-                if (check(op->message, p, p + size, 0, depth - 1) == nullptr) return nullptr;
-            }
+            if (!check_content(*op, p, p + size, depth)) return nullptr;
             p += size;
+        } else if (op != nullptr && wire == Wire::Length && op->repeated && is_scalar(*op)) {
+            size_t size = 0;
+            p = read_length(p, end, size);
+            if (p == nullptr) return fail(start, kTruncated);
+            const uint8_t* stop = p + size;
+            while (p != stop) {
+                p = skip(op->tag, p, stop, depth);
+                if (p == nullptr) return nullptr;
+            }
         } else if (op != nullptr && wire == Wire::Start && op->wire == Wire::Start) {
             if (depth <= 0) return fail(start, kDepth, op);
             p = check(op->message, p, end, number, depth - 1);
@@ -723,6 +841,26 @@ const uint8_t* Decoder::check(const Message* message, const uint8_t* p, const ui
         }
         if (p == nullptr) return nullptr;
     }
+}
+
+bool Decoder::check_content(const FieldOp& op, const uint8_t* p, const uint8_t* end, int depth) {
+    if (op.utf8 && !is_utf8(p, static_cast<size_t>(end - p))) {
+        return fail(p, kUtf8, &op) != nullptr;
+    }
+    const bool is_message = op.message != nullptr || op.op == Op::Timestamp ||
+                            op.op == Op::Duration || op.op == Op::Date || op.op == Op::TimeOfDay ||
+                            op.op == Op::Json;
+    if (!is_message) return true;
+    if (depth <= 0) return fail(p, kDepth, &op) != nullptr;
+    if (op.op == Op::Json) {
+        scratch_.clear();
+        const auto size = static_cast<size_t>(end - p);
+        const bool good =
+            json_of_message(op.json, p, size, depth - 1, scratch_) != JsonResult::Malformed;
+        return good || fail(p, "malformed JSON value", &op) != nullptr;
+    }
+    // The other well-known messages have numbers only: nothing but their fields can be malformed.
+    return check(op.message, p, end, 0, depth - 1) != nullptr;
 }
 
 }  // namespace cdp

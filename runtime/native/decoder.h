@@ -20,6 +20,7 @@ struct Limits {
 struct Payload {
     const uint8_t* data = nullptr;
     size_t size = 0;
+    const uint8_t* limit = nullptr;  // up to where memory may be read: at least its own end
 };
 
 // A payload that is no valid message.
@@ -43,8 +44,14 @@ class Decoder {
     // Each step returns where the next field starts, or null after `fail`.
     const uint8_t* message(Message& message, int64_t row, const uint8_t* p, const uint8_t* end,
                            uint32_t group);
-    const uint8_t* field(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
-                         const uint8_t* end);
+    [[gnu::always_inline]] inline const uint8_t* step(FieldOp& op, Column& column, int64_t row,
+                                                      const uint8_t* p, const uint8_t* end);
+    const uint8_t* enumeration(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                               const uint8_t* end);
+    const uint8_t* unix_time(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                             const uint8_t* end);
+    const uint8_t* timestamp(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                             const uint8_t* end);
     const uint8_t* packed(FieldOp& op, int64_t row, const uint8_t* p, const uint8_t* end);
     const uint8_t* text(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
                         const uint8_t* end);
@@ -56,8 +63,11 @@ class Decoder {
     const uint8_t* skip(uint32_t tag, const uint8_t* p, const uint8_t* end, int depth);
     const uint8_t* check(const Message* message, const uint8_t* p, const uint8_t* end,
                          uint32_t group, int depth);
+    bool check_content(const FieldOp& op, const uint8_t* p, const uint8_t* end, int depth);
     bool small_integers(const uint8_t* p, const uint8_t* end, std::span<int64_t> values);
 
+    bool close(FieldOp& op, int64_t row);
+    static void put_enum_text(const FieldOp& op, Column& column, int64_t row, int32_t number);
     bool drop_repeated_keys(FieldOp& op, int64_t row);
     void enter_oneof(FieldOp& op, int64_t row);
     void unrepresentable(Column& column, int64_t row) {
@@ -78,6 +88,7 @@ class Decoder {
 
     // Of the message being decoded.
     const uint8_t* limit_ = nullptr;  // the end of what may be read
+    const uint8_t* safe_ = nullptr;   // up to where eight bytes may be read
     int depth_ = 0;                   // levels still allowed
     bool needs_raw_ = false;
     bool drop_item_ = false;  // the map entry holds an unknown value of a closed enum

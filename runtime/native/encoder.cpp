@@ -1,7 +1,6 @@
 #include "encoder.h"
 
-#include <array>
-#include <bit>
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <memory>
@@ -29,33 +28,93 @@ int64_t number_of_name(const EnumNames& names, std::string_view text) {
     return error == std::errc{} && rest == end ? number : kNoNumber;
 }
 
+uint64_t bit_at(const uint8_t* bits, int64_t at) { return (bits[at >> 3] >> (at & 7)) & 1u; }
+
+// Division by each of the four units, which the compiler knows how to do without dividing.
+void split_seconds(int64_t ticks, int64_t unit, int64_t& seconds, int64_t& rest) {
+    switch (unit) {
+        case 1:
+            seconds = ticks;
+            break;
+        case 1'000:
+            seconds = ticks / 1'000;
+            break;
+        case 1'000'000:
+            seconds = ticks / 1'000'000;
+            break;
+        default:
+            seconds = ticks / kNanos;
+            break;
+    }
+    rest = ticks - seconds * unit;
+}
+
+// The varint of a tag, in a word; returns how many bytes it has.
+uint32_t encode_varint(uint32_t value, uint64_t& bytes) {
+    uint32_t size = 0;
+    for (bytes = 0; value >= 0x80; value >>= 7)
+        bytes |= uint64_t{(value & 0x7F) | 0x80} << 8 * size++;
+    bytes |= uint64_t{value} << 8 * size++;
+    return size;
+}
+
 }  // namespace
 
-void BackwardWriter::grow(size_t bytes) {
+void BackwardWriter::grow(size_t count) {
     constexpr size_t kFirstBytes = 4096;
-    Buffer larger(buffer_.pool());
-    larger.reserve(std::max(bytes * 2, kFirstBytes), 0);
-    if (size_ != 0) std::memcpy(larger.data() + (larger.capacity() - size_), data(), size_);
+    const size_t held = size();
+    Buffer larger;
+    larger.reserve(std::max((held + count) * 2, kFirstBytes), 0);
+    uint8_t* end = larger.data() + larger.capacity();
+    if (held != 0) std::memcpy(end - held, front_, held);
     buffer_ = std::move(larger);
+    end_ = end;
+    front_ = end - held;
 }
 
 Encoder::Encoder(const Program& program, const ArrowArray& batch)
-    : program_(program),
-      batch_(batch),
-      views_(static_cast<size_t>(program.column_count)),
-      out_(program.batch.pool) {
-    bind(program.root, batch);
+    : program_(program), batch_(batch), views_(static_cast<size_t>(program.column_count)) {
+    view_columns(program.root, batch);
+    steps_ = bind(*program.message, false);
 }
 
-void Encoder::bind(const Column& column, const ArrowArray& array) {
+void Encoder::view_columns(const Column& column, const ArrowArray& array) {
     View& of = views_[static_cast<size_t>(column.index)];
     of.offset = array.offset;
+    of.wide = column.wide();
     if (array.null_count != 0) of.validity = static_cast<const uint8_t*>(array.buffers[0]);
-    if (column.layout != Layout::Struct && array.n_buffers > 1) {
-        const bool list = column.items != nullptr;
-        const bool text = column.layout == Layout::Text32 || column.layout == Layout::Text64;
-        if (list || text) of.offsets = array.buffers[1];
-        if (!list) of.values = static_cast<const uint8_t*>(array.buffers[text ? 2 : 1]);
+    const int64_t end = array.offset + array.length;
+    if (column.layout != Layout::Struct && array.n_buffers > 1 && array.buffers[1] != nullptr) {
+        const auto* first = static_cast<const uint8_t*>(array.buffers[1]);
+        switch (column.layout) {
+            case Layout::Bit:
+                of.values = first;
+                expected_bytes_ += static_cast<size_t>(array.length) * 2;
+                break;
+            case Layout::Fixed:
+                of.values = first + array.offset * column.width;
+                expected_bytes_ += static_cast<size_t>(array.length) * 4;
+                break;
+            case Layout::Text32:
+            case Layout::List32: {
+                const auto* offsets = reinterpret_cast<const int32_t*>(first);
+                of.offsets = offsets + array.offset;
+                if (column.layout == Layout::Text32)
+                    expected_bytes_ += static_cast<size_t>(offsets[end] - offsets[array.offset]);
+                break;
+            }
+            default: {
+                const auto* offsets = reinterpret_cast<const int64_t*>(first);
+                of.offsets = offsets + array.offset;
+                if (column.layout == Layout::Text64)
+                    expected_bytes_ += static_cast<size_t>(offsets[end] - offsets[array.offset]);
+                break;
+            }
+        }
+        if (column.layout == Layout::Text32 || column.layout == Layout::Text64) {
+            of.values = static_cast<const uint8_t*>(array.buffers[2]);
+            expected_bytes_ += static_cast<size_t>(array.length) * 2;
+        }
     }
     if (column.dictionary && column.names) {
         const ArrowArray& names = *array.dictionary;
@@ -68,270 +127,321 @@ void Encoder::bind(const Column& column, const ArrowArray& array) {
         }
     }
     for (size_t i = 0; i < column.children.size(); ++i)
-        bind(*column.children[i], *array.children[i]);
+        view_columns(*column.children[i], *array.children[i]);
+}
+
+std::vector<Encoder::Step> Encoder::bind(const Message& message, bool always) const {
+    std::vector<Step> steps;
+    for (size_t i = message.fields.size(); i-- > 0;) {
+        const FieldOp& field = *message.fields[i];
+        if (field.op == Op::Skip) continue;
+        Step step;
+        step.op = field.op;
+        step.field = &field;
+        step.tag_size = encode_varint(field.tag, step.tag_bytes);
+        step.repeated = field.repeated;
+        step.skip_zero = field.implicit && !field.repeated && !always;
+        if (field.value != nullptr) step.view = view(*field.value);
+        if (field.repeated) step.list = &view(*field.column);
+        // A message kept as its bytes has a program that only checks it, perhaps one around it.
+        if (field.message != nullptr && field.op != Op::Serialized) {
+            step.parts = bind(*field.message, field.op == Op::Map);
+            const bool is_struct =
+                field.op == Op::Message || field.op == Op::Group || field.op == Op::Map;
+            if (is_struct && field.value != nullptr && field.value->layout == Layout::Struct)
+                step.child_offset = step.view.offset;
+        }
+        if (field.op == Op::Flatten) {
+            for (const Column* column : field.message->columns)
+                step.presence.push_back(&view(*column));
+        }
+        steps.push_back(std::move(step));
+    }
+    return steps;
 }
 
 void Encoder::run(ArrowArray& out) {
     const int64_t rows = batch_.length;
-    std::vector<size_t> from_end(static_cast<size_t>(rows));
+    Buffer offsets;
+    offsets.reserve(static_cast<size_t>(rows + 1) * 4, 0);
+    auto* offset = offsets.as<int32_t>();
+    // The values' own bytes, and of tags and lengths a guess; it grows where that is too little.
+    out_.reserve(std::min(expected_bytes_, static_cast<size_t>(INT32_MAX)));
     for (row_ = rows; row_-- > 0;) {
         // A struct's own offset counts for its children too.
         const int64_t row = row_ + batch_.offset;
-        if (program_.raw != nullptr && is_valid(*program_.raw, row)) {
-            const std::string_view raw = text_at(*program_.raw, row);
-            out_.bytes(raw.data(), raw.size());
+        if (program_.raw != nullptr && view(*program_.raw).is_valid(row)) {
+            const View& raw = view(*program_.raw);
+            const int64_t begin = raw.offset_at(row);
+            out_.bytes(raw.values + begin, static_cast<size_t>(raw.offset_at(row + 1) - begin));
         } else {
-            message(*program_.message, row);
+            message(steps_, row);
         }
-        from_end[static_cast<size_t>(row_)] = out_.size();
         if (out_.size() > INT32_MAX) {
             throw EncodeError(row_,
                               "the messages are over 2 GiB together; give fewer rows at a time");
         }
+        offset[row_] = static_cast<int32_t>(out_.size());
     }
-    Buffer offsets(program_.batch.pool);
-    offsets.reserve(static_cast<size_t>(rows + 1) * 4, 0);
-    auto* offset = offsets.as<int32_t>();
     const size_t total = out_.size();
-    for (int64_t i = 0; i < rows; ++i) {
-        offset[i] = static_cast<int32_t>(total - from_end[static_cast<size_t>(i)]);
-    }
+    for (int64_t i = 0; i < rows; ++i) offset[i] = static_cast<int32_t>(total) - offset[i];
     offset[rows] = static_cast<int32_t>(total);
     const uint8_t* data = total == 0 ? nullptr : out_.data();
     export_binary(rows, std::move(offsets), data, out_.take(), out);
 }
 
-std::string_view Encoder::text_at(const Column& column, int64_t row) const {
-    const View& of = view(column);
+std::string_view Encoder::text_at(const Step& step, int64_t row) const {
+    const View& of = step.view;
+    const Column& column = *step.field->value;
+    const auto* bytes = reinterpret_cast<const char*>(of.values);
     if (column.layout == Layout::Fixed) {
         const auto width = static_cast<size_t>(column.width);
-        return {
-            reinterpret_cast<const char*>(of.values) + static_cast<size_t>(row + of.offset) * width,
-            width};
+        return {bytes + static_cast<size_t>(row) * width, width};
     }
-    const int64_t begin = offset_at(column, row);
-    return {reinterpret_cast<const char*>(of.values) + begin,
-            static_cast<size_t>(offset_at(column, row + 1) - begin)};
+    const int64_t begin = of.offset_at(row);
+    return {bytes + begin, static_cast<size_t>(of.offset_at(row + 1) - begin)};
 }
 
-void Encoder::message(const Message& message, int64_t row) {
-    for (size_t i = message.fields.size(); i-- > 0;) field(*message.fields[i], row);
-}
-
-void Encoder::field(const FieldOp& op, int64_t row) {
-    if (op.op == Op::Skip) return;
-    if (op.op == Op::Flatten) {
-        bool present = false;
-        for (const Column* column : op.message->columns)
-            present = present || is_valid(*column, row);
-        if (present) value(op, row, true);
-        return;
-    }
-    if (!is_valid(*op.column, row)) return;
-    if (!op.repeated) {
-        value(op, row, false);
-        return;
-    }
-    const int64_t begin = offset_at(*op.column, row);
-    const int64_t end = offset_at(*op.column, row + 1);
-    if (op.packed) {
-        if (begin != end) packed(op, begin, end);
-        return;
-    }
-    for (int64_t item = end; item-- > begin;) {
-        if (!is_valid(*op.value, item)) fail(op, "an item is null");
-        value(op, item, true);
-    }
-}
-
-void Encoder::packed(const FieldOp& op, int64_t begin, int64_t end) {
-    const size_t before = out_.size();
-    if (op.op == Op::Fixed32 || op.op == Op::Fixed64) {
-        const auto width = static_cast<size_t>(op.value->width);
-        const View& of = view(*op.value);
-        out_.bytes(of.values + static_cast<size_t>(begin + of.offset) * width,
-                   static_cast<size_t>(end - begin) * width);
-    } else {
-        for (int64_t item = end; item-- > begin;) {
-            if (!is_valid(*op.value, item)) fail(op, "an item is null");
-            number(op, item, true);
+void Encoder::message(const std::vector<Step>& steps, int64_t row) {
+    for (const Step& step : steps) {
+        if (step.repeated) {
+            items(step, row);
+        } else if (step.op == Op::Flatten) {
+            const bool present = std::ranges::any_of(
+                step.presence, [row](const View* column) { return column->is_valid(row); });
+            if (present) sub_message(step, row);
+        } else if (step.view.is_valid(row)) {
+            value(step, row);
         }
+    }
+}
+
+void Encoder::items(const Step& step, int64_t row) {
+    if (!step.list->is_valid(row)) return;
+    const int64_t begin = step.list->offset_at(row);
+    const int64_t end = step.list->offset_at(row + 1);
+    if (begin == end) return;
+    if (step.view.validity != nullptr) {
+        for (int64_t item = begin; item < end; ++item) {
+            if (!step.view.is_valid(item)) fail(step, "an item is null");
+        }
+    }
+    if (step.field->packed) {
+        packed(step, begin, end);
+    } else {
+        for (int64_t item = end; item-- > begin;) value(step, item);
+    }
+}
+
+void Encoder::packed(const Step& step, int64_t begin, int64_t end) {
+    const size_t before = out_.size();
+    const auto count = static_cast<size_t>(end - begin);
+    const auto each = [this, begin, end](auto&& number) {
+        for (int64_t item = end; item-- > begin;) out_.varint(number(item));
+    };
+    const uint8_t* values = step.view.values;
+    const auto* narrow = reinterpret_cast<const int32_t*>(values);
+    const auto* wide = reinterpret_cast<const int64_t*>(values);
+    switch (step.op) {
+        case Op::Fixed32:
+            out_.bytes(narrow + begin, count * 4);
+            break;
+        case Op::Fixed64:
+            out_.bytes(wide + begin, count * 8);
+            break;
+        case Op::Varint32:
+            if (step.field->scalar == Scalar::Int32) {
+                each([narrow](int64_t item) {
+                    return static_cast<uint64_t>(int64_t{narrow[item]});
+                });
+            } else {
+                each([narrow](int64_t item) { return static_cast<uint32_t>(narrow[item]); });
+            }
+            break;
+        case Op::Varint64:
+            each([wide](int64_t item) { return static_cast<uint64_t>(wide[item]); });
+            break;
+        case Op::ZigZag32:
+            each([narrow](int64_t item) { return zigzag32(narrow[item]); });
+            break;
+        case Op::ZigZag64:
+            each([wide](int64_t item) { return zigzag64(wide[item]); });
+            break;
+        case Op::Bool:
+            each([&step](int64_t item) {
+                return bit_at(step.view.values, item + step.view.offset);
+            });
+            break;
+        case Op::UnixTime:
+            for (int64_t item = end; item-- > begin;) unix_time(step, item);
+            break;
+        default:
+            each([this, &step](int64_t item) { return enum_number(step, item); });
+            break;
     }
     out_.varint(out_.size() - before);
-    out_.varint(op.number << 3 | static_cast<uint32_t>(Wire::Length));
+    out_.varint(step.field->number << 3 | static_cast<uint32_t>(Wire::Length));
 }
 
-void Encoder::value(const FieldOp& op, int64_t row, bool always) {
-    switch (op.op) {
-        case Op::Message:
-        case Op::Map:
-        case Op::Flatten:
-        case Op::Wrapper:
-        case Op::Group: {
-            if (op.wire == Wire::Start) {
-                out_.varint(op.number << 3 | static_cast<uint32_t>(Wire::End));
-            }
-            const size_t before = out_.size();
-            if (op.op == Op::Map) {
-                for (size_t i = op.message->fields.size(); i-- > 0;) {
-                    const FieldOp& part = *op.message->fields[i];
-                    // Keys and values are written even where they are zero, as protobuf does.
-                    if (is_valid(*part.column, row + view(*op.value).offset)) {
-                        value(part, row + view(*op.value).offset, true);
-                    }
-                }
-            } else if (op.op == Op::Flatten) {
-                message(*op.message, row);
-            } else if (op.op == Op::Wrapper) {
-                value(*op.message->fields.front(), row, false);
-            } else {
-                message(*op.message, row + view(*op.value).offset);
-            }
-            if (op.wire == Wire::Length) out_.varint(out_.size() - before);
+void Encoder::value(const Step& step, int64_t row) {
+    const uint8_t* values = step.view.values;
+    uint64_t bits = 0;
+    switch (step.op) {
+        case Op::Fixed32: {
+            const uint32_t fixed = reinterpret_cast<const uint32_t*>(values)[row];
+            if (step.skip_zero && fixed == 0) return;
+            out_.fixed(fixed);
+            return tag(step);
+        }
+        case Op::Fixed64: {
+            const uint64_t fixed = reinterpret_cast<const uint64_t*>(values)[row];
+            if (step.skip_zero && fixed == 0) return;
+            out_.fixed(fixed);
+            return tag(step);
+        }
+        case Op::Varint32: {
+            const int32_t number = reinterpret_cast<const int32_t*>(values)[row];
+            bits = step.field->scalar == Scalar::Int32 ? static_cast<uint64_t>(int64_t{number})
+                                                       : static_cast<uint32_t>(number);
             break;
         }
+        case Op::Varint64:
+            bits = reinterpret_cast<const uint64_t*>(values)[row];
+            break;
+        case Op::ZigZag32:
+            bits = zigzag32(reinterpret_cast<const int32_t*>(values)[row]);
+            break;
+        case Op::ZigZag64:
+            bits = zigzag64(reinterpret_cast<const int64_t*>(values)[row]);
+            break;
+        case Op::Bool:
+            bits = bit_at(values, row + step.view.offset);
+            break;
+        case Op::UnixTime:
+            if (step.skip_zero && reinterpret_cast<const int64_t*>(values)[row] == 0) return;
+            unix_time(step, row);
+            return tag(step);
+        case Op::EnumNumber:
+        case Op::EnumIndex:
+        case Op::EnumText:
+            bits = enum_number(step, row);
+            break;
         case Op::Utf8:
+        case Op::Bytes: {
+            const auto* offsets = static_cast<const int32_t*>(step.view.offsets);
+            return text(step, values + offsets[row],
+                        static_cast<size_t>(offsets[row + 1] - offsets[row]));
+        }
         case Op::LossyUtf8:
-        case Op::Bytes:
-        case Op::FixedBytes:
+        case Op::LargeUtf8:
+        case Op::LargeBytes:
+        case Op::FixedBytes: {
+            const std::string_view data = text_at(step, row);
+            return text(step, reinterpret_cast<const uint8_t*>(data.data()), data.size());
+        }
         case Op::Decimal:
         case Op::Hex:
         case Op::Base64:
         case Op::Base32:
-            if (!text(op, row, always)) return;
-            break;
+            return converted_text(step, row);
+        case Op::Message:
+        case Op::Map:
+        case Op::Flatten:
+        case Op::Wrapper:
+        case Op::Group:
+            return sub_message(step, row);
         case Op::Timestamp:
         case Op::Duration:
         case Op::Date:
         case Op::TimeOfDay:
         case Op::Json:
         case Op::Serialized:
-            well_known(op, row);
-            break;
-        default:
-            if (!number(op, row, always)) return;
-            break;
+            well_known(step, row);
+            return tag(step);
+        case Op::Skip:
+            return;
     }
-    out_.varint(op.tag);
-}
-
-bool Encoder::number(const FieldOp& op, int64_t row, bool always) {
-    const Column& column = *op.value;
-    const bool skip_zero = op.implicit && !always;
-    uint64_t bits = 0;
-    switch (op.op) {
-        case Op::Fixed32: {
-            const auto value = value_at<uint32_t>(column, row);
-            if (skip_zero && value == 0) return false;
-            out_.bytes(&value, sizeof value);
-            return true;
-        }
-        case Op::Fixed64: {
-            const auto value = value_at<uint64_t>(column, row);
-            if (skip_zero && value == 0) return false;
-            out_.bytes(&value, sizeof value);
-            return true;
-        }
-        case Op::Varint32:
-            bits = op.scalar == Scalar::Int32
-                       ? static_cast<uint64_t>(int64_t{value_at<int32_t>(column, row)})
-                       : value_at<uint32_t>(column, row);
-            break;
-        case Op::Varint64:
-            bits = value_at<uint64_t>(column, row);
-            break;
-        case Op::ZigZag32:
-            bits = zigzag32(value_at<int32_t>(column, row));
-            break;
-        case Op::ZigZag64:
-            bits = zigzag64(value_at<int64_t>(column, row));
-            break;
-        case Op::Bool: {
-            const int64_t at = row + view(column).offset;
-            bits = (view(column).values[at >> 3] >> (at & 7)) & 1u;
-            break;
-        }
-        case Op::UnixTime: {
-            const auto value = value_at<int64_t>(column, row);
-            const bool narrow = op.scalar == Scalar::Int32 || op.scalar == Scalar::Sint32 ||
-                                op.scalar == Scalar::Sfixed32;
-            const bool narrow_unsigned =
-                op.scalar == Scalar::Uint32 || op.scalar == Scalar::Fixed32;
-            const bool is_unsigned =
-                narrow_unsigned || op.scalar == Scalar::Uint64 || op.scalar == Scalar::Fixed64;
-            if ((narrow && value != static_cast<int32_t>(value)) || (is_unsigned && value < 0) ||
-                (narrow_unsigned && value > UINT32_MAX)) {
-                fail(op, "the time is out of the field's range");
-            }
-            if (skip_zero && value == 0) return false;
-            if (op.wire != Wire::Varint) {
-                out_.bytes(&value, op.wire == Wire::Fixed32 ? 4 : 8);
-                return true;
-            }
-            bits = op.scalar == Scalar::Sint32   ? zigzag32(static_cast<int32_t>(value))
-                   : op.scalar == Scalar::Sint64 ? zigzag64(value)
-                                                 : static_cast<uint64_t>(value);
-            break;
-        }
-        default:
-            bits = enum_number(op, row);
-            break;
-    }
-    if (skip_zero && bits == 0) return false;
+    if (step.skip_zero && bits == 0) return;
     out_.varint(bits);
-    return true;
+    tag(step);
 }
 
-uint64_t Encoder::enum_number(const FieldOp& op, int64_t row) const {
-    const Column& column = *op.value;
-    int64_t number = kNoNumber;
-    if (op.op == Op::EnumNumber) {
-        number = value_at<int32_t>(column, row);
-    } else if (op.op == Op::EnumText) {
-        number = number_of_name(*op.names, text_at(column, row));
+void Encoder::sub_message(const Step& step, int64_t row) {
+    if (step.field->wire == Wire::Start) {
+        out_.varint(step.field->number << 3 | static_cast<uint32_t>(Wire::End));
+    }
+    const size_t before = out_.size();
+    message(step.parts, row + step.child_offset);
+    if (step.field->wire == Wire::Length) out_.varint(out_.size() - before);
+    tag(step);
+}
+
+void Encoder::text(const Step& step, const uint8_t* bytes, size_t size) {
+    if (step.skip_zero && size == 0) return;
+    out_.bytes(bytes, size);
+    out_.varint(size);
+    tag(step);
+}
+
+void Encoder::converted_text(const Step& step, int64_t row) {
+    const std::string_view data = text_at(step, row);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(data.data());
+    if (step.op == Op::Decimal) {
+        const std::string digits =
+            format_decimal(bytes, step.field->value->width, step.field->scale);
+        out_.bytes(digits.data(), digits.size());
+        out_.varint(digits.size());
+        return tag(step);
+    }
+    if (step.skip_zero && data.empty()) return;
+    const size_t before = out_.size();
+    if (step.op == Op::Hex) {
+        format_hex(bytes, data.size(), out_.extend(data.size() * 2));
+    } else if (step.op == Op::Base64) {
+        format_base64(bytes, data.size(), out_.extend(base64_size(data.size())));
     } else {
-        const auto index = static_cast<size_t>(value_at<int32_t>(column, row));
-        const auto& numbers = view(column).enum_numbers;
+        format_base32(bytes, data.size(), out_.extend(base32_size(data.size())));
+    }
+    out_.varint(out_.size() - before);
+    tag(step);
+}
+
+void Encoder::unix_time(const Step& step, int64_t row) {
+    const int64_t value = reinterpret_cast<const int64_t*>(step.view.values)[row];
+    const Scalar scalar = step.field->scalar;
+    const bool narrow =
+        scalar == Scalar::Int32 || scalar == Scalar::Sint32 || scalar == Scalar::Sfixed32;
+    const bool narrow_unsigned = scalar == Scalar::Uint32 || scalar == Scalar::Fixed32;
+    const bool is_unsigned =
+        narrow_unsigned || scalar == Scalar::Uint64 || scalar == Scalar::Fixed64;
+    if ((narrow && value != static_cast<int32_t>(value)) || (is_unsigned && value < 0) ||
+        (narrow_unsigned && value > UINT32_MAX)) {
+        fail(step, "the time is out of the field's range");
+    }
+    if (step.field->wire == Wire::Fixed32) {
+        out_.fixed(static_cast<uint32_t>(value));
+    } else if (step.field->wire == Wire::Fixed64) {
+        out_.fixed(value);
+    } else {
+        out_.varint(scalar == Scalar::Sint32   ? zigzag32(static_cast<int32_t>(value))
+                    : scalar == Scalar::Sint64 ? zigzag64(value)
+                                               : static_cast<uint64_t>(value));
+    }
+}
+
+uint64_t Encoder::enum_number(const Step& step, int64_t row) const {
+    int64_t number = kNoNumber;
+    if (step.op == Op::EnumText) {
+        number = number_of_name(*step.field->names, text_at(step, row));
+    } else {
+        const int32_t stored = reinterpret_cast<const int32_t*>(step.view.values)[row];
+        if (step.op == Op::EnumNumber) return static_cast<uint64_t>(int64_t{stored});
+        const auto& numbers = step.view.enum_numbers;
+        const auto index = static_cast<size_t>(stored);
         if (index < numbers.size()) number = numbers[index];
     }
-    if (number == kNoNumber) fail(op, "a text that names no value of the enum");
+    if (number == kNoNumber) fail(step, "a text that names no value of the enum");
     return static_cast<uint64_t>(number);
-}
-
-bool Encoder::text(const FieldOp& op, int64_t row, bool always) {
-    const Column& column = *op.value;
-    const std::string_view data = text_at(column, row);
-    const auto* bytes = reinterpret_cast<const uint8_t*>(data.data());
-    size_t size = data.size();
-    switch (op.op) {
-        case Op::Decimal: {
-            const std::string text = format_decimal(bytes, column.width, op.scale);
-            size = text.size();
-            out_.bytes(text.data(), size);
-            break;
-        }
-        case Op::Hex:
-        case Op::Base64:
-        case Op::Base32:
-            if (op.implicit && !always && size == 0) return false;
-            if (op.op == Op::Hex) {
-                size = data.size() * 2;
-                format_hex(bytes, data.size(), out_.extend(size));
-            } else if (op.op == Op::Base64) {
-                size = base64_size(data.size());
-                format_base64(bytes, data.size(), out_.extend(size));
-            } else {
-                size = base32_size(data.size());
-                format_base32(bytes, data.size(), out_.extend(size));
-            }
-            break;
-        default:
-            if (op.implicit && !always && size == 0) return false;
-            out_.bytes(bytes, size);
-            break;
-    }
-    out_.varint(size);
-    return true;
 }
 
 // The fields 1, 2, ... of a message of integers; zeros are not written.
@@ -346,22 +456,24 @@ void Encoder::small_integers(std::initializer_list<int64_t> values) {
     out_.varint(out_.size() - before);
 }
 
-void Encoder::well_known(const FieldOp& op, int64_t row) {
-    const Column& column = *op.value;
+void Encoder::well_known(const Step& step, int64_t row) {
+    const FieldOp& op = *step.field;
+    const uint8_t* values = step.view.values;
     switch (op.op) {
         case Op::Timestamp: {
-            const auto ticks = value_at<int64_t>(column, row);
-            int64_t seconds = ticks / op.unit;
-            int64_t rest = ticks % op.unit;
+            const auto ticks = reinterpret_cast<const int64_t*>(values)[row];
+            int64_t seconds = 0;
+            int64_t rest = 0;
+            split_seconds(ticks, op.unit, seconds, rest);
             if (rest < 0) {
                 rest += op.unit;
                 --seconds;
             }
-            small_integers({seconds, rest * (kNanos / op.unit)});
+            small_integers({seconds, rest * op.tick});
             break;
         }
         case Op::Duration: {
-            const auto ticks = value_at<int64_t>(column, row);
+            const auto ticks = reinterpret_cast<const int64_t*>(values)[row];
             small_integers({ticks / op.unit, ticks % op.unit * (kNanos / op.unit)});
             break;
         }
@@ -369,12 +481,12 @@ void Encoder::well_known(const FieldOp& op, int64_t row) {
             int64_t year = 0;
             int64_t month = 0;
             int64_t day = 0;
-            date_of_days(value_at<int32_t>(column, row), year, month, day);
+            date_of_days(reinterpret_cast<const int32_t*>(values)[row], year, month, day);
             small_integers({year, month, day});
             break;
         }
         case Op::TimeOfDay: {
-            const auto ticks = value_at<int64_t>(column, row);
+            const auto ticks = reinterpret_cast<const int64_t*>(values)[row];
             const int64_t seconds = ticks / op.unit;
             small_integers({seconds / 3600, seconds / 60 % 60, seconds % 60,
                             ticks % op.unit * (kNanos / op.unit)});
@@ -382,15 +494,15 @@ void Encoder::well_known(const FieldOp& op, int64_t row) {
         }
         case Op::Json: {
             scratch_.clear();
-            if (!message_of_json(op.json, text_at(column, row), kJsonDepth, scratch_)) {
-                fail(op, "the text is no JSON of its kind");
+            if (!message_of_json(op.json, text_at(step, row), kJsonDepth, scratch_)) {
+                fail(step, "the text is no JSON of its kind");
             }
             out_.bytes(scratch_.data(), scratch_.size());
             out_.varint(scratch_.size());
             break;
         }
         default: {
-            const std::string_view data = text_at(column, row);
+            const std::string_view data = text_at(step, row);
             if (op.wire == Wire::Start) {
                 out_.varint(op.number << 3 | static_cast<uint32_t>(Wire::End));
             }
@@ -401,8 +513,8 @@ void Encoder::well_known(const FieldOp& op, int64_t row) {
     }
 }
 
-void Encoder::fail(const FieldOp& op, const std::string& what) const {
-    throw EncodeError(row_, "field " + op.label + ": " + what);
+void Encoder::fail(const Step& step, const std::string& what) const {
+    throw EncodeError(row_, "field " + step.field->label + ": " + what);
 }
 
 }  // namespace cdp

@@ -67,12 +67,12 @@ void own(Owned& owned, size_t at, Buffer&& buffer) {
                                                            : owned.memory[at].data();
 }
 
-void export_names(const Column& column, ArrowArray& out, std::shared_ptr<BufferPool> pool) {
+void export_names(const Column& column, ArrowArray& out) {
     static const std::vector<std::string> kNoNames;
     const std::vector<std::string>& names = column.names ? column.names->names : kNoNames;
     const size_t count = names.size() + column.extra_names.size();
-    Buffer offsets(pool);
-    Buffer text(pool);
+    Buffer offsets;
+    Buffer text;
     offsets.reserve((count + 1) * 4, 0);
     size_t bytes = 0;
     for (const auto* list : {&names, &column.extra_names}) {
@@ -114,7 +114,7 @@ void export_column(Column& column, int64_t rows, ArrowArray& out) {
         own(owned, 1, std::move(column.values));
     }
     if (column.dictionary) {
-        export_names(column, owned.dictionary, column.domain->batch->pool);
+        export_names(column, owned.dictionary);
         out.dictionary = &owned.dictionary;
     }
     for (size_t i = 0; i < column.children.size(); ++i) {

@@ -474,7 +474,8 @@ JsonResult json_of_message(JsonKind kind, const uint8_t* data, size_t size, int 
                       : kind == JsonKind::List ? reader.list(node, data, end, depth)
                                                : reader.value(node, data, end, depth);
     if (!good) return JsonResult::Malformed;
-    return write(node, out) && reader.exact ? JsonResult::Exact : JsonResult::Inexact;
+    if (!write(node, out)) return JsonResult::NoJson;
+    return reader.exact ? JsonResult::Exact : JsonResult::Inexact;
 }
 
 bool message_of_json(JsonKind kind, std::string_view text, int depth, std::string& out) {

@@ -12,7 +12,8 @@ namespace cdp {
 
 enum class JsonResult : uint8_t {
     Exact,      // the text says all that the message says
-    Inexact,    // a valid message that JSON cannot say: no kind set, NaN, an unknown field ...
+    Inexact,    // the message has unknown fields besides
+    NoJson,     // a valid message that JSON cannot say: no kind set, NaN ...
     Malformed,  // no valid message
 };
 

@@ -18,13 +18,6 @@ namespace {
 
 using cdp::Payload;
 
-constexpr size_t kIdlePoolBytes = size_t{256} << 20;
-
-std::shared_ptr<cdp::BufferPool> shared_pool() {
-    static auto pool = std::make_shared<cdp::BufferPool>(kIdlePoolBytes);
-    return pool;
-}
-
 template <typename T>
 nb::capsule capsule_of(std::unique_ptr<T> value, const char* name) {
     return nb::capsule(value.release(), name, [](void* pointer) noexcept {
@@ -97,6 +90,7 @@ cdp::FieldSpec field_spec(nb::handle field) {
     spec.presence = nb::cast<std::string>(field.attr("presence"));
     spec.encoding = nb::cast<std::string>(field.attr("encoding"));
     spec.oneof = nb::cast<std::string>(field.attr("oneof"));
+    spec.name = nb::cast<std::string>(field.attr("name"));
     if (!field.attr("enum").is_none()) spec.enumeration = enum_spec(field.attr("enum"));
     if (!field.attr("program").is_none()) spec.program = program_spec(field.attr("program"));
     return spec;
@@ -113,26 +107,29 @@ template <typename Offset>
 void add_binary(const ArrowArray& array, std::vector<Payload>& list) {
     const auto* offsets = static_cast<const Offset*>(array.buffers[1]) + array.offset;
     const auto* data = static_cast<const uint8_t*>(array.buffers[2]);
+    const auto* limit = data + offsets[list.size()];
     static const uint8_t kEmpty = 0;
     for (size_t i = 0; i < list.size(); ++i) {
         const auto size = static_cast<size_t>(offsets[i + 1] - offsets[i]);
-        list[i] = {size == 0 ? &kEmpty : data + offsets[i], size};
+        list[i] =
+            size == 0 ? Payload{&kEmpty, 0, &kEmpty} : Payload{data + offsets[i], size, limit};
     }
 }
 
 // Views of the Arrow columnar format: up to twelve bytes inline, else buffer and offset.
 void add_views(const ArrowArray& array, std::vector<Payload>& list) {
-    constexpr int32_t kInline = 12;
+    constexpr size_t kInline = 12;
     const auto* views = static_cast<const uint8_t*>(array.buffers[1]) + array.offset * 16;
+    const auto* sizes = static_cast<const int64_t*>(array.buffers[array.n_buffers - 1]);
     for (size_t i = 0; i < list.size(); ++i, views += 16) {
-        const auto size = cdp::load<int32_t>(views);
+        const auto size = static_cast<size_t>(cdp::load<int32_t>(views));
         if (size <= kInline) {
-            list[i] = {views + 4, static_cast<size_t>(size)};
+            list[i] = {views + 4, size, views + 4 + size};
         } else {
             const auto buffer = cdp::load<int32_t>(views + 8);
             const auto offset = cdp::load<int32_t>(views + 12);
-            list[i] = {static_cast<const uint8_t*>(array.buffers[2 + buffer]) + offset,
-                       static_cast<size_t>(size)};
+            const auto* data = static_cast<const uint8_t*>(array.buffers[2 + buffer]);
+            list[i] = {data + offset, size, data + sizes[buffer]};
         }
     }
 }
@@ -167,17 +164,42 @@ Payloads payloads_of_array(const nb::object& exporter) {
     return payloads;
 }
 
-Payloads payloads_of_tuple(const nb::tuple& tuple) {
+// A message object's bytes, or those of another buffer of bytes.
+nb::object serialized(nb::handle item, size_t row) {
+    if (PyObject_CheckBuffer(item.ptr()) != 0) return nb::steal(PyBytes_FromObject(item.ptr()));
+    if (!nb::hasattr(item, "SerializePartialToString")) {
+        throw nb::type_error(("payloads must be bytes or messages: row " + std::to_string(row) +
+                              " is " + nb::type_name(item.type()).c_str())
+                                 .c_str());
+    }
+    return item.attr("SerializePartialToString")();
+}
+
+Payloads payloads_of_sequence(const nb::object& sequence) {
+    constexpr size_t kAhead = 8;  // far enough for memory to answer
     Payloads payloads;
-    payloads.owner = tuple;
+    // A tuple, because nobody can take the bytes away from one while the GIL is not held.
+    nb::object tuple = nb::steal(PySequence_Tuple(sequence.ptr()));
+    if (!tuple.is_valid()) throw nb::python_error();
     const auto size = static_cast<size_t>(PyTuple_GET_SIZE(tuple.ptr()));
     payloads.list.resize(size);
+    nb::list made;
     for (size_t i = 0; i < size; ++i) {
         PyObject* item = PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i));
-        if (!PyBytes_Check(item)) throw nb::type_error("payloads must be bytes");
-        payloads.list[i] = {reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(item)),
-                            static_cast<size_t>(PyBytes_GET_SIZE(item))};
+        if (i + kAhead < size) {
+            __builtin_prefetch(PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i + kAhead)));
+        }
+        if (!PyBytes_CheckExact(item)) {
+            nb::object bytes = serialized(item, i);
+            if (!bytes.is_valid() || !PyBytes_Check(bytes.ptr())) throw nb::python_error();
+            made.append(bytes);
+            item = bytes.ptr();
+        }
+        const auto* data = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(item));
+        const auto size = static_cast<size_t>(PyBytes_GET_SIZE(item));
+        payloads.list[i] = {data, size, data + size};
     }
+    payloads.owner = nb::make_tuple(tuple, made);
     return payloads;
 }
 
@@ -189,7 +211,7 @@ class Codec {
         const ArrowSchema& arrow = schema_in(schema, keep);
         cdp::copy_schema(arrow, schema_);
         try {
-            program_ = cdp::Program::compile(*program_spec(program), arrow, shared_pool());
+            program_ = cdp::Program::compile(*program_spec(program), arrow);
         } catch (...) {
             schema_.release(&schema_);
             throw;
@@ -203,9 +225,8 @@ class Codec {
     Codec& operator=(const Codec&) = delete;
 
     nb::tuple decode(const nb::object& source, bool stop_at_bad) {
-        Payloads payloads = nb::isinstance<nb::tuple>(source)
-                                ? payloads_of_tuple(nb::cast<nb::tuple>(source))
-                                : payloads_of_array(source);
+        Payloads payloads = nb::hasattr(source, "__arrow_c_array__") ? payloads_of_array(source)
+                                                                     : payloads_of_sequence(source);
         std::vector<std::unique_ptr<ArrowArray>> arrays;
         std::vector<cdp::Rejected> rejected;
         {

@@ -8,37 +8,37 @@ namespace cdp {
 
 namespace {
 constexpr std::align_val_t kAlignment{64};
+constexpr size_t kMaxIdleBytes = size_t{256} << 20;
+}  // namespace
+
+BufferPool& BufferPool::instance() {
+    static auto* pool = new BufferPool;
+    return *pool;
 }
 
-BufferPool::~BufferPool() {
-    for (auto& bin : idle_) {
-        for (Block& block : bin) ::operator delete(block.data, kAlignment);
-    }
-}
-
-uint8_t* BufferPool::take(size_t bytes, size_t& capacity) {
+uint8_t* BufferPool::take(size_t bytes, size_t& block) {
     // Powers of two keep a growing column's old block useful to a smaller one.
-    capacity = std::bit_ceil(bytes < 256 ? size_t{256} : bytes);
+    block = std::bit_ceil(bytes < 256 ? size_t{256} : bytes);
     {
         std::lock_guard lock(mutex_);
-        auto& bin = idle_[std::countr_zero(capacity)];
+        auto& bin = idle_[static_cast<size_t>(std::countr_zero(block))];
         if (!bin.empty()) {
             uint8_t* data = bin.back().data;
             bin.pop_back();
-            idle_bytes_ -= capacity;
+            idle_bytes_ -= block;
             return data;
         }
     }
-    return static_cast<uint8_t*>(::operator new(capacity, kAlignment));
+    return static_cast<uint8_t*>(::operator new(block, kAlignment));
 }
 
-void BufferPool::give(uint8_t* data, size_t capacity) noexcept {
+void BufferPool::give(uint8_t* data, size_t block) noexcept {
     {
         std::lock_guard lock(mutex_);
-        if (idle_bytes_ + capacity <= max_idle_bytes_) {
+        if (idle_bytes_ + block <= kMaxIdleBytes) {
             try {
-                idle_[std::countr_zero(capacity)].push_back({data, capacity});
-                idle_bytes_ += capacity;
+                idle_[static_cast<size_t>(std::countr_zero(block))].push_back({data, block});
+                idle_bytes_ += block;
                 return;
             } catch (const std::bad_alloc&) {
                 // No room to remember the block: it is freed instead.
@@ -51,23 +51,22 @@ void BufferPool::give(uint8_t* data, size_t capacity) noexcept {
 void Buffer::reserve(size_t bytes, size_t keep) {
     if (data_ != nullptr && bytes <= capacity_) return;
     size_t block = 0;
-    uint8_t* data = pool_->take(bytes + kSlack, block);
+    uint8_t* data = BufferPool::instance().take(bytes + kSlack, block);
     if (keep != 0) std::memcpy(data, data_, keep);
     drop();
     data_ = data;
-    block_ = block;
     capacity_ = block - kSlack;
 }
 
 void Buffer::reserve_zeroed(size_t bytes, size_t keep) {
     reserve(bytes, keep);
-    std::memset(data_ + keep, 0, capacity_ - keep);
+    std::memset(data_ + keep, 0, bytes - keep);
 }
 
 void Buffer::drop() noexcept {
-    if (data_ != nullptr) pool_->give(data_, block_);
+    if (data_ != nullptr) BufferPool::instance().give(data_, capacity_ + kSlack);
     data_ = nullptr;
-    capacity_ = block_ = 0;
+    capacity_ = 0;
 }
 
 }  // namespace cdp

@@ -109,9 +109,6 @@ class Compiler {
         column->nullable = (schema.flags & ARROW_FLAG_NULLABLE) != 0;
         column->domain = &domain;
         column->index = program_.column_count++;
-        column->values = Buffer(program_.batch.pool);
-        column->offsets = Buffer(program_.batch.pool);
-        column->validity = Buffer(program_.batch.pool);
         domain.columns.push_back(column.get());
         const std::string where = parent + "." + column->name;
         const std::string_view format = column->format;
@@ -135,6 +132,8 @@ class Compiler {
             column->items = std::make_unique<Domain>();
             column->items->batch = &program_.batch;
             column->children.push_back(make_column(*schema.children[0], *column->items, where));
+            Column& item = *column->children.front();
+            item.always_set = item.layout == Layout::Fixed && !item.nullable;
         } else {
             column->width = width_of(format, where);
         }
@@ -195,7 +194,41 @@ class Compiler {
             message->fields.push_back(std::move(op));
         }
         for (const auto& [oneof, column] : spec.oneof_cases)
-            add_case_names(*message, *oneofs[oneof]);
+            add_case_names(spec, oneof, *oneofs[oneof]);
+        message->index();
+        enclosing_.pop_back();
+        return message;
+    }
+
+    static JsonKind json_kind(const ProgramSpec& program) {
+        return program.message.ends_with(".Struct")      ? JsonKind::Struct
+               : program.message.ends_with(".ListValue") ? JsonKind::List
+                                                         : JsonKind::Value;
+    }
+
+    // What a message that is kept as its bytes is checked with: one of those around it, which
+    // recurs, or its own fields.
+    Message* find_content(const ProgramSpec& spec, const std::string& where) {
+        if (spec.fields.empty()) {
+            for (const auto& [name, message] : enclosing_) {
+                if (name == spec.message) return message;
+            }
+        }
+        Message* message = new_message(spec.message);
+        enclosing_.emplace_back(spec.message, message);
+        for (const FieldSpec& field : spec.fields) {
+            auto op = std::make_unique<FieldOp>();
+            op->number = field.number;
+            op->label = (field.name.empty() ? "in " + spec.message : field.name) + " (" +
+                        std::to_string(field.number) + ")";
+            choose_op(*op, field, where);
+            if (op->op == Op::Json) {
+                op->json = json_kind(*field.program);
+            } else if (field.program) {
+                op->message = find_content(*field.program, where);
+            }
+            message->fields.push_back(std::move(op));
+        }
         message->index();
         enclosing_.pop_back();
         return message;
@@ -214,12 +247,12 @@ class Compiler {
     }
 
     // A case column is an enum of the members' names by their field numbers.
-    static void add_case_names(Message& message, Oneof& oneof) {
+    static void add_case_names(const ProgramSpec& spec, const std::string& name, Oneof& oneof) {
         auto names = std::make_shared<EnumNames>();
-        for (const auto& field : message.fields) {
-            if (field->oneof != &oneof) continue;
-            names->numbers.push_back(static_cast<int32_t>(field->number));
-            names->names.push_back(field->label.substr(0, field->label.find(' ')));
+        for (const FieldSpec& field : spec.fields) {
+            if (field.oneof != name) continue;
+            names->numbers.push_back(static_cast<int32_t>(field.number));
+            names->names.push_back(field.name.empty() ? field.column : field.name);
         }
         names->index();
         oneof.case_column->names = std::move(names);
@@ -229,13 +262,10 @@ class Compiler {
                        const std::string& where) {
         if (field.number == 0 || field.number > 536'870'911) fail(where, "no such field number");
         op.number = field.number;
-        op.label = (field.column.empty() ? "in " + owner.name : field.column) + " (" +
-                   std::to_string(field.number) + ")";
-        op.packed = field.presence == "packed";
-        op.repeated = op.packed || field.presence == "repeated";
-        op.implicit = field.presence == "implicit";
+        const std::string name = field.column.empty() ? field.name : field.column;
+        op.label =
+            (name.empty() ? "in " + owner.name : name) + " (" + std::to_string(field.number) + ")";
         choose_op(op, field, where);
-        op.tag = (op.number << 3) | static_cast<uint32_t>(op.wire);
         if (field.dropped) {
             op.op = Op::Skip;
             return;
@@ -245,7 +275,11 @@ class Compiler {
             for (const auto& inner : op.message->fields) {
                 if (inner->column == nullptr) continue;
                 op.message->columns.push_back(inner->column);
-                if (inner->implicit || inner->repeated) op.message->touched.push_back(inner.get());
+                // Of a text that is a fixed-size column the empty one is null there.
+                const bool null_when_empty =
+                    inner->value->layout == Layout::Fixed && inner->wire == Wire::Length;
+                if (inner->repeated || (inner->implicit && !null_when_empty))
+                    op.message->touched.push_back(inner.get());
             }
             return;
         }
@@ -256,11 +290,35 @@ class Compiler {
                 fail(where, "a repeated field needs a list or map column");
             }
             op.value = op.column->children.front().get();
+            if (op.op != Op::Map) op.extras |= FieldOp::kPushes;
         }
         bind(op, field, where);
     }
 
+    static void set_tag(FieldOp& op) {
+        op.tag = (op.number << 3) | static_cast<uint32_t>(op.wire);
+        uint8_t bytes[8] = {};
+        size_t size = 0;
+        for (uint32_t rest = op.tag; rest != 0 || size == 0; rest >>= 7) {
+            bytes[size++] = static_cast<uint8_t>(rest >= 0x80 ? rest | 0x80 : rest);
+        }
+        if (size > sizeof op.tag_bytes) return;
+        op.tag_size = static_cast<uint8_t>(size);
+        std::memcpy(&op.tag_bytes, bytes, sizeof op.tag_bytes);
+        op.tag_mask = size == 4 ? UINT32_MAX : (1u << (8 * size)) - 1;
+    }
+
     static void choose_op(FieldOp& op, const FieldSpec& field, const std::string& where) {
+        op.packed = field.presence == "packed";
+        op.repeated = op.packed || field.presence == "repeated";
+        op.implicit = field.presence == "implicit";
+        op.required = field.presence == "required";
+        op.utf8 = field.kind == "string" && field.encoding != "lossy_utf8";
+        find_op(op, field, where);
+        set_tag(op);
+    }
+
+    static void find_op(FieldOp& op, const FieldSpec& field, const std::string& where) {
         if (field.kind == "group") {
             op.op = field.encoding == "serialized" ? Op::Serialized
                     : field.encoding == "flatten"  ? Op::Flatten
@@ -327,6 +385,8 @@ class Compiler {
                 } else {
                     require(&value, Layout::Text32, where);
                 }
+                if (value.layout == Layout::Text64 && op.op == Op::Utf8) op.op = Op::LargeUtf8;
+                if (value.layout == Layout::Text64 && op.op == Op::Bytes) op.op = Op::LargeBytes;
                 break;
             case Op::Hex:
             case Op::Base64:
@@ -349,6 +409,7 @@ class Compiler {
                 if (op.message->fields.size() != 2 || value.children.size() != 2) {
                     fail(where, "a map entry has a key and a value");
                 }
+                expect_value(*op.message);
                 break;
             case Op::Wrapper: {
                 Message* inner = new_message(field.program->message);
@@ -356,9 +417,8 @@ class Compiler {
                 const FieldSpec& inner_field = field.program->fields.at(0);
                 inner_op->number = inner_field.number;
                 inner_op->label = op.label;
-                inner_op->implicit = true;
                 choose_op(*inner_op, inner_field, where);
-                inner_op->tag = (inner_op->number << 3) | static_cast<uint32_t>(inner_op->wire);
+                inner_op->implicit = true;
                 inner_op->column = inner_op->value = &value;
                 bind(*inner_op, inner_field, where);
                 inner->fields.push_back(std::move(inner_op));
@@ -371,31 +431,37 @@ class Compiler {
             case Op::TimeOfDay:
                 want_width(8);
                 op.unit = ticks(format, where);
+                op.tick = 1'000'000'000 / op.unit;
                 break;
             case Op::Date:
                 want_width(4);
                 break;
             case Op::Json:
                 require(&value, Layout::Text32, where);
-                op.json = field.program->message.ends_with(".Struct")      ? JsonKind::Struct
-                          : field.program->message.ends_with(".ListValue") ? JsonKind::List
-                                                                           : JsonKind::Value;
+                op.json = json_kind(*field.program);
                 break;
             case Op::Serialized:
                 require(&value, Layout::Text32, where);
-                if (field.program) {
-                    for (const auto& [name, message] : enclosing_) {
-                        if (name == field.program->message) op.message = message;
-                    }
-                }
+                if (field.program) op.message = find_content(*field.program, where);
                 break;
             case Op::EnumIndex:
             case Op::EnumText:
             case Op::FixedBytes:
+            case Op::LargeUtf8:
+            case Op::LargeBytes:
             case Op::Flatten:
             case Op::Skip:
                 break;
         }
+    }
+
+    // An entry without a value has an empty message as its value.
+    static void expect_value(Message& entry) {
+        FieldOp& value = *entry.fields[1];
+        if (value.wire != Wire::Length || value.scalar != Scalar::None || value.utf8) return;
+        if (value.op == Op::Bytes || value.op == Op::LargeBytes) return;
+        value.extras |= FieldOp::kSeen;
+        entry.closing.push_back(&value);
     }
 
     void bind_enum(FieldOp& op, const FieldSpec& field, const std::string& where) {
@@ -444,10 +510,17 @@ void Message::index() {
                                " is given twice");
         }
         if (field.number < size) dense[field.number] = &field;
-        if (field.op == Op::Map) maps.push_back(&field);
         field.guess = fields[(i + 1) % fields.size()].get();
     }
-    first = fields.empty() ? nullptr : fields.front().get();
+    start.guess = fields.empty() ? &start : fields.front().get();
+    for (const auto& field : fields) {
+        // A closed enum enters its oneof only with a number that it knows.
+        if (field->oneof != nullptr && !field->closed) field->extras |= FieldOp::kEnters;
+        if (field->op == Op::Skip) continue;
+        if (field->required) field->extras |= FieldOp::kSeen;
+        const bool named = field->op == Op::EnumText && field->implicit && !field->repeated;
+        if (field->op == Op::Map || field->required || named) closing.push_back(field.get());
+    }
 }
 
 FieldOp* Message::find_sparse(uint32_t number) const {
@@ -456,10 +529,8 @@ FieldOp* Message::find_sparse(uint32_t number) const {
     return it != fields.end() && (*it)->number == number ? it->get() : nullptr;
 }
 
-std::unique_ptr<Program> Program::compile(const ProgramSpec& spec, const ArrowSchema& schema,
-                                          std::shared_ptr<BufferPool> pool) {
+std::unique_ptr<Program> Program::compile(const ProgramSpec& spec, const ArrowSchema& schema) {
     auto program = std::make_unique<Program>();
-    program->batch.pool = std::move(pool);
     Compiler(*program).run(spec, schema);
     return program;
 }

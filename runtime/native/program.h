@@ -35,6 +35,7 @@ struct FieldSpec {
     std::string presence;
     std::string encoding;
     std::string oneof;
+    std::string name;
     std::shared_ptr<const EnumSpec> enumeration;
     std::shared_ptr<const ProgramSpec> program;
 };
@@ -62,9 +63,11 @@ enum class Op : uint8_t {
     EnumIndex,
     EnumText,
     UnixTime,
-    Utf8,
-    LossyUtf8,
+    Utf8,  // into a column with 32-bit offsets, as Bytes
     Bytes,
+    LargeUtf8,
+    LargeBytes,
+    LossyUtf8,
     FixedBytes,
     Decimal,
     Hex,
@@ -106,25 +109,40 @@ enum class JsonKind : uint8_t { Struct, Value, List };
 
 struct Message;
 
-struct FieldOp {
-    uint32_t tag = 0;  // as it comes first on the wire: number << 3 | wire type
-    uint32_t number = 0;
+struct alignas(64) FieldOp {
+    // The bytes of the tag as they come on the wire, to be compared with the next four at once. A
+    // tag of five bytes has no mask and never compares equal.
+    uint32_t tag_bytes = 1;
+    uint32_t tag_mask = 0;
+    uint8_t tag_size = 0;
     Op op = Op::Skip;
+    // What comes before the value: a new item of the column's list; its oneof's other members go;
+    static constexpr uint8_t kPushes = 1;
+    static constexpr uint8_t kEnters = 2;
+    static constexpr uint8_t kSeen = 4;  // or that it is there, for the end of its message
+    uint8_t extras = 0;
+    bool seen = false;
+    FieldOp* guess = nullptr;  // what came behind this field last time
+    Column* value = nullptr;   // where values go: the column, or the list's item
+    Column* column = nullptr;  // of the field; for a repeated one the list
+    Oneof* oneof = nullptr;
+    Message* message = nullptr;
+
+    uint32_t tag = 0;  // number << 3 | wire type
+    uint32_t number = 0;
     Scalar scalar = Scalar::None;
     Wire wire = Wire::Varint;
     bool repeated = false;
     bool packed = false;    // how the encoder writes a repeated field
     bool implicit = false;  // a zero is not written
-    bool closed = false;    // an enum whose unknown numbers are unknown fields
+    bool required = false;
+    bool utf8 = false;    // a string, of which protobuf asks that it be UTF-8
+    bool closed = false;  // an enum whose unknown numbers are unknown fields
     JsonKind json = JsonKind::Struct;
-    int32_t scale = 0;         // of a decimal
-    int32_t precision = 0;     // of a decimal
-    int64_t unit = 1;          // of a timestamp, duration: ticks a second
-    FieldOp* guess = nullptr;  // what came behind this field last time
-    Column* column = nullptr;  // of the field; for a repeated one the list
-    Column* value = nullptr;   // where values go: the column, or the list's item
-    Oneof* oneof = nullptr;
-    Message* message = nullptr;
+    int32_t scale = 0;      // of a decimal
+    int32_t precision = 0;  // of a decimal
+    int64_t unit = 1;       // of a timestamp, duration: ticks a second
+    int64_t tick = 1;       // nanoseconds of one
     std::shared_ptr<const EnumNames> names;
     std::string label;  // "field name (number)", for errors
     std::vector<std::pair<const uint8_t*, size_t>>
@@ -137,16 +155,17 @@ struct Message {
     std::string name;
     std::vector<std::unique_ptr<FieldOp>> fields;  // by number
     std::vector<FieldOp*> dense;                   // by number, for the small numbers
-    std::vector<FieldOp*> maps;
+    std::vector<FieldOp*> closing;                 // those that the message's end looks after
     std::vector<FieldOp*> touched;  // flattened: present with the message, so zero and not null
     std::vector<Column*> columns;   // flattened: all columns
     std::vector<std::unique_ptr<Oneof>> oneofs;
-    FieldOp* first = nullptr;
+    FieldOp start;  // stands before the first field, and matches no tag
 
     FieldOp* find(uint32_t number) const {
         if (number < dense.size()) return dense[number];
         return find_sparse(number);
     }
+    // Orders the fields, and makes the tables that find them.
     void index();
 
   private:
@@ -164,8 +183,7 @@ struct Program {
     std::vector<std::unique_ptr<Message>> messages;
 
     // `schema` is that of a struct (a record batch). Throws ProgramError.
-    static std::unique_ptr<Program> compile(const ProgramSpec& spec, const ArrowSchema& schema,
-                                            std::shared_ptr<BufferPool> pool);
+    static std::unique_ptr<Program> compile(const ProgramSpec& spec, const ArrowSchema& schema);
 };
 
 }  // namespace cdp

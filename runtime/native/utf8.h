@@ -85,4 +85,14 @@ inline bool copy_is_ascii(uint8_t* to, const uint8_t* from, size_t size, size_t 
     return (seen & 0x8080808080808080u) == 0;
 }
 
+// Copies `size` bytes, under the same terms.
+inline void copy(uint8_t* to, const uint8_t* from, size_t size, size_t readable) {
+    constexpr size_t kShort = 64;
+    if (size <= kShort && ((size + 15) & ~size_t{15}) <= readable) {
+        for (size_t at = 0; at < size; at += 16) std::memcpy(to + at, from + at, 16);
+    } else if (size != 0) {
+        std::memcpy(to, from, size);
+    }
+}
+
 }  // namespace cdp

@@ -11,16 +11,35 @@ static_assert(std::endian::native == std::endian::little, "the wire format is re
 
 constexpr int kMaxVarintBytes = 10;
 
+#if defined(__x86_64__)
+inline const bool kFastPext = [] {
+    __builtin_cpu_init();
+    // The first two generations of Zen have it in microcode, slower than the shifts.
+    return __builtin_cpu_supports("bmi2") && !__builtin_cpu_is("znver1") &&
+           !__builtin_cpu_is("znver2");
+}();
+inline uint64_t pext(uint64_t word, uint64_t groups) {
+    asm("pextq %1, %0, %0" : "+r"(word) : "r"(groups));
+    return word;
+}
+#endif
+
+// Moves groups of seven bits together, those of up to eight bytes.
+inline uint64_t join_groups(uint64_t word) {
+    word = ((word & 0x7F007F007F007F00u) >> 1) | (word & 0x007F007F007F007Fu);
+    word = ((word & 0x3FFF00003FFF0000u) >> 2) | (word & 0x00003FFF00003FFFu);
+    return ((word & 0x0FFFFFFF00000000u) >> 4) | (word & 0x000000000FFFFFFFu);
+}
+
 // The varint at `p`, or null where it is cut off or longer than ten bytes.
 inline const uint8_t* read_varint_slow(const uint8_t* p, const uint8_t* end, uint64_t& value) {
     uint64_t result = 0;
     for (int i = 0; i < kMaxVarintBytes; ++i) {
-        if (p == end) return nullptr;
+        if (p >= end) return nullptr;
         const uint64_t byte = *p++;
         result |= (byte & 0x7F) << (7 * i);
         if (byte < 0x80) {
-            // The tenth byte has room for one bit only.
-            if (i == kMaxVarintBytes - 1 && byte > 1) return nullptr;
+            // Of the tenth byte only one bit counts; protobuf ignores the others.
             value = result;
             return p;
         }
@@ -28,16 +47,32 @@ inline const uint8_t* read_varint_slow(const uint8_t* p, const uint8_t* end, uin
     return nullptr;
 }
 
-inline const uint8_t* read_varint(const uint8_t* p, const uint8_t* end, uint64_t& value) {
+// The same; eight bytes may be read at every place up to `safe`, also behind `end`.
+inline const uint8_t* read_varint(const uint8_t* p, const uint8_t* end, const uint8_t* safe,
+                                  uint64_t& value) {
     if (__builtin_expect(p < end && *p < 0x80, 1)) {
         value = *p;
         return p + 1;
     }
-    if (end - p >= 2 && p[1] < 0x80) {
-        value = (p[0] & 0x7Fu) | (uint64_t{p[1]} << 7);
-        return p + 2;
+    if (__builtin_expect(p <= safe, 1)) {
+        uint64_t word;
+        std::memcpy(&word, p, 8);
+        const uint64_t stops = ~word & 0x8080808080808080u;
+        if (__builtin_expect(stops != 0, 1)) {
+            const uint64_t groups = (stops ^ (stops - 1)) & 0x7F7F7F7F7F7F7F7Fu;
+#if defined(__x86_64__)
+            value = kFastPext ? pext(word, groups) : join_groups(word & groups);
+#else
+            value = join_groups(word & groups);
+#endif
+            p += (std::countr_zero(stops) + 1) / 8;
+            return p <= end ? p : nullptr;
+        }
     }
     return read_varint_slow(p, end, value);
+}
+inline const uint8_t* read_varint(const uint8_t* p, const uint8_t* end, uint64_t& value) {
+    return read_varint(p, end, end - p >= 8 ? end - 8 : nullptr, value);
 }
 
 // A tag: field number and wire type, 32 bits in at most five bytes.
@@ -49,13 +84,17 @@ inline const uint8_t* read_tag(const uint8_t* p, const uint8_t* end, uint32_t& t
     return next;
 }
 
-// A length prefix, and that as many bytes follow.
+// A length prefix, of at most five bytes as protobuf's own parsers ask, and that as many bytes
+// follow.
 inline const uint8_t* read_length(const uint8_t* p, const uint8_t* end, size_t& size) {
+    constexpr ptrdiff_t kMostBytes = 5;
     uint64_t value = 0;
-    p = read_varint(p, end, value);
-    if (p == nullptr || value > static_cast<uint64_t>(end - p)) return nullptr;
+    const uint8_t* next = read_varint(p, end, value);
+    if (next == nullptr || next - p > kMostBytes || value > static_cast<uint64_t>(end - next)) {
+        return nullptr;
+    }
     size = static_cast<size_t>(value);
-    return p;
+    return next;
 }
 
 template <typename T>

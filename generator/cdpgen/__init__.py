@@ -1,0 +1,1 @@
+"""The generator: `.proto` files, rules and a lock in; typed Parquet writers out."""

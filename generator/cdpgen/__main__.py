@@ -1,0 +1,5 @@
+"""`python -m cdpgen`."""
+
+from cdpgen.cli import main
+
+main()

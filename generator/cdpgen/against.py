@@ -1,0 +1,76 @@
+"""`cdpgen check`: the evolution check alone, against the lock, another lock or a git ref."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from cdpgen.descriptors import compile_schemas
+from cdpgen.errors import UsageError
+from cdpgen.evolution import Comparison, compare
+from cdpgen.lock import LOCK_NAME, Lock, lock_plan, read_lock
+from cdpgen.model import plan
+from cdpgen.rules import read_rules
+
+__all__ = ["check"]
+
+
+def check(schemas: Path, against: str | None = None) -> Comparison:
+    """Compares schemas with what was archived.
+
+    Args:
+        schemas: the folder.
+        against: the path of a lock, or a git ref whose schemas are compared; the lock of the folder
+            when left out.
+
+    Returns:
+        What was found.
+
+    Raises:
+        UsageError: the schemas, rules or lock cannot be used, or there is no such file or ref.
+    """
+    rules = read_rules(schemas)
+    planned = plan(compile_schemas(schemas), rules)
+    if against is None:
+        return compare(read_lock(schemas / LOCK_NAME), planned, rules)
+    path = Path(against)
+    previous = read_lock(path) if path.is_file() else _at_ref(schemas, against)
+    return compare(previous, planned, rules, against=True)
+
+
+def _at_ref(schemas: Path, ref: str) -> Lock:
+    """What the schemas were at a git ref, as the lock that a build would have made of them."""
+    prefix = _git(schemas, "rev-parse", "--show-prefix").decode().strip()
+    if not _has_ref(schemas, ref):
+        raise UsageError(f"{ref}: is neither the path of a lock nor a git ref of {schemas}")
+    top = Path(_git(schemas, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
+    archived = _git(top, "archive", "--format=tar", f"{ref}:{prefix}")
+    with tempfile.TemporaryDirectory(prefix="cdpgen-") as name:
+        before = Path(name)
+        with tarfile.open(fileobj=io.BytesIO(archived)) as tar:
+            tar.extractall(before, filter="data")
+        try:
+            planned = plan(compile_schemas(before), read_rules(before))
+            _, lock = lock_plan(planned, read_lock(before / LOCK_NAME))
+        except UsageError as error:
+            said = str(error).replace(str(before), f"{ref}:{schemas}")
+            raise UsageError(said) from None
+    return Lock(f"{ref}:{schemas / LOCK_NAME}", lock.tables, lock.enums, lock.reserved)
+
+
+def _has_ref(folder: Path, ref: str) -> bool:
+    command = ["git", "rev-parse", "--quiet", "--verify", "--end-of-options", f"{ref}^{{tree}}"]
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+def _git(folder: Path, *arguments: str) -> bytes:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise UsageError("git is not installed; give --against the path of a lock") from None
+    if done.returncode != 0:
+        raise UsageError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout

@@ -1,0 +1,195 @@
+"""`cdpgen build`: schemas, rules and lock in; generated modules and the new lock out.
+
+Everything is decided and rendered before a file is touched, so a build that fails changes nothing.
+Only what differs is written. A file that begins as generated ones do and that no schema makes any
+more is removed; every other file is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdpgen.descriptors import Schemas, compile_schemas
+from cdpgen.errors import UsageError
+from cdpgen.evolution import BreakingError, Finding, compare
+from cdpgen.lock import LOCK_NAME, lock_plan, read_lock, write_lock
+from cdpgen.model import plan
+from cdpgen.names import module_path
+from cdpgen.render import HEADER, ROOT_HEADER, render
+from cdpgen.rules import read_rules
+
+__all__ = ["Built", "build"]
+
+_SUFFIXES = (".py", ".pyi")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build did, or with `check` would have done.
+
+    Attributes:
+        tables: the names of the tables, in the order of their files.
+        written: the files that are new or differ.
+        removed: the files that no schema makes any more.
+        unchanged: how many files were right already.
+        warnings: what protoc warned of, a line each.
+        findings: changes that do not stop a build but are worth a look.
+    """
+
+    tables: list[str]
+    written: list[Path]
+    removed: list[Path]
+    unchanged: int
+    warnings: list[str]
+    findings: list[Finding]
+
+    @property
+    def stale(self) -> bool:
+        """Whether there was anything to do."""
+        return bool(self.written or self.removed)
+
+
+def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
+    """Brings the generated modules and the lock up to date.
+
+    Args:
+        schemas: the folder of the `.proto` files, the rules and the lock.
+        out: the folder, a Python package, for the generated modules.
+        check: whether to leave everything as it is and only say what would be done.
+
+    Returns:
+        What was done.
+
+    Raises:
+        BreakingError: the schemas changed in a way that breaks an archive.
+        UsageError: the schemas, rules or lock cannot be used, or a file that cdpgen did not write
+            is in the way.
+    """
+    compiled = compile_schemas(schemas)
+    rules = read_rules(schemas)
+    planned = plan(compiled, rules)
+    _reject_colliding_modules(compiled)
+    lock_path = schemas / LOCK_NAME
+    known = read_lock(lock_path)
+    compared = compare(known, planned, rules)
+    if compared.breaking:
+        raise BreakingError(compared.findings)
+    tables, lock = lock_plan(planned, known, compared.going)
+    files = {out / path: text for path, text in render(planned, tables).items()}
+    generated = set(_generated_below(out))
+    _reject_foreign(out, files, generated)
+    removed = sorted(generated - files.keys())
+    files[lock_path] = write_lock(lock)
+    written = [path for path, text in files.items() if _read(path) != text]
+    if not check:
+        for path in written:
+            _write(path, files[path])
+        for path in removed:
+            _remove(path, out)
+    return Built(
+        tables=[table.name for table in tables],
+        written=written,
+        removed=removed,
+        unchanged=len(files) - len(written),
+        warnings=compiled.warnings,
+        findings=compared.findings,
+    )
+
+
+def _reject_colliding_modules(schemas: Schemas) -> None:
+    """Two files may not make one module, also where a file system takes capitals for small
+    letters.
+    """
+    seen: dict[tuple[str, ...], str] = {}
+    for file in schemas.own_files:
+        package, stem = module_path(file.path)
+        key = tuple(part.lower() for part in (*package, stem))
+        other = seen.setdefault(key, file.path)
+        if other != file.path:
+            root = Path(schemas.root)
+            raise UsageError(
+                f"{root / file.path}:1:1: makes the same Python module as {root / other}; "
+                "rename one of the two"
+            )
+
+
+def _read(path: Path) -> str | None:
+    """The text of a file with its line ends as they are; None where there is none, or no text."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return None
+
+
+def _begins(path: Path, header: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(header)) == header.encode()
+    except OSError:
+        return False
+
+
+def _generated_below(folder: Path, top: bool = True) -> Iterator[Path]:
+    """Yields the generated files of a folder, but for those of another build further down."""
+    if not top and _begins(folder / "__init__.py", ROOT_HEADER):
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise UsageError(f"{folder}: is a file; `--out` takes a folder") from None
+    for entry in entries:
+        path = folder / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if not entry.name.startswith(".") and entry.name != "__pycache__":
+                yield from _generated_below(path, top=False)
+        elif path.suffix in _SUFFIXES and _begins(path, HEADER):
+            yield path
+
+
+def _reject_foreign(out: Path, files: dict[Path, str], generated: set[Path]) -> None:
+    """A file in the way that is not generated is an error; a package's `__init__.py` may be its
+    own.
+    """
+    problems = []
+    for path in list(files):
+        if path in generated or not path.exists():
+            continue
+        if path.name == "__init__.py" and path.parent != out:
+            del files[path]
+        else:
+            problems.append(
+                f"{path}: is in the way: cdpgen did not write it and leaves it alone; move it, or "
+                "give another folder with --out"
+            )
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _remove(path: Path, out: Path) -> None:
+    """Removes a file, and the folders below `out` that then hold nothing but compiled leftovers."""
+    path.unlink()
+    folder = path.parent
+    while folder != out and out in folder.parents:
+        left = [entry for entry in folder.iterdir() if entry.name != "__pycache__"]
+        if left:
+            break
+        cache = folder / "__pycache__"
+        if cache.is_dir():
+            for compiled in cache.iterdir():
+                compiled.unlink()
+            cache.rmdir()
+        folder.rmdir()
+        folder = folder.parent

@@ -1,0 +1,209 @@
+"""The command line: what is typed, and which function it calls.
+
+Thin on purpose. Each command imports what it needs when it runs, so `cdpgen --help` answers at once
+and the runtime's commands never load the generator.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cdpgen.errors import UsageError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="cdpgen",
+    help="Protocol Buffers streams into typed, lossless Parquet archives.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_Schemas = Annotated[
+    Path, typer.Argument(help="Folder of the .proto files, cdpgen.yaml and cdpgen.lock.")
+]
+
+
+class _Format(StrEnum):
+    text = "text"
+    json = "json"
+    github = "github"
+
+
+@app.command()
+def build(
+    schemas: _Schemas,
+    out: Annotated[Path, typer.Option(help="Folder for the generated modules.")] = Path(
+        "generated"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 when anything is stale.")
+    ] = False,
+) -> None:
+    """Generate the writers of a folder of schemas."""
+    from cdpgen.build import build as run
+    from cdpgen.evolution import BreakingError
+    from cdpgen.findings import show
+
+    began = time.perf_counter()
+    rules = str(schemas / "cdpgen.yaml")
+    try:
+        built = run(schemas, out, check=check)
+    except BreakingError as error:
+        _complain([show(error.findings, "text", rules)])
+        raise typer.Exit(1) from None
+    _complain(built.warnings)
+    if built.findings:
+        _complain([show(built.findings, "text", rules)])
+    verb = ("stale", "left over") if check else ("wrote", "removed")
+    for path in built.written:
+        print(f"{verb[0]} {path}")
+    for path in built.removed:
+        print(f"{verb[1]} {path}")
+    if check and built.stale:
+        suffix = "" if out == Path("generated") else f" --out {out}"
+        _complain([f"{out} is stale; run: cdpgen build {schemas}{suffix}"])
+        raise typer.Exit(1)
+    took = time.perf_counter() - began
+    print(
+        f"{_count(len(built.tables), 'table')}; {_count(built.unchanged, 'file')} unchanged, "
+        f"{len(built.written)} written, {len(built.removed)} removed in {took:.1f} s"
+    )
+
+
+@app.command()
+def check(
+    schemas: _Schemas,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="The path of a lock, or a git ref; the lock of the folder when left out."
+        ),
+    ] = None,
+    format: Annotated[_Format, typer.Option(help="How findings are written.")] = _Format.text,
+) -> None:
+    """Check whether the schemas go on from what was archived."""
+    from cdpgen.against import check as run
+    from cdpgen.findings import show
+
+    found = run(schemas, against)
+    if found.findings or format is _Format.json:
+        print(show(found.findings, format.value, str(schemas / "cdpgen.yaml")))
+    raise typer.Exit(int(found.breaking))
+
+
+@app.command()
+def archive(
+    pipeline: Annotated[
+        str | None, typer.Argument(help="A PIPELINE.yaml; or give --table, --from and --to.")
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="The table: stellar.v1.ContractData.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from", help="A file, glob or URL to read; - is standard input. Repeatable."
+        ),
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="URL or path of the archive.")] = None,
+    generated: Annotated[str, typer.Option(help="Folder that `cdpgen build` wrote.")] = "generated",
+    format: Annotated[
+        str | None, typer.Option(help="delimited or ndjson; else by the file's extension.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option of the writer: max_file_size_mb=256. Repeatable."),
+    ] = None,
+) -> None:
+    """Archive a stream of messages as Parquet."""
+    from cdp_runtime.archive import run
+
+    options = {}
+    for text in option or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: write it as name=value: --set max_file_size_mb=256")
+        options[name] = value
+    raise typer.Exit(
+        run(
+            pipeline,
+            table=table,
+            source=source or (),
+            to=to,
+            generated=generated,
+            format=format,
+            options=options,
+        )
+    )
+
+
+@app.command()
+def inspect(url: Annotated[str, typer.Argument(help="URL or path of the archive.")]) -> None:
+    """Show what lies in an archive."""
+    from cdp_runtime.inspect import run
+
+    raise typer.Exit(run(url))
+
+
+@app.command()
+def sql(
+    url: Annotated[str, typer.Argument(help="URL or path of the archive.")],
+    dialect: Annotated[
+        Literal["duckdb", "bigquery", "spark", "clickhouse"], typer.Option(help="Whose SQL.")
+    ] = "duckdb",
+    generated: Annotated[str, typer.Option(help="Folder that `cdpgen build` wrote.")] = "generated",
+) -> None:
+    """Print the definitions of an archive's tables for a SQL engine."""
+    from cdpgen.sql import definitions
+
+    print(definitions(url, dialect, generated))
+
+
+@app.command()
+def demo(
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for everything; else a new temporary one.")
+    ] = None,
+    messages: Annotated[int, typer.Option(min=1_000, help="How many to archive.")] = 320_000,
+    seed: Annotated[int, typer.Option(help="Of what happens in the two streams.")] = 1,
+) -> None:
+    """Build, archive a realistic stream and query it, with nothing to set up."""
+    from cdpgen.demo import run
+
+    raise typer.Exit(run(to, messages=messages, seed=seed))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _complain(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; the entry point `cdpgen`.
+
+    Args:
+        arguments: what was typed after the program's name; that of this process when left out.
+
+    Raises:
+        SystemExit: always; with 0 when all is well, 1 when a check failed, 2 when something that
+            the user wrote cannot be used.
+    """
+    try:
+        app(arguments)
+    except UsageError as error:
+        _complain([str(error)])
+    except OSError as error:
+        _complain([f"{error.filename}: {error.strerror}" if error.filename else str(error)])
+    sys.exit(2)

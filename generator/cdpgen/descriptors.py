@@ -1,0 +1,607 @@
+"""The schemas as protoc reads them: messages, fields and enums, with comments and places.
+
+protoc (that of grpcio-tools) parses and checks; what is built here from its descriptor set are
+plain objects in which types are resolved and the features of an edition (or of proto2 and proto3,
+which are editions with other defaults) are settled for every field, so nothing later asks which
+syntax a file has.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from google.protobuf import descriptor_pb2
+
+from cdpgen.errors import Position, UsageError
+
+__all__ = [
+    "Enum",
+    "EnumValue",
+    "Field",
+    "File",
+    "Message",
+    "Oneof",
+    "Reserved",
+    "Schemas",
+    "compile_schemas",
+    "walk",
+]
+
+_TYPES: Final = {
+    1: "double",
+    2: "float",
+    3: "int64",
+    4: "uint64",
+    5: "int32",
+    6: "fixed64",
+    7: "fixed32",
+    8: "bool",
+    9: "string",
+    10: "group",
+    11: "message",
+    12: "bytes",
+    13: "uint32",
+    14: "enum",
+    15: "sfixed32",
+    16: "sfixed64",
+    17: "sint32",
+    18: "sint64",
+}
+_REQUIRED: Final = 2
+_REPEATED: Final = 3
+_UNPACKABLE: Final = frozenset({"string", "bytes", "message", "group"})
+
+# Field numbers in descriptor.proto, of which the paths in source info are made.
+_FILE_MESSAGE, _FILE_ENUM, _FILE_EXTENSION = 4, 5, 7
+_FILE_PACKAGE, _FILE_SYNTAX, _FILE_EDITION = 2, 12, 14
+_MESSAGE_FIELD, _MESSAGE_NESTED, _MESSAGE_ENUM, _MESSAGE_EXTENSION, _MESSAGE_ONEOF = 2, 3, 4, 6, 8
+_ENUM_VALUE = 2
+
+
+class _Features(NamedTuple):
+    """The features that decide how a field is on the wire, as numbers of
+    `google.protobuf.FeatureSet`.
+    """
+
+    field_presence: int
+    enum_type: int
+    repeated_field_encoding: int
+    utf8_validation: int
+    message_encoding: int
+
+    def merged(self, options: object) -> _Features:
+        """These features with what an element's options say on top."""
+        if not options.HasField("features"):  # type: ignore[attr-defined]
+            return self
+        given = options.features  # type: ignore[attr-defined]
+        return _Features(*(getattr(given, name) or value for name, value in self._asdict().items()))
+
+
+_EXPLICIT, _IMPLICIT, _LEGACY_REQUIRED = 1, 2, 3
+_OPEN, _CLOSED = 1, 2
+_PACKED, _EXPANDED = 1, 2
+_VERIFY, _NONE = 2, 3
+_LENGTH_PREFIXED, _DELIMITED = 1, 2
+
+_PROTO2: Final = _Features(_EXPLICIT, _CLOSED, _EXPANDED, _NONE, _LENGTH_PREFIXED)
+_PROTO3: Final = _Features(_IMPLICIT, _OPEN, _PACKED, _VERIFY, _LENGTH_PREFIXED)
+_EDITIONS: Final = {
+    1000: _Features(_EXPLICIT, _OPEN, _PACKED, _VERIFY, _LENGTH_PREFIXED),
+    1001: _Features(_EXPLICIT, _OPEN, _PACKED, _VERIFY, _LENGTH_PREFIXED),
+}
+"""Edition 2023 and 2024: what holds where a file says nothing."""
+
+
+@dataclass(eq=False, slots=True)
+class EnumValue:
+    """One name of an enum."""
+
+    number: int
+    name: str
+    comment: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What `reserved` statements keep from being used again.
+
+    Attributes:
+        ranges: of numbers, both ends included.
+        names: of fields or values.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    names: tuple[str, ...]
+
+    def has(self, number: int) -> bool:
+        """Whether the number is reserved."""
+        return any(first <= number <= last for first, last in self.ranges)
+
+
+@dataclass(eq=False, slots=True)
+class Enum:
+    """An enum; `values` are in the order of its file, aliases among them."""
+
+    name: str
+    full_name: str
+    closed: bool
+    values: list[EnumValue]
+    reserved: Reserved
+    comment: str
+    position: Position
+
+
+@dataclass(eq=False, slots=True)
+class Oneof:
+    """A oneof as written; the synthetic ones of proto3 `optional` do not count."""
+
+    name: str
+    fields: list[Field]
+    comment: str
+    position: Position
+
+
+@dataclass(eq=False, slots=True)
+class Field:
+    """A field or an extension, with everything about its wire form settled.
+
+    Attributes:
+        type: the type by its name in a `.proto`; `group` for every delimited sub-message.
+        presence: `implicit`, `optional` or `required`; `repeated` and `packed` for lists and maps.
+        utf8: whether a string must be UTF-8.
+        oneof: the name of its oneof, or empty.
+        extends: the message that an extension extends; None for an ordinary field.
+        explicit_presence: whether `HasField` takes it.
+    """
+
+    name: str
+    full_name: str
+    number: int
+    type: str
+    presence: str
+    utf8: bool
+    oneof: str
+    comment: str
+    position: Position
+    proto: descriptor_pb2.FieldDescriptorProto
+    message: Message | None = None
+    enum: Enum | None = None
+    extends: Message | None = None
+
+    @property
+    def repeated(self) -> bool:
+        """Whether there may be many, which a map's entries are too."""
+        return self.presence in ("repeated", "packed")
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it was written `map<key, value>`."""
+        return self.message is not None and self.message.map_entry
+
+    @property
+    def explicit_presence(self) -> bool:
+        """Whether absent and default are told apart."""
+        return self.presence in ("optional", "required")
+
+
+@dataclass(eq=False, slots=True)
+class Message:
+    """A message type with its fields in the order of its file."""
+
+    name: str
+    full_name: str
+    file: File
+    parent: Message | None
+    comment: str
+    position: Position
+    map_entry: bool
+    reserved: Reserved
+    message_set: bool
+    extendable: bool
+    fields: list[Field] = field(default_factory=list)
+    oneofs: list[Oneof] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    enums: list[Enum] = field(default_factory=list)
+    extensions: list[Field] = field(default_factory=list)
+
+    @property
+    def local_name(self) -> str:
+        """The name within its file: `Outer.Inner`."""
+        return self.name if self.parent is None else f"{self.parent.local_name}.{self.name}"
+
+
+@dataclass(eq=False, slots=True)
+class File:
+    """One `.proto`.
+
+    Attributes:
+        path: as others import it: relative, with forward slashes.
+        own: whether it lies in the schemas folder; others come with protobuf or another package.
+    """
+
+    path: str
+    package: str
+    own: bool
+    comment: str
+    proto: descriptor_pb2.FileDescriptorProto
+    messages: list[Message] = field(default_factory=list)
+    enums: list[Enum] = field(default_factory=list)
+    extensions: list[Field] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class Schemas:
+    """All that protoc found.
+
+    Attributes:
+        root: the folder, as the user wrote it.
+        files: every file by path, imported ones first.
+        messages: every message by full name, in the order of the files.
+        enums: every enum by full name.
+        extensions: every extension by full name.
+        warnings: what protoc warned of, a line each.
+    """
+
+    root: str
+    files: dict[str, File]
+    messages: dict[str, Message]
+    enums: dict[str, Enum]
+    extensions: dict[str, Field]
+    warnings: list[str]
+
+    @property
+    def own_files(self) -> list[File]:
+        """The files of the schemas folder, sorted by path."""
+        return sorted((file for file in self.files.values() if file.own), key=lambda f: f.path)
+
+
+def compile_schemas(root: Path) -> Schemas:
+    """Compiles every `.proto` below a folder.
+
+    Args:
+        root: the folder; imports are looked for in it, then in protobuf's own files, then in
+            googleapis-common-protos where that is installed.
+
+    Returns:
+        The schemas, resolved.
+
+    Raises:
+        UsageError: the folder is missing or holds no `.proto`, or protoc rejects one; then the
+            message is protoc's own, with file, line and column.
+    """
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder; give the folder that holds your .proto files")
+    found = (path.relative_to(root) for path in root.rglob("*.proto"))
+    # A hidden folder is nobody's schemas: `.venv` has those of protoc.
+    paths = sorted(
+        path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)
+    )
+    if not paths:
+        raise UsageError(f"{root}: no .proto file in it or below")
+    serialized, warnings = _protoc(root, paths)
+    descriptor_set = descriptor_pb2.FileDescriptorSet.FromString(serialized)
+    return _Resolver(root, frozenset(paths), warnings).resolve(descriptor_set.file)
+
+
+def _protoc(root: Path, paths: Sequence[str]) -> tuple[bytes, list[str]]:
+    """Runs protoc; returns the serialized descriptor set and its warnings."""
+    bundled = _package_folder("grpc_tools")
+    if bundled is None:
+        raise UsageError("grpcio-tools is not installed; pip install grpcio-tools")
+    includes = [root, bundled / "_proto"]
+    common = _package_folder("google.type")
+    if common is not None and (common / "date.proto").is_file():
+        includes.append(common.parent.parent)
+    with tempfile.TemporaryDirectory(prefix="cdpgen-") as folder:
+        out = os.path.join(folder, "descriptors")
+        arguments = [
+            *(f"-I{include}" for include in includes),
+            "--include_imports",
+            "--include_source_info",
+            f"--descriptor_set_out={out}",
+            *paths,
+        ]
+        # A process of its own: what protoc says arrives as text, and its end is not ours.
+        done = subprocess.run(
+            [sys.executable, "-m", "grpc_tools.protoc", *arguments],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        said = [_placed(root, line) for line in done.stderr.splitlines() if line.strip()]
+        if done.returncode != 0 or not os.path.exists(out):
+            raise UsageError("\n".join(said) or f"protoc ended with exit code {done.returncode}")
+        return Path(out).read_bytes(), said
+
+
+def _placed(root: Path, line: str) -> str:
+    """A line of protoc's with the path as seen from here, so that a terminal can open it."""
+    name, colon, rest = line.partition(":")
+    return f"{root / name}{colon}{rest}" if colon and (root / name).is_file() else line
+
+
+def _package_folder(name: str) -> Path | None:
+    """The folder of an installed package, found without importing it."""
+    try:
+        spec = find_spec(name)
+    except ModuleNotFoundError:
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+class _Source:
+    """Comments and places of one file's elements, by their paths in its descriptor."""
+
+    def __init__(self, shown: str, proto: descriptor_pb2.FileDescriptorProto) -> None:
+        self._shown = shown
+        # Elements have paths of even length; the odd ones are their parts (name, type, number).
+        self._locations = {
+            tuple(location.path): location
+            for location in proto.source_code_info.location
+            if len(location.path) % 2 == 0 or len(location.path) == 1
+        }
+
+    def position(self, path: tuple[int, ...]) -> Position:
+        location = self._locations.get(path)
+        if location is None:
+            return Position(self._shown, 1, 1)
+        return Position(self._shown, location.span[0] + 1, location.span[1] + 1)
+
+    def comment(self, path: tuple[int, ...]) -> str:
+        location = self._locations.get(path)
+        if location is None:
+            return ""
+        parts = [_clean(location.leading_comments), _clean(location.trailing_comments)]
+        return "\n\n".join(part for part in parts if part)
+
+    def file_comment(self) -> str:
+        """The comment on top of the file that is about it, and no license."""
+        for path in ((_FILE_PACKAGE,), (_FILE_SYNTAX,), (_FILE_EDITION,)):
+            location = self._locations.get(path)
+            if location is None:
+                continue
+            for text in (location.leading_comments, *reversed(location.leading_detached_comments)):
+                comment = _clean(text)
+                lowered = comment.lower()
+                if comment and "copyright" not in lowered and "license" not in lowered:
+                    return comment
+        return ""
+
+
+def _clean(comment: str) -> str:
+    """A comment's lines without what the comment syntax left at their ends."""
+    lines = [line.rstrip() for line in comment.expandtabs(4).splitlines()]
+    return textwrap.dedent("\n".join(lines)).strip("\n").strip()
+
+
+class _Resolver:
+    """Builds the objects of all files, then joins fields to the types that they name."""
+
+    def __init__(self, root: Path, own: frozenset[str], warnings: list[str]) -> None:
+        self._root = root
+        self._own = own
+        self._schemas = Schemas(str(root), {}, {}, {}, {}, warnings)
+        self._unresolved: list[tuple[Field, _Features]] = []
+
+    def resolve(self, protos: Sequence[descriptor_pb2.FileDescriptorProto]) -> Schemas:
+        for proto in protos:
+            self._file(proto)
+        schemas = self._schemas
+        for target, features in self._unresolved:
+            named = target.proto
+            if named.extendee:
+                target.extends = schemas.messages[named.extendee[1:]]
+            if target.type == "enum":
+                target.enum = schemas.enums[named.type_name[1:]]
+            elif named.type_name:
+                target.message = schemas.messages[named.type_name[1:]]
+                holder = schemas.messages.get(target.full_name.rpartition(".")[0])
+                # Maps are length-prefixed whatever the features say.
+                in_map = target.is_map or (holder is not None and holder.map_entry)
+                if features.message_encoding == _DELIMITED and not in_map:
+                    target.type = "group"
+        return schemas
+
+    def _file(self, proto: descriptor_pb2.FileDescriptorProto) -> None:
+        features = {"": _PROTO2, "proto2": _PROTO2, "proto3": _PROTO3}.get(proto.syntax)
+        if features is None:
+            features = _EDITIONS.get(proto.edition)
+        shown = str(self._root / proto.name) if proto.name in self._own else proto.name
+        if features is None:
+            edition = descriptor_pb2.Edition.Name(proto.edition).removeprefix("EDITION_")
+            raise UsageError(f"{shown}:1:1: edition {edition} is not supported; 2023 and 2024 are")
+        features = features.merged(proto.options)
+        source = _Source(shown, proto)
+        file = File(
+            path=proto.name,
+            package=proto.package,
+            own=proto.name in self._own,
+            comment=source.file_comment(),
+            proto=proto,
+        )
+        self._schemas.files[proto.name] = file
+        scope = proto.package
+        for i, enum in enumerate(proto.enum_type):
+            file.enums.append(self._enum(enum, scope, source, (_FILE_ENUM, i), features))
+        for i, message in enumerate(proto.message_type):
+            path = (_FILE_MESSAGE, i)
+            file.messages.append(self._message(message, scope, file, None, source, path, features))
+        for i, extension in enumerate(proto.extension):
+            path = (_FILE_EXTENSION, i)
+            file.extensions.append(self._extension(extension, scope, source, path, features))
+
+    def _message(
+        self,
+        proto: descriptor_pb2.DescriptorProto,
+        scope: str,
+        file: File,
+        parent: Message | None,
+        source: _Source,
+        path: tuple[int, ...],
+        features: _Features,
+    ) -> Message:
+        full_name = f"{scope}.{proto.name}" if scope else proto.name
+        features = features.merged(proto.options)
+        message = Message(
+            name=proto.name,
+            full_name=full_name,
+            file=file,
+            parent=parent,
+            comment=source.comment(path),
+            position=source.position(path),
+            map_entry=proto.options.map_entry,
+            reserved=Reserved(
+                tuple((r.start, r.end - 1) for r in proto.reserved_range),
+                tuple(proto.reserved_name),
+            ),
+            message_set=proto.options.message_set_wire_format,
+            extendable=bool(proto.extension_range),
+        )
+        self._schemas.messages[full_name] = message
+        oneofs = []
+        for i, declared in enumerate(proto.oneof_decl):
+            place = (*path, _MESSAGE_ONEOF, i)
+            made = Oneof(declared.name, [], source.comment(place), source.position(place))
+            oneofs.append((made, features.merged(declared.options)))
+        for i, item in enumerate(proto.field):
+            place = (*path, _MESSAGE_FIELD, i)
+            in_oneof = item.HasField("oneof_index") and not item.proto3_optional
+            oneof: Oneof | None = None
+            inherited = features
+            if in_oneof:
+                oneof, inherited = oneofs[item.oneof_index]
+            made_field = self._field(item, full_name, source, place, inherited, oneof)
+            message.fields.append(made_field)
+            if oneof is not None:
+                oneof.fields.append(made_field)
+        message.oneofs = [oneof for oneof, _ in oneofs if oneof.fields]
+        for i, enum in enumerate(proto.enum_type):
+            place = (*path, _MESSAGE_ENUM, i)
+            message.enums.append(self._enum(enum, full_name, source, place, features))
+        for i, nested in enumerate(proto.nested_type):
+            place = (*path, _MESSAGE_NESTED, i)
+            message.messages.append(
+                self._message(nested, full_name, file, message, source, place, features)
+            )
+        for i, extension in enumerate(proto.extension):
+            place = (*path, _MESSAGE_EXTENSION, i)
+            message.extensions.append(
+                self._extension(extension, full_name, source, place, features)
+            )
+        return message
+
+    def _extension(
+        self,
+        proto: descriptor_pb2.FieldDescriptorProto,
+        scope: str,
+        source: _Source,
+        path: tuple[int, ...],
+        features: _Features,
+    ) -> Field:
+        extension = self._field(proto, scope, source, path, features, None)
+        self._schemas.extensions[extension.full_name] = extension
+        return extension
+
+    def _field(
+        self,
+        proto: descriptor_pb2.FieldDescriptorProto,
+        scope: str,
+        source: _Source,
+        path: tuple[int, ...],
+        features: _Features,
+        oneof: Oneof | None,
+    ) -> Field:
+        features = features.merged(proto.options)
+        type_ = _TYPES[proto.type]
+        made = Field(
+            name=proto.name,
+            full_name=f"{scope}.{proto.name}" if scope else proto.name,
+            number=proto.number,
+            type=type_,
+            presence=_presence(proto, type_, features, oneof),
+            utf8=features.utf8_validation == _VERIFY,
+            oneof=oneof.name if oneof else "",
+            comment=source.comment(path),
+            position=source.position(path),
+            proto=proto,
+        )
+        if proto.type_name or proto.extendee:
+            self._unresolved.append((made, features))
+        return made
+
+    def _enum(
+        self,
+        proto: descriptor_pb2.EnumDescriptorProto,
+        scope: str,
+        source: _Source,
+        path: tuple[int, ...],
+        features: _Features,
+    ) -> Enum:
+        full_name = f"{scope}.{proto.name}" if scope else proto.name
+        enum = Enum(
+            name=proto.name,
+            full_name=full_name,
+            closed=features.merged(proto.options).enum_type == _CLOSED,
+            values=[
+                EnumValue(
+                    value.number,
+                    value.name,
+                    source.comment((*path, _ENUM_VALUE, i)),
+                    source.position((*path, _ENUM_VALUE, i)),
+                )
+                for i, value in enumerate(proto.value)
+            ],
+            reserved=Reserved(
+                tuple((r.start, r.end) for r in proto.reserved_range), tuple(proto.reserved_name)
+            ),
+            comment=source.comment(path),
+            position=source.position(path),
+        )
+        self._schemas.enums[full_name] = enum
+        return enum
+
+
+def _presence(
+    proto: descriptor_pb2.FieldDescriptorProto,
+    type_: str,
+    features: _Features,
+    oneof: Oneof | None,
+) -> str:
+    """How absence is told on the wire, or that the field repeats."""
+    if proto.label == _REPEATED:
+        if type_ in _UNPACKABLE:
+            return "repeated"
+        if proto.options.HasField("packed"):
+            return "packed" if proto.options.packed else "repeated"
+        return "packed" if features.repeated_field_encoding == _PACKED else "repeated"
+    if proto.label == _REQUIRED or features.field_presence == _LEGACY_REQUIRED:
+        return "required"
+    explicit = (
+        features.field_presence == _EXPLICIT
+        or type_ in ("message", "group")
+        or proto.proto3_optional
+        or proto.extendee
+        or oneof is not None
+    )
+    return "optional" if explicit else "implicit"
+
+
+def walk(messages: Sequence[Message]) -> Iterator[Message]:
+    """Yields messages and those nested in them, outer ones first, in the order of their file."""
+    for message in messages:
+        yield message
+        yield from walk(message.messages)

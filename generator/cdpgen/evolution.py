@@ -1,0 +1,289 @@
+"""The evolution check: whether what the schemas are now goes on from what was archived.
+
+`compare` matches the lock with the plan (`cdpgen.changes`), asks the rules (`cdpgen.checks`), and
+sets against what they find what the team decided: renames, acceptances, paths to ignore, a level a
+table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cdpgen.changes import Change, EnumChange, MessageChange, TableChange
+from cdpgen.checks import (
+    ENUM_CHECKS,
+    MESSAGE_CHECKS,
+    MESSAGE_NO_DELETE,
+    RULES,
+    TABLE_CHECKS,
+    Rule,
+)
+from cdpgen.errors import Position, UsageError, suggest
+from cdpgen.lock import Going, Lock, LockedTable
+from cdpgen.model import Path, Plan, Table, flat
+from cdpgen.rules import LEVELS, Level, RulesFile
+
+__all__ = ["BreakingError", "Comparison", "Finding", "compare"]
+
+_TEXTS: Final = ("string", "large_string", "dictionary")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that is broken.
+
+    Attributes:
+        change: where, what was and what is.
+        tables: the tables that it is about.
+    """
+
+    rule: Rule
+    change: Change
+    tables: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """What the lock calls it once it is accepted."""
+        return f"{self.rule.id} {self.change.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was found.
+
+    Attributes:
+        findings: what is neither accepted nor ignored, by place.
+        going: by table, how its columns go on.
+    """
+
+    findings: list[Finding]
+    going: Mapping[str, Going]
+
+    @property
+    def breaking(self) -> bool:
+        """Whether something stops a build."""
+        return any(finding.rule.severity == "error" for finding in self.findings)
+
+
+class BreakingError(Exception):
+    """The schemas changed in a way that breaks an archive; nothing was written.
+
+    Attributes:
+        findings: all of them.
+    """
+
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__(f"{len(findings)} breaking changes")
+        self.findings = findings
+
+
+def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = False) -> Comparison:
+    """Compares what was archived with what would be from now on.
+
+    Args:
+        previous: what was archived.
+        plan: the tables as planned.
+        rules: the rules, with what the team decided.
+        against: whether `previous` is another state than the lock of these schemas, in which
+            acceptances need not match anything.
+
+    Raises:
+        UsageError: an acceptance matches nothing, a rename names no column, or a rule is not known.
+    """
+    problems: list[str] = []
+    changes = [
+        _table_change(old, table, rules, problems)
+        for table in plan.tables
+        if (old := previous.tables.get(table.name)) is not None and old.versions
+    ]
+    ignored = rules.rules.evolution.ignore
+    found = [
+        finding
+        for finding in _findings(previous, plan, rules, changes)
+        if not any(_is_within(finding.change.path, path) for path in ignored)
+    ]
+    accepted = _accepted(previous, found, rules, problems, against)
+    if problems:
+        raise UsageError("\n".join(problems))
+    left = [finding for finding in found if finding.key not in accepted]
+    left.sort(key=lambda finding: (*finding.change.position, finding.rule.id, finding.change.path))
+    going = {
+        name: _going(name, found, accepted, previous.tables.get(name)) for name in previous.tables
+    }
+    for change in changes:
+        going[change.new.name] = _joined(change, found, going[change.new.name])
+    return Comparison(left, going)
+
+
+def _is_within(path: str, outer: str) -> bool:
+    return path == outer or path.startswith((f"{outer}.", f"{outer}[]"))
+
+
+# Renames
+
+
+def _table_change(
+    old: LockedTable, table: Table, rules: RulesFile, problems: list[str]
+) -> TableChange:
+    """The table's change, with the renames that are declared for it."""
+    present = {column.name: column for column in old.columns if not column.retired}
+    columns = {column.full_name: column for column in flat(table.columns)}
+    paths = {column.path for column in columns.values()}
+    moved: dict[Path, Path] = {}
+    renamed: set[Path] = set()
+    for key, value in rules.rules.evolution.renames.items():
+        if not key.startswith(f"{table.name}."):
+            continue
+        name = key.removeprefix(f"{table.name}.")
+        parent, dot, _ = name.rpartition(".")
+        target = columns.get(value) or columns.get(f"{parent}{dot}{value}")
+        before = present.get(name)
+        place = rules.position("evolution", "renames", key)
+        if target is None:
+            problems.append(
+                f"{place}: `{value}` is no column of {table.name}; {suggest(value, columns)}"
+            )
+        elif before is None:
+            # Done in an earlier build, when the lock's column got the new name.
+            if target.path not in old.present():
+                problems.append(
+                    f"{place}: `{name}` is no column that was archived; {suggest(name, present)}"
+                )
+        elif before.path == target.path:
+            renamed.add(target.path)
+        elif before.path in paths or target.path in old.present():
+            problems.append(
+                f"{place}: `{name}` cannot go on as `{value}`: both were there at once; rename a "
+                "field that is gone to one that is new"
+            )
+        else:
+            renamed.add(target.path)
+            depth = len(before.path)
+            for path in old.present():
+                if path[:depth] == before.path:
+                    moved[path] = (*target.path, *path[depth:])
+    return TableChange(old, table, rules, moved, frozenset(renamed))
+
+
+# Rules
+
+
+def _findings(
+    previous: Lock, plan: Plan, rules: RulesFile, changes: Iterable[TableChange]
+) -> Iterator[Finding]:
+    yield from _deleted_tables(previous, plan, rules)
+    levels = {table.name: _level(rules, table.name) for table in plan.tables}
+    for table in changes:
+        for rule, check in TABLE_CHECKS:
+            if rule.holds_at(levels[table.new.name]):
+                for change in check(table):
+                    yield Finding(rule, change, (table.new.name,))
+    known = [table for table in plan.tables if table.name in previous.tables]
+    for name, old in previous.enums.items():
+        users = [table for table in known if name in table.enums]
+        if not users:
+            continue
+        level = _strictest(levels[table.name] for table in users)
+        enum = EnumChange(old, users[0].enums[name], any(_as_text(t, name) for t in users))
+        for rule, enum_check in ENUM_CHECKS:
+            if rule.holds_at(level):
+                for change in enum_check(enum):
+                    yield Finding(rule, change, tuple(table.name for table in users))
+    for name, reserved in previous.reserved.items():
+        users = [table for table in known if name in table.comments]
+        if not users:
+            continue
+        level = _strictest(levels[table.name] for table in users)
+        message = MessageChange(reserved, plan.schemas.messages[name])
+        for rule, message_check in MESSAGE_CHECKS:
+            if rule.holds_at(level):
+                for change in message_check(message):
+                    yield Finding(rule, change, tuple(table.name for table in users))
+
+
+def _deleted_tables(previous: Lock, plan: Plan, rules: RulesFile) -> Iterator[Finding]:
+    present = {table.name for table in plan.tables} | plan.skipped
+    for name, old in previous.tables.items():
+        if old.retired or name in present:
+            continue
+        message = plan.schemas.messages.get(name)
+        position = message.position if message else Position(previous.path, 1, 1)
+        now = "part of other messages, and no table" if message else "gone"
+        if MESSAGE_NO_DELETE.holds_at(_level(rules, name)):
+            yield Finding(MESSAGE_NO_DELETE, Change(name, position, "a table", now), (name,))
+
+
+def _level(rules: RulesFile, table: str) -> Level:
+    rule = rules.rules.tables.get(table)
+    return (rule.level if rule else None) or rules.rules.defaults.level
+
+
+def _strictest(levels: Iterable[Level]) -> Level:
+    return max(levels, key=LEVELS.index)
+
+
+def _as_text(table: Table, enum: str) -> bool:
+    """Whether the table holds the enum's names, and not its numbers."""
+    columns = list(flat(table.columns))
+    inside = {column.path[:-1]: column for column in columns if column.path[-1:] == (0,)}
+    holders = [column for column in columns if column.wire.endswith(f" enum {enum}")]
+    types = [inside.get(column.path, column).type.text for column in holders]
+    return any(type_.startswith(_TEXTS) for type_ in types)
+
+
+# Acceptances
+
+
+def _accepted(
+    previous: Lock,
+    found: Iterable[Finding],
+    rules: RulesFile,
+    problems: list[str],
+    against: bool,
+) -> set[str]:
+    """The changes that are accepted, as `RULE path`; complains of acceptances without any.
+
+    One that was used stays right: the lock remembers what was accepted.
+    """
+    keys = {finding.key for finding in found}
+    keys |= {key for table in previous.tables.values() for key in table.accepted}
+    accepted = set()
+    for i, acceptance in enumerate(rules.rules.evolution.accept):
+        key = f"{acceptance.rule} {acceptance.path}"
+        place = rules.position("evolution", "accept", i, "rule")
+        if acceptance.rule not in RULES:
+            problems.append(
+                f"{place}: `{acceptance.rule}` is no rule; {suggest(acceptance.rule, RULES)}"
+            )
+        elif key not in keys and not against:
+            problems.append(
+                f"{place}: nothing changed that {key} would accept, now or before; take it out"
+            )
+        accepted.add(key)
+    return accepted
+
+
+def _going(
+    name: str, found: Iterable[Finding], accepted: set[str], old: LockedTable | None
+) -> Going:
+    """What of the acceptances the lock remembers for a table."""
+    keys = {finding.key for finding in found if name in finding.tables}
+    keys |= set(old.accepted if old else ())
+    return Going(accepted=tuple(sorted(keys & accepted)))
+
+
+def _joined(change: TableChange, found: Iterable[Finding], going: Going) -> Going:
+    """How a table's columns go on: which are moved, and which are others now."""
+    roots = {
+        finding.change.column
+        for finding in found
+        if finding.rule.replaces and change.new.name in finding.tables
+    }
+    replaced = {
+        column.path
+        for column in flat(change.new.columns)
+        if any(column.path[:length] in roots for length in range(1, len(column.path) + 1))
+    }
+    return replace(going, replaced=frozenset(replaced), moved=change.moved)

@@ -1,0 +1,522 @@
+"""`schemas/cdpgen.lock`: what has been archived so far, and the ids that columns keep for good.
+
+For each table its versions, and for each column ever written its id, the path of field numbers,
+name, type, nullability and whether it is retired; for their enums the values, and what messages and
+enums reserve. One column or value a line, so that a schema change is a readable diff; no dates, so
+that the same schemas make the same lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
+from typing import Any, Final
+
+from cdp_runtime.program import Program
+from cdpgen.descriptors import Reserved
+from cdpgen.errors import UsageError
+from cdpgen.model import Column, Path, Plan, Table, flat
+
+__all__ = [
+    "LOCK_NAME",
+    "Going",
+    "Lock",
+    "LockedColumn",
+    "LockedEnum",
+    "LockedTable",
+    "Version",
+    "assign",
+    "known_column",
+    "level_of",
+    "lock_plan",
+    "read_lock",
+    "write_lock",
+]
+
+LOCK_NAME: Final = "cdpgen.lock"
+
+_FORMAT: Final = 1
+_HOW_TO_MERGE: Final = (
+    "Both branches changed this table. Take both sides (drop the lines `<<<<<<<`, `=======` and "
+    "`>>>>>>>`, keep one `next_id` and one line for each version), then run `cdpgen build` again: "
+    "it says which ids were given twice and how to settle that."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LockedColumn:
+    """One column, present or retired; `wire` and `oneof` are those of `model.Column`."""
+
+    id: int
+    path: Path
+    name: str
+    type: str
+    nullable: bool
+    wire: str
+    retired: bool
+    oneof: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a table: the fingerprint of its schema and program."""
+
+    version: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockedTable:
+    """What was archived of one table.
+
+    Attributes:
+        accepted: the breaking changes that were accepted so far, as `RULE path`.
+    """
+
+    name: str
+    next_id: int = 1
+    retired: bool = False
+    partition_by: tuple[str, ...] = ()
+    sort_by: tuple[str, ...] = ()
+    versions: tuple[Version, ...] = ()
+    columns: tuple[LockedColumn, ...] = ()
+    accepted: tuple[str, ...] = ()
+
+    def present(self) -> dict[Path, LockedColumn]:
+        """The columns that are not retired, by path."""
+        return {column.path: column for column in self.columns if not column.retired}
+
+
+@dataclass(frozen=True, slots=True)
+class LockedEnum:
+    """An enum that some column holds; `values` are in the order of its `.proto`."""
+
+    closed: bool
+    values: tuple[tuple[int, str], ...]
+    reserved: Reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """The whole lock.
+
+    Attributes:
+        path: the file as shown to the user.
+        enums: the enums that columns hold, by full name.
+        reserved: of the messages within tables that reserve anything, what.
+    """
+
+    path: str
+    tables: Mapping[str, LockedTable] = field(default_factory=dict)
+    enums: Mapping[str, LockedEnum] = field(default_factory=dict)
+    reserved: Mapping[str, Reserved] = field(default_factory=dict)
+
+
+def read_lock(path: FilePath) -> Lock:
+    """Reads a lock.
+
+    Args:
+        path: the file; where it is missing nothing has been archived yet.
+
+    Raises:
+        UsageError: it holds conflict markers, is not of this format, or gives an id twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Lock(str(path))
+    conflict = re.search(r"^(<{7}|={7}|>{7})", text, re.MULTILINE)
+    if conflict:
+        line = text.count("\n", 0, conflict.start()) + 1
+        raise UsageError(f"{path}:{line}:1: git left a merge conflict here. {_HOW_TO_MERGE}")
+    try:
+        data = json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}. Was it edited by hand? "
+            "`git checkout` brings it back; `cdpgen build` writes it"
+        ) from None
+    except _TwiceError as error:
+        raise UsageError(
+            f"{path}:{_line_of(text, error.key, 2)}:1: `{error.key}` stands here twice. "
+            "Keep one of the two (of two `next_id` the larger) and build again"
+        ) from None
+    if not isinstance(data, dict) or data.get("version") != _FORMAT:
+        raise UsageError(
+            f"{path}:1:1: not a lock of format {_FORMAT}; it may be of a newer cdpgen: upgrade "
+            "cdpgen"
+        )
+    try:
+        tables = {name: _table(name, value) for name, value in data["tables"].items()}
+        enums = {name: _enum(value) for name, value in data["enums"].items()}
+        reserved = {name: _reserved(value) for name, value in data["messages"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{path}:1:1: not a lock that cdpgen wrote ({type(error).__name__}: {error}); "
+            "`git checkout` brings it back"
+        ) from None
+    problems = [problem for table in tables.values() for problem in _problems(path, text, table)]
+    if problems:
+        raise UsageError("\n".join(problems))
+    return Lock(str(path), tables, enums, reserved)
+
+
+class _TwiceError(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(key)
+        found[key] = value
+    return found
+
+
+def _line_of(text: str, key: str, occurrence: int) -> int:
+    """The line in which a key stands for the nth time within one object, as far as lines tell."""
+    lines = [
+        i for i, line in enumerate(text.splitlines(), 1) if line.lstrip().startswith(f'"{key}":')
+    ]
+    return lines[min(occurrence, len(lines)) - 1] if lines else 1
+
+
+def _table(name: str, data: Mapping[str, Any]) -> LockedTable:
+    return LockedTable(
+        name=name,
+        next_id=int(data["next_id"]),
+        retired=bool(data["retired"]),
+        partition_by=tuple(data["partition_by"]),
+        sort_by=tuple(data["sort_by"]),
+        versions=tuple(Version(item["version"], item["fingerprint"]) for item in data["versions"]),
+        columns=tuple(
+            LockedColumn(
+                id=item["id"],
+                path=tuple(int(part) for part in item["path"]),
+                name=item["name"],
+                type=item["type"],
+                nullable=item["nullable"],
+                wire=item["wire"],
+                retired=item["retired"],
+                oneof=item.get("oneof", ""),
+            )
+            for item in data["columns"]
+        ),
+        accepted=tuple(data["accepted"]),
+    )
+
+
+def _enum(data: Mapping[str, Any]) -> LockedEnum:
+    values = tuple((int(number), str(name)) for number, name in data["values"])
+    return LockedEnum(bool(data["closed"]), values, _reserved(data))
+
+
+def _reserved(data: Mapping[str, Any]) -> Reserved:
+    ranges = tuple((int(first), int(last)) for first, last in data["reserved"])
+    return Reserved(ranges, tuple(data["reserved_names"]))
+
+
+def _problems(path: FilePath, text: str, table: LockedTable) -> Iterable[str]:
+    """What a merge of two branches can leave: ids and versions given twice."""
+    ids: dict[int, LockedColumn] = {}
+    paths: dict[Path, LockedColumn] = {}
+    for column in table.columns:
+        other = ids.setdefault(column.id, column)
+        if other is not column:
+            yield (
+                f"{path}:{_line_of_column(text, table.name, column)}:1: {table.name}: id "
+                f"{column.id} is given to both `{other.name}` and `{column.name}`. Keep the line "
+                "of the one that is in archived files already (that of the branch merged first), "
+                "delete the other's line, and build again: it gets a new id"
+            )
+        if not column.retired:
+            other = paths.setdefault(column.path, column)
+            if other is not column and other.id != column.id:
+                yield (
+                    f"{path}:{_line_of_column(text, table.name, column)}:1: {table.name}: "
+                    f"`{column.name}` has both id {other.id} and id {column.id}. Keep the line "
+                    "that is in archived files already, delete the other, and build again"
+                )
+    versions = [version.version for version in table.versions]
+    if len(set(versions)) != len(versions):
+        yield (
+            f"{path}:{_line_of(text, table.name, 1)}:1: {table.name}: a version stands here twice. "
+            "Keep one line for each version and build again: what both branches changed is then "
+            "one more version"
+        )
+    if table.next_id <= max(ids, default=0):
+        yield (
+            f"{path}:{_line_of(text, table.name, 1)}:1: {table.name}: `next_id` is "
+            f"{table.next_id}, but id {max(ids)} is taken; write {max(ids) + 1}"
+        )
+
+
+def _line_of_column(text: str, table: str, column: LockedColumn) -> int:
+    lines = text.splitlines()
+    start = _line_of(text, table, 1)
+    wanted = _column_line(column)
+    return next(
+        (i for i in range(start, len(lines) + 1) if lines[i - 1].strip().rstrip(",") == wanted),
+        start,
+    )
+
+
+def write_lock(lock: Lock) -> str:
+    """The lock as text: tables by name, columns by path, one a line."""
+    lines = ["{", f'  "version": {_FORMAT},', '  "tables": {']
+    tables = sorted(lock.tables.values(), key=lambda table: table.name)
+    for i, table in enumerate(tables):
+        lines += [
+            f"    {json.dumps(table.name)}: {{",
+            f'      "retired": {json.dumps(table.retired)},',
+            f'      "partition_by": {json.dumps(list(table.partition_by))},',
+            f'      "sort_by": {json.dumps(list(table.sort_by))},',
+            f'      "accepted": {json.dumps(list(table.accepted))},',
+            '      "versions": [',
+            *_separated(
+                json.dumps({"version": version.version, "fingerprint": version.fingerprint})
+                for version in table.versions
+            ),
+            "      ],",
+            f'      "next_id": {table.next_id},',
+            '      "columns": [',
+            *_separated(_column_line(column) for column in sorted(table.columns, key=_order)),
+            "      ]",
+            "    }" + ("," if i + 1 < len(tables) else ""),
+        ]
+    lines += ["  },", '  "enums": {']
+    for i, (name, enum) in enumerate(sorted(lock.enums.items())):
+        lines += [
+            f"    {json.dumps(name)}: {{",
+            f'      "closed": {json.dumps(enum.closed)},',
+            *(f"      {line}," for line in _reserved_lines(enum.reserved)),
+            '      "values": [',
+            *_separated(json.dumps(value) for value in enum.values),
+            "      ]",
+            "    }" + ("," if i + 1 < len(lock.enums) else ""),
+        ]
+    lines += ["  },", '  "messages": {']
+    for i, (name, reserved) in enumerate(sorted(lock.reserved.items())):
+        inside = ", ".join(_reserved_lines(reserved))
+        lines.append(f"    {json.dumps(name)}: {{{inside}}}" + "," * (i + 1 < len(lock.reserved)))
+    lines += ["  }", "}", ""]
+    return "\n".join(lines)
+
+
+def _reserved_lines(reserved: Reserved) -> list[str]:
+    return [
+        f'"reserved": {json.dumps(reserved.ranges)}',
+        f'"reserved_names": {json.dumps(reserved.names)}',
+    ]
+
+
+def _order(column: LockedColumn) -> tuple[bool, Path, int]:
+    # `_raw`, whose path is empty, stands last: with the others before it, a line added by each of
+    # two branches merges without a quarrel over commas.
+    return (not column.path, column.path, column.id)
+
+
+def _separated(lines: Iterable[str]) -> list[str]:
+    indented = [f"        {line}" for line in lines]
+    return [f"{line}," for line in indented[:-1]] + indented[-1:]
+
+
+def _column_line(column: LockedColumn) -> str:
+    shown = {
+        "id": column.id,
+        "path": list(column.path),
+        "name": column.name,
+        "type": column.type,
+        "nullable": column.nullable,
+        "wire": column.wire,
+        "oneof": column.oneof,
+        "retired": column.retired,
+    }
+    if not column.oneof:
+        del shown["oneof"]
+    return json.dumps(shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """How the columns of a table go on, where that does not follow from their paths.
+
+    Attributes:
+        replaced: paths whose column is another one now, although the number is the same (an
+            accepted change): the old column is retired, the new one gets an id of its own.
+        moved: by the path of a column in the lock, the path under which it goes on (a declared
+            rename to another number).
+        accepted: the breaking changes that are accepted, as `RULE path`.
+    """
+
+    replaced: frozenset[Path] = frozenset()
+    moved: Mapping[Path, Path] = field(default_factory=dict)
+    accepted: tuple[str, ...] = ()
+
+
+def lock_plan(
+    plan: Plan, known: Lock, going: Mapping[str, Going] | None = None
+) -> tuple[list[Table], Lock]:
+    """Gives the columns of all tables their ids.
+
+    Args:
+        plan: the tables as planned.
+        known: the lock so far.
+        going: by table, how its columns go on.
+
+    Returns:
+        The tables with ids and versions, and the new lock; a table that is gone is retired in it.
+    """
+    tables = []
+    locked = {name: replace(table, retired=True) for name, table in known.tables.items()}
+    for name, how in (going or {}).items():
+        if name in locked:
+            locked[name] = replace(locked[name], accepted=how.accepted)
+    for table in plan.tables:
+        how = (going or {}).get(table.name, Going())
+        made, locked[table.name] = assign(known.tables.get(table.name), table, how)
+        tables.append(made)
+    enums = {
+        name: LockedEnum(
+            enum.closed, tuple((value.number, value.name) for value in enum.values), enum.reserved
+        )
+        for table in plan.tables
+        for name, enum in table.enums.items()
+    }
+    reserved = {
+        name: message.reserved
+        for table in plan.tables
+        for name in table.comments
+        if (message := plan.schemas.messages[name]).reserved.ranges or message.reserved.names
+    }
+    return tables, Lock(known.path, locked, enums, reserved)
+
+
+def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table, LockedTable]:
+    """Gives a table's columns their ids: the known ones theirs, new ones the next free.
+
+    Args:
+        known: what the lock has of the table; None for a new one.
+        table: the table as planned.
+        going: how its columns go on.
+
+    Returns:
+        The table with ids, version and fingerprint, and what the lock then says of it.
+    """
+    known = known or LockedTable(table.name)
+    present = {going.moved.get(path, path): column for path, column in known.present().items()}
+    next_id = known.next_id
+    ids: dict[Path, int] = {}
+    columns: list[LockedColumn] = []
+    kept: set[int] = set()
+    for column in flat(table.columns):
+        old = None if column.path in going.replaced else known_column(present, column, table)
+        if old is None:
+            number, next_id = next_id, next_id + 1
+        else:
+            number = old.id
+            kept.add(number)
+        ids[column.path] = number
+        columns.append(
+            LockedColumn(
+                id=number,
+                path=column.path,
+                name=column.full_name,
+                type=column.type.text,
+                nullable=column.nullable,
+                wire=column.wire,
+                retired=False,
+                oneof=column.oneof,
+            )
+        )
+    columns += [replace(old, retired=True) for old in known.columns if old.id not in kept]
+    fingerprint = fingerprint_of(table, ids)
+    versions = known.versions
+    if not versions or versions[-1].fingerprint != fingerprint:
+        versions = (
+            *versions,
+            Version(max((v.version for v in versions), default=0) + 1, fingerprint),
+        )
+    locked = LockedTable(
+        name=table.name,
+        next_id=next_id,
+        partition_by=tuple(level_of(table, name) for name in table.partition_by),
+        sort_by=table.sort_by,
+        versions=versions,
+        columns=tuple(columns),
+        accepted=going.accepted,
+    )
+    return table.locked(ids, versions[-1].version, fingerprint), locked
+
+
+def known_column(
+    present: Mapping[Path, LockedColumn], column: Column, table: Table
+) -> LockedColumn | None:
+    """The column of the lock that a planned one goes on from.
+
+    A case column has its oneof's name for a number, so to say: any of its members leads to it.
+    """
+    found = present.get(column.path)
+    if found is None and column.path and column.path[-1] < 0:
+        parent = column.path[:-1]
+        siblings = [
+            old
+            for path, old in present.items()
+            if path and path[-1] < 0 and path[:-1] == parent and old.name == column.full_name
+        ]
+        found = siblings[0] if siblings else None
+    return found
+
+
+def level_of(table: Table, name: str) -> str:
+    """A level of `partition_by` by what it does, as its name may stay when that changes."""
+    levels = table.partitions.get(name)
+    if levels is None:
+        return name
+    return ", ".join(
+        f"{level.transform.lower()}({level.column}{f', {level.size}' if level.size else ''})"
+        for level in levels
+    )
+
+
+def fingerprint_of(table: Table, ids: Mapping[Path, int]) -> str:
+    """The first 16 hex digits of SHA-256 over a table's schema and program."""
+    text = json.dumps([_schema(table.columns, ids), _program(table.program)], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _schema(columns: Sequence[Column], ids: Mapping[Path, int]) -> list[Any]:
+    return [
+        [
+            ids[column.path],
+            column.name,
+            column.type.text,
+            column.nullable,
+            _schema(column.children, ids),
+        ]
+        for column in columns
+    ]
+
+
+def _program(program: Program) -> list[Any]:
+    fields = [
+        [
+            item.number,
+            item.kind,
+            item.name or item.column,
+            item.presence,
+            item.encoding,
+            item.oneof,
+            [item.enum.name, item.enum.closed, *map(list, item.enum.values)] if item.enum else None,
+            _program(item.program) if item.program else None,
+        ]
+        for item in program.fields
+    ]
+    return [program.message, fields, [list(case) for case in program.oneof_cases], program.raw]

@@ -1,0 +1,78 @@
+"""Names in generated Python: modules, classes and constants, and how they keep clear of
+keywords.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Sequence
+
+__all__ = ["Names", "class_name", "constant_name", "module_path", "relative_import", "snake"]
+
+
+def snake(name: str) -> str:
+    """`ContractData`, `XDRKey` and `Outer.Inner` as `contract_data`, `xdr_key`, `outer_inner`."""
+    name = name.replace(".", "_")
+    name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)
+    name = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name)
+    return re.sub(r"__+", "_", name).lower().strip("_") or "_"
+
+
+def constant_name(local_name: str) -> str:
+    """The name of a message within its file as the beginning of a constant's name."""
+    return snake(local_name).upper()
+
+
+def class_name(local_name: str) -> str:
+    """The name of a message within its file as the beginning of a class's name."""
+    parts = re.split(r"[._]+", local_name)
+    return "".join(part[:1].upper() + part[1:] for part in parts)
+
+
+def module_path(proto_path: str) -> tuple[tuple[str, ...], str]:
+    """The package and the stem that a `.proto` gets in Python.
+
+    Args:
+        proto_path: relative, with forward slashes: `stellar/v1/contract-data.proto`.
+
+    Returns:
+        The folders, and the stem before `_pb2` or `_writer`; what cannot stand in a Python name
+        becomes an underscore, and a folder that is a keyword gets one behind it.
+    """
+    *folders, file = proto_path.removesuffix(".proto").split("/")
+    return tuple(_identifier(folder) for folder in folders), re.sub(r"\W", "_", file)
+
+
+def _identifier(name: str) -> str:
+    name = re.sub(r"\W", "_", name)
+    if name[:1].isdigit():
+        name = f"_{name}"
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def relative_import(here: Sequence[str], there: Sequence[str]) -> str:
+    """The package `there` as a module in the package `here` imports from it: `..other.v1`."""
+    common = 0
+    while common < min(len(here), len(there)) and here[common] == there[common]:
+        common += 1
+    return "." * (len(here) - common + 1) + ".".join(there[common:])
+
+
+class Names:
+    """Gives out names, each once."""
+
+    def __init__(self, taken: Sequence[str] = ()) -> None:
+        self._taken = set(taken)
+
+    def is_free(self, name: str) -> bool:
+        """Whether nobody has the name."""
+        return name not in self._taken
+
+    def take(self, wanted: str) -> str:
+        """The name, or with a number behind it when it is gone."""
+        name, number = wanted, 2
+        while name in self._taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self._taken.add(name)
+        return name

@@ -1,0 +1,487 @@
+"""`cdpgen sql`: an archive's tables as definitions for a SQL engine.
+
+What the columns are, the generated writers say; which tables and partitions there are, the archive
+does. A database of the proto package's name (`stellar_v1`) holds a table or view for each message
+(`contract_data`). A column whose type an engine does not have is left out, and a comment says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+import pyarrow as pa
+
+from cdp_runtime.archive import load_tables
+from cdp_runtime.config import ConfigError
+from cdp_runtime.dead_letter import FOLDER
+from cdp_runtime.program import Program
+from cdp_runtime.router import NULL
+from cdp_runtime.storage import open_storage
+from cdpgen.errors import UsageError
+from cdpgen.names import snake
+
+__all__ = ["DIALECTS", "ArchivedTable", "Dialect", "archived_tables", "define", "definitions"]
+
+Dialect = Literal["duckdb", "bigquery", "spark", "clickhouse"]
+DIALECTS: Final[tuple[Dialect, ...]] = get_args(Dialect)
+
+
+class Key(NamedTuple):
+    """A level of folders that is no column: its name, and whether its values are days."""
+
+    name: str
+    is_day: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedTable:
+    """A table that has files.
+
+    Attributes:
+        name: the full name of the message.
+        schema: of today's writer, with the ids of its columns.
+        program: of the same.
+        keys: the levels of folders that all files have and that are no columns.
+        folders: whether the files lie in levels of folders at all.
+        columns_in_folders: the columns whose values are folders as well.
+    """
+
+    name: str
+    schema: pa.Schema
+    program: Program
+    keys: tuple[Key, ...] = ()
+    folders: bool = False
+    columns_in_folders: tuple[str, ...] = ()
+
+    @property
+    def identifiers(self) -> tuple[str, str]:
+        """The names of database and table."""
+        package, _, message = self.name.rpartition(".")
+        return package.replace(".", "_").lower() or "archive", snake(message)
+
+
+def definitions(url: str, dialect: Dialect, generated: str | os.PathLike[str]) -> str:
+    """The statements that define the tables of an archive.
+
+    Args:
+        url: the archive: a path or a URL of any fsspec protocol.
+        dialect: whose SQL.
+        generated: the folder that `cdpgen build` wrote.
+
+    Raises:
+        UsageError: there is no table of the generated writers in the archive, or the engine cannot
+            reach it, or `generated` cannot be imported.
+        StorageError: the store cannot be used.
+    """
+    tables, unknown = archived_tables(url, generated)
+    if not tables:
+        known = f"; it has {', '.join(unknown)}" if unknown else ""
+        raise UsageError(f"{url}: holds no table of the writers in {os.fspath(generated)}{known}")
+    head = [f"-- {shlex.join(['cdpgen', 'sql', url, '--dialect', dialect])}"]
+    head += [f"-- {name}: has files but no writer in {generated}; left out" for name in unknown]
+    return "\n".join([*head, *(define(table, url, dialect) for table in tables)])
+
+
+def archived_tables(
+    url: str, generated: str | os.PathLike[str]
+) -> tuple[list[ArchivedTable], list[str]]:
+    """The tables that an archive has files of, by name, and the names of those without a writer."""
+    try:
+        writers = load_tables(generated)
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
+    levels: dict[str, list[dict[str, str]]] = {}
+    for file in open_storage(url).files():
+        table, *folders = file.path.split("/")[:-1] or [""]
+        if table and table != FOLDER:
+            pairs = (folder.partition("=") for folder in folders)
+            levels.setdefault(table, []).append({name: value for name, _, value in pairs})
+    tables = [
+        _archived(name, writers[name].converter, found)
+        for name, found in sorted(levels.items())
+        if name in writers
+    ]
+    return tables, sorted(levels.keys() - writers.keys())
+
+
+def _archived(name: str, converter: Any, files: Sequence[Mapping[str, str]]) -> ArchivedTable:
+    alike = all(list(file) == list(files[0]) for file in files)
+    columns = set(converter.schema.names)
+    return ArchivedTable(
+        name,
+        converter.schema,
+        converter.program,
+        keys=tuple(
+            Key(key, all(_DAY.fullmatch(file[key]) for file in files if file[key] != NULL))
+            for key in files[0]
+            if alike and key not in columns
+        ),
+        folders=any(files),
+        columns_in_folders=tuple(key for key in files[0] if alike and key in columns),
+    )
+
+
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+def define(table: ArchivedTable, url: str, dialect: Dialect) -> str:
+    """The statements that define one table in a database of the name of its package."""
+    local = os.path.abspath(os.path.expanduser(url)) if "://" not in url else url
+    return "\n".join(_STATEMENTS[dialect](table, f"{local.rstrip('/')}/{table.name}"))
+
+
+# ---- Types
+
+
+@dataclass(frozen=True, slots=True)
+class _Types:
+    """How an engine writes types; None for those that it cannot read from Parquet.
+
+    Attributes:
+        scalars: by Arrow's name of the type, and of `timestamp[us]` and such without the zone.
+        decimal: of a precision and scale.
+        nested: `list`, `map` and `struct` around the types of their items, `struct`'s joined.
+        member: a member of a struct, of its name and type.
+        quote: the character around a name.
+        nullable: a scalar that may be null.
+    """
+
+    scalars: Mapping[str, str]
+    decimal: Callable[[int, int], str | None]
+    nested: Mapping[str, str]
+    member: str
+    quote: str
+    nullable: str = "{}"
+
+    def name(self, name: str) -> str:
+        """A name, quoted."""
+        return f"{self.quote}{name.replace(self.quote, self.quote * 2)}{self.quote}"
+
+    def of(self, column: pa.Field[Any]) -> str | None:
+        """The type of a column."""
+        return self._of(column.type, column.nullable)
+
+    def _of(self, kind: Any, nullable: bool) -> str | None:
+        if pa.types.is_dictionary(kind):
+            return self._of(kind.value_type, nullable)
+        if pa.types.is_map(kind):
+            key, item = self.of(kind.key_field), self.of(kind.item_field)
+            return self.nested["map"].format(key, item) if key and item else None
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            item = self.of(kind.value_field)
+            return self.nested["list"].format(item) if item else None
+        if pa.types.is_struct(kind):
+            members = [(member.name, self.of(member)) for member in kind]
+            if not all(type_ for _, type_ in members):
+                return None
+            texts = [self.member.format(self.name(name), type_) for name, type_ in members]
+            return self.nested["struct"].format(", ".join(texts))
+        scalar = self._scalar(kind)
+        return self.nullable.format(scalar) if scalar and nullable else scalar
+
+    def _scalar(self, kind: Any) -> str | None:
+        if pa.types.is_decimal(kind):
+            return self.decimal(kind.precision, kind.scale)
+        if pa.types.is_fixed_size_binary(kind):
+            return self.scalars["binary"]
+        return self.scalars.get(str(kind).removeprefix("large_").replace(", tz=UTC", ""))
+
+
+def _decimal_to_38(precision: int, scale: int) -> str | None:
+    return f"DECIMAL({precision}, {scale})" if precision <= 38 else None
+
+
+def _bigquery_decimal(precision: int, scale: int) -> str | None:
+    if scale <= 9 and precision - scale <= 29:
+        return f"NUMERIC({precision}, {scale})"
+    return f"BIGNUMERIC({precision}, {scale})" if precision <= 38 else None
+
+
+def _times(name: str, text: str, units: Sequence[str]) -> dict[str, str]:
+    return {f"{name}[{unit}]": text for unit in units}
+
+
+_UNITS: Final = ("s", "ms", "us", "ns")
+_TO_MICROS: Final = _UNITS[:3]
+
+_DUCKDB: Final = _Types(
+    {
+        "bool": "BOOLEAN",
+        "int32": "INTEGER",
+        "int64": "BIGINT",
+        "uint32": "UINTEGER",
+        "uint64": "UBIGINT",
+        "float": "FLOAT",
+        "double": "DOUBLE",
+        "string": "VARCHAR",
+        "binary": "BLOB",
+        "date32[day]": "DATE",
+        **_times("time64", "TIME", ["us"]),
+        **_times("timestamp", "TIMESTAMP WITH TIME ZONE", _TO_MICROS),
+        "timestamp[ns]": "TIMESTAMP_NS",
+        **_times("duration", "BIGINT", _UNITS),
+    },
+    _decimal_to_38,
+    {"list": "{}[]", "map": "MAP({}, {})", "struct": "STRUCT({})"},
+    "{} {}",
+    '"',
+)
+_BIGQUERY: Final = _Types(
+    {
+        "bool": "BOOL",
+        **dict.fromkeys(("int32", "int64", "uint32", "uint64"), "INT64"),
+        **dict.fromkeys(("float", "double"), "FLOAT64"),
+        "string": "STRING",
+        "binary": "BYTES",
+        "date32[day]": "DATE",
+        **_times("time64", "TIME", ["us"]),
+        **_times("timestamp", "TIMESTAMP", _TO_MICROS),
+        **_times("duration", "INT64", _UNITS),
+    },
+    _bigquery_decimal,
+    {
+        "list": "ARRAY<{}>",
+        "map": "ARRAY<STRUCT<`key` {}, `value` {}>>",
+        "struct": "STRUCT<{}>",
+    },
+    "{} {}",
+    "`",
+)
+_SPARK: Final = _Types(
+    {
+        "bool": "BOOLEAN",
+        "int32": "INT",
+        "int64": "BIGINT",
+        "uint32": "BIGINT",
+        "uint64": "DECIMAL(20, 0)",
+        "float": "FLOAT",
+        "double": "DOUBLE",
+        "string": "STRING",
+        "binary": "BINARY",
+        "date32[day]": "DATE",
+        **_times("timestamp", "TIMESTAMP", _TO_MICROS),
+        **_times("duration", "BIGINT", _UNITS),
+    },
+    _decimal_to_38,
+    {"list": "ARRAY<{}>", "map": "MAP<{}, {}>", "struct": "STRUCT<{}>"},
+    "{}: {}",
+    "`",
+)
+_CLICKHOUSE: Final = _Types(
+    {
+        "bool": "Bool",
+        "int32": "Int32",
+        "int64": "Int64",
+        "uint32": "UInt32",
+        "uint64": "UInt64",
+        "float": "Float32",
+        "double": "Float64",
+        "string": "String",
+        "binary": "String",
+        "date32[day]": "Date32",
+        **_times("timestamp", "DateTime64(6, 'UTC')", ["us"]),
+        **_times("timestamp", "DateTime64(3, 'UTC')", ["s", "ms"]),
+        "timestamp[ns]": "DateTime64(9, 'UTC')",
+        **_times("duration", "Int64", _UNITS),
+    },
+    lambda precision, scale: f"Decimal({precision}, {scale})",
+    {"list": "Array({})", "map": "Map({}, {})", "struct": "Tuple({})"},
+    "{} {}",
+    "`",
+    "Nullable({})",
+)
+
+
+@dataclass(slots=True)
+class _Columns:
+    """The columns that an engine can read, with their types, and comments on the others."""
+
+    types: _Types
+    table: ArchivedTable
+    readable: list[tuple[pa.Field[Any], str]] = field(default_factory=list)
+    comments: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for column in self.table.schema:
+            found = self.types.of(column)
+            if found:
+                self.readable.append((column, found))
+            else:
+                self.comments.append(f"-- {column.name}: {column.type} cannot be read; left out")
+
+    def lines(self, without: Sequence[str] = ()) -> list[str]:
+        """Name and type of each column."""
+        return [
+            f"  {self.types.name(column.name)} {type_}"
+            for column, type_ in self.readable
+            if column.name not in without
+        ]
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+# ---- Statements
+
+
+def _duckdb(table: ArchivedTable, folder: str) -> Iterator[str]:
+    """A view that finds columns by their ids, whatever the version of a file.
+
+    DuckDB does not combine that with partitions in folders, so those are cut from the names of the
+    files; a filter on one still leaves out the files of the others.
+    """
+    columns = _Columns(_DUCKDB, table)
+    database, name = map(_DUCKDB.name, table.identifiers)
+    file_name = _DUCKDB.name(_free("file", table.schema.names))
+    yield from columns.comments
+    yield f"CREATE SCHEMA IF NOT EXISTS {database};"
+    yield f"CREATE OR REPLACE VIEW {database}.{name} AS"
+    yield f"SELECT * EXCLUDE ({file_name})" + "".join(
+        f",\n  nullif(regexp_extract({file_name}, {_text(f'/{key.name}=([^/]*)/')}, 1), "
+        f"{_text(NULL)}){'::DATE' if key.is_day else ''} AS {_DUCKDB.name(key.name)}"
+        for key in table.keys
+    )
+    yield "FROM read_parquet("
+    yield f"  {_text(f'{folder}/**/*.parquet')},"
+    yield f"  hive_partitioning = false, filename = {_text(file_name.strip(chr(34)))},"
+    yield "  schema = MAP {"
+    yield ",\n".join(
+        f"    {_id(column)}: {{name: {_text(column.name)}, type: {_text(type_)}, "
+        f"default_value: {_default(table.program, column)}}}"
+        for column, type_ in columns.readable
+    )
+    yield "  });"
+
+
+def _id(column: pa.Field[Any]) -> int:
+    return int((column.metadata or {})[b"PARQUET:field_id"])
+
+
+def _default(program: Program, column: pa.Field[Any]) -> str:
+    """What rows older than a column have in it: what protobuf says of a field that is absent."""
+    kind = column.type
+    if column.nullable:
+        return "NULL"
+    if pa.types.is_dictionary(kind):
+        return _text(_zero(program, column.name) or "0")
+    if pa.types.is_map(kind):
+        return "'{}'"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return "'[]'"
+    if pa.types.is_boolean(kind):
+        return "'false'"
+    return "'0'" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else "''"
+
+
+def _zero(program: Program, column: str) -> str | None:
+    """The name of zero of the enum in a column."""
+    for one in program.fields:
+        if one.column == column and one.enum is not None:
+            return dict(one.enum.values).get(0)
+        if one.encoding == "flatten" and one.program is not None:
+            found = _zero(one.program, column)
+            if found is not None:
+                return found
+    return None
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """A name that no column has."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _bigquery(table: ArchivedTable, folder: str) -> Iterator[str]:
+    if not folder.startswith("gs://"):
+        raise UsageError(f"{folder}: BigQuery reads archives on gs:// only")
+    columns = _Columns(_BIGQUERY, table)
+    database, name = map(_BIGQUERY.name, table.identifiers)
+    # BigQuery takes folders for partitions only where none of them is a column of the files too.
+    by_folder = bool(table.keys) and not table.columns_in_folders
+    yield from columns.comments
+    yield _BY_NAME
+    yield f"CREATE SCHEMA IF NOT EXISTS {database};"
+    yield f"CREATE OR REPLACE EXTERNAL TABLE {database}.{name} ("
+    yield ",\n".join(columns.lines())
+    yield ")"
+    if by_folder:
+        keys = [
+            f"  {_BIGQUERY.name(key.name)} {'DATE' if key.is_day else 'STRING'}"
+            for key in table.keys
+        ]
+        yield "WITH PARTITION COLUMNS (\n" + ",\n".join(keys) + "\n)"
+    options = [
+        "format = 'PARQUET'",
+        f"uris = [{_backslashed(f'{folder}/*.parquet')}]",
+        "enable_list_inference = true",
+        "map_target_type = 'ARRAY_OF_STRUCT'",
+    ]
+    if by_folder:
+        options.append(f"hive_partition_uri_prefix = {_backslashed(folder)}")
+    yield "OPTIONS (\n  " + ",\n  ".join(options) + "\n);"
+
+
+def _spark(table: ArchivedTable, folder: str) -> Iterator[str]:
+    columns = _Columns(_SPARK, table)
+    database, name = map(_SPARK.name, table.identifiers)
+    in_folders = table.columns_in_folders
+    partitions = [(key.name, "DATE" if key.is_day else "STRING") for key in table.keys]
+    partitions += [(c.name, type_) for c, type_ in columns.readable if c.name in in_folders]
+    lines = [f"  {_SPARK.name(name)} {type_}" for name, type_ in partitions]
+    location = folder if "://" in folder else f"file://{folder}"
+    location = re.sub("^s3://", "s3a://", location)
+    yield from columns.comments
+    yield _BY_NAME
+    yield f"CREATE DATABASE IF NOT EXISTS {database};"
+    yield f"DROP TABLE IF EXISTS {database}.{name};"
+    yield f"CREATE TABLE {database}.{name} ("
+    yield ",\n".join([*columns.lines(without=in_folders), *lines])
+    yield ")\nUSING PARQUET"
+    if not partitions and table.folders:
+        yield "OPTIONS (recursiveFileLookup = 'true')"
+    if partitions:
+        yield f"PARTITIONED BY ({', '.join(_SPARK.name(key) for key, _ in partitions)})"
+    yield f"LOCATION {_backslashed(location)};"
+    if partitions:
+        yield f"MSCK REPAIR TABLE {database}.{name};"
+
+
+def _clickhouse(table: ArchivedTable, folder: str) -> Iterator[str]:
+    columns = _Columns(_CLICKHOUSE, table)
+    database, name = map(_CLICKHOUSE.name, table.identifiers)
+    protocol = folder.partition("://")[0] if "://" in folder else "file"
+    if protocol not in _CLICKHOUSE_FUNCTIONS:
+        raise UsageError(f"{folder}: ClickHouse does not read {protocol}://")
+    structure = ", ".join(line.strip() for line in columns.lines())
+    yield from columns.comments
+    yield _BY_NAME
+    yield f"CREATE DATABASE IF NOT EXISTS {database};"
+    yield f"CREATE OR REPLACE VIEW {database}.{name} AS"
+    yield f"SELECT * FROM {_CLICKHOUSE_FUNCTIONS[protocol]}("
+    yield f"  {_backslashed(f'{folder}/**/*.parquet')}, 'Parquet',"
+    yield f"  {_backslashed(structure)}"
+    yield ");"
+
+
+_BY_NAME: Final = "-- Found by name: a column renamed since a file was written is not found in it."
+_CLICKHOUSE_FUNCTIONS: Final = {"file": "file", "s3": "s3", "gs": "gcs", "gcs": "gcs"}
+
+
+def _backslashed(text: str) -> str:
+    """A text for the engines that escape with a backslash."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+_STATEMENTS: Final[Mapping[Dialect, Callable[[ArchivedTable, str], Iterator[str]]]] = {
+    "duckdb": _duckdb,
+    "bigquery": _bigquery,
+    "spark": _spark,
+    "clickhouse": _clickhouse,
+}

@@ -1,0 +1,316 @@
+"""`cdpgen archive`: streams in, an archive of Parquet out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+from .config import (
+    ConfigError,
+    PipelineConfig,
+    TableConfig,
+    WriterConfig,
+    check,
+    load_pipeline,
+)
+from .dead_letter import FOLDER, DeadLetter
+from .metrics import Metrics
+from .parquet import PublishedFile
+from .sources import Input, inputs_of, read_inputs
+from .storage import StorageError
+from .writer import TableWriter, WriterFailed
+
+__all__ = ["Archived", "archive_table", "load_tables", "run"]
+
+_MB: Final = 1 << 20
+
+
+class Archived(NamedTuple):
+    """What one run did for one table."""
+
+    table: str
+    metrics: Metrics
+    seconds: float
+
+
+class _Job(NamedTuple):
+    """One table of a run, with everything about it checked."""
+
+    writer: type[TableWriter[Any]]
+    inputs: list[Input]
+    options: dict[str, Any]
+
+
+def run(
+    pipeline: str | None = None,
+    *,
+    table: str | None = None,
+    source: Sequence[str] = (),
+    to: str | None = None,
+    generated: str = "generated",
+    format: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> int:
+    """Archives what a pipeline file or the flags say, a line on standard output for each table.
+
+    Args:
+        pipeline: the path of a PIPELINE.yaml; of the rest only `to` and `options` then count, over what
+            the file says.
+        table: the full name of the table (`stellar.v1.ContractData`).
+        source: files, globs or URLs to read; `-` is standard input.
+        to: the URL of the archive.
+        generated: the folder that `cdpgen build` wrote.
+        format: `delimited` or `ndjson`; by the extensions of the sources when left out.
+        options: options of the writer, also as text (`{"max_file_size_mb": "256"}`).
+
+    Returns:
+        The exit code: 0 fine (also after SIGTERM or Ctrl-C), 1 something could not be read or written,
+        2 bad usage or configuration. Problems have been printed to standard error.
+    """
+    try:
+        if pipeline is not None:
+            config, base = load_pipeline(pipeline), Path(pipeline).parent
+        else:
+            config, base = _from_flags(table, source, to, generated, format), Path()
+        jobs, url = _jobs(config, base, options or {}, to if pipeline is not None else None)
+    except (ConfigError, StorageError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        with _Stop() as stop:
+            for job in jobs:
+                print(_summary(archive_table(job, url, stop), url), flush=True)
+                if stop.requested:
+                    break
+    except (ConfigError, StorageError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (OSError, WriterFailed) as error:
+        print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        return 1
+    return 0
+
+
+def archive_table(job: _Job, url: str, stop: _Stop) -> Archived:
+    """Archives all inputs of one table; what was read when something fails or stops is published."""
+    from .log import logger
+
+    log = logger()
+
+    def published(file: PublishedFile) -> None:
+        if file.dead_letters:
+            log.warning(
+                "dead letters", table=file.table, file=file.url, rows=file.rows, bytes=file.size
+            )
+        else:
+            log.info("published", table=file.table, file=file.url, rows=file.rows, bytes=file.size)
+
+    began = time.monotonic()
+    with (
+        job.writer(url, on_published=published, **job.options) as writer,
+        _progress(writer.table, writer.metrics, began),
+    ):
+        for item in read_inputs(job.inputs, job.writer.message_type, stop):
+            if isinstance(item, DeadLetter):
+                writer.reject(
+                    item.payload or b"",
+                    item.reason,
+                    source=item.source,
+                    position=item.position,
+                    offset=item.offset,
+                )
+            else:
+                writer.write_many(item.payloads, source=item.source, positions=item.positions)
+        # inside, so that the progress shows the last files too
+        writer.close()
+    return Archived(writer.table, writer.metrics, time.monotonic() - began)
+
+
+def load_tables(generated: str | os.PathLike[str]) -> dict[str, type[TableWriter[Any]]]:
+    """The writers in a folder that `cdpgen build` wrote, by the full name of their table.
+
+    Raises:
+        ConfigError: there is no such folder, or something in it cannot be imported.
+    """
+    folder = Path(generated).expanduser().resolve()
+    if not (folder / "__init__.py").is_file():
+        raise ConfigError(
+            f"{generated}: is no folder of generated writers; make it with: "
+            f"cdpgen build SCHEMAS --out {generated}"
+        )
+    try:
+        package = _import_folder(folder)
+        registry: Mapping[str, tuple[str, str]] = package.TABLES
+        return {
+            table: getattr(importlib.import_module(module, package.__name__), name)
+            for table, (module, name) in registry.items()
+        }
+    except (ImportError, AttributeError, SyntaxError, TypeError) as error:
+        raise ConfigError(
+            f"{generated}: cannot be imported ({error}); make it anew with: "
+            f"cdpgen build SCHEMAS --out {generated}"
+        ) from error
+
+
+def _import_folder(folder: Path) -> ModuleType:
+    """Imports a package from where it lies, whatever its name and `sys.path` are."""
+    name = folder.name
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__path__", None) and folder == Path(known.__path__[0]):
+        return known
+    if known is not None or not name.isidentifier() or importlib.util.find_spec(name) is not None:
+        name = f"_generated_{abs(hash(folder)):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[name] = package
+    try:
+        spec.loader.exec_module(package)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return package
+
+
+def _from_flags(
+    table: str | None, source: Sequence[str], to: str | None, generated: str, format: str | None
+) -> PipelineConfig:
+    missing = [
+        flag for flag, value in (("--table", table), ("--from", source), ("--to", to)) if not value
+    ]
+    if missing:
+        raise ConfigError(
+            f"give a PIPELINE.yaml, or --table, --from and --to; missing: {', '.join(missing)}"
+        )
+    sources = [{"path": path, **({"format": format} if format else {})} for path in source]
+    return check(
+        PipelineConfig,
+        {"generated": generated, "destination": to, "tables": {table: {"source": sources}}},
+    )
+
+
+def _jobs(
+    config: PipelineConfig, base: Path, options: Mapping[str, Any], to: str | None
+) -> tuple[list[_Job], str]:
+    """What there is to do, and the archive, with all that can be checked checked before anything starts."""
+    check(WriterConfig, options)
+    writers = load_tables(_below(base, config.generated))
+    jobs = []
+    for name, table in config.tables.items():
+        if name not in writers:
+            raise ConfigError(
+                f"{name}: no such table in {config.generated}; it has {', '.join(sorted(writers))}"
+            )
+        own = {**config.writer, **table.writer, **options}
+        check(WriterConfig, own)
+        jobs.append(_Job(writers[name], inputs_of(_sources_below(base, table)), own))
+    if sum(one.path == "-" for job in jobs for one in job.inputs) > 1:
+        raise ConfigError("standard input (-) can be read once only")
+    return jobs, to or _below(base, config.destination)
+
+
+def _sources_below(base: Path, table: TableConfig) -> list[Any]:
+    return [
+        source.model_copy(update={"path": _below(base, source.path)}) for source in table.source
+    ]
+
+
+def _below(base: Path, path: str) -> str:
+    """A path in a pipeline file as seen from here; URLs, `~` and `-` are what they are."""
+    if path == "-" or path.startswith("~") or "://" in path:
+        return path
+    return str(base / path)
+
+
+class _Stop:
+    """SIGTERM and Ctrl-C ask to stop; the second one ends the process as if nobody had listened."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._read, self._write = os.pipe()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def fileno(self) -> int:
+        return self._read
+
+    def __enter__(self) -> _Stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._read)
+        os.close(self._write)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.requested:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.requested = True
+        os.write(self._write, b".")
+        print("stopping: publishing what was read; once more to abort", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _progress(table: str, metrics: Metrics, began: float) -> Iterator[None]:
+    """A line on a terminal that tells how far things are, while the block runs."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    def line() -> Text:
+        seconds = time.monotonic() - began
+        return Text.assemble(
+            (table, "bold"),
+            f"  {metrics.messages:,} records",
+            (f"  {metrics.messages / seconds if seconds else 0:,.0f}/s", "green"),
+            f"  in {_bytes(metrics.message_bytes)}  out {_bytes(metrics.file_bytes)}",
+            (f"  {_ratio(metrics)}", "cyan"),
+            (f"  {metrics.dead_letters:,} dead letters" if metrics.dead_letters else "", "red"),
+        )
+
+    with Live(
+        get_renderable=line, console=Console(stderr=True), refresh_per_second=8, transient=True
+    ):
+        yield
+
+
+def _summary(archived: Archived, url: str) -> str:
+    """What a run did for a table, in one line, and where its dead letters are in another."""
+    table, metrics, seconds = archived
+    rate = metrics.messages / seconds if seconds else 0
+    text = (
+        f"{table}: {metrics.messages:,} messages ({_bytes(metrics.message_bytes)}) in {seconds:.1f} s "
+        f"({rate:,.0f}/s): {metrics.rows:,} rows, {metrics.files:,} files, "
+        f"{_bytes(metrics.file_bytes)} ({_ratio(metrics)})"
+    )
+    if metrics.dead_letters:
+        text += f"\n{table}: {metrics.dead_letters:,} dead letters in {url}/{FOLDER}/{table}"
+    return text
+
+
+def _ratio(metrics: Metrics) -> str:
+    return f"{metrics.message_bytes / metrics.file_bytes:.1f}:1" if metrics.file_bytes else "-"
+
+
+def _bytes(size: int) -> str:
+    return f"{size / _MB:,.1f} MB" if size >= _MB else f"{size / 1024:,.1f} KB"

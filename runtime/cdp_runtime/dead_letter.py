@@ -1,0 +1,59 @@
+"""Dead letters: what could not be decoded, kept with the reason as Parquet beside the tables."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+
+__all__ = ["DEAD_LETTER_SCHEMA", "FOLDER", "DeadLetter", "to_batch"]
+
+FOLDER: Final = "_dead_letter"
+"""The folder of an archive that has a folder of dead letters for each table."""
+
+DEAD_LETTER_SCHEMA: Final = pa.schema(
+    [
+        pa.field("payload", pa.binary()),
+        pa.field("reason", pa.utf8(), nullable=False),
+        pa.field("source", pa.utf8()),
+        pa.field("position", pa.int64()),
+        pa.field("offset", pa.int64()),
+        pa.field("time", pa.timestamp("us", "UTC"), nullable=False),
+    ]
+)
+
+
+class DeadLetter(NamedTuple):
+    """A message that is none.
+
+    Attributes:
+        payload: its bytes; None for a null among payloads.
+        reason: what is wrong, for people.
+        source: where it comes from; empty when the caller did not say.
+        position: where it stands in its source.
+        offset: the byte of the payload at which decoding stopped.
+    """
+
+    payload: bytes | None
+    reason: str
+    source: str = ""
+    position: int | None = None
+    offset: int | None = None
+
+
+def to_batch(letters: Sequence[DeadLetter]) -> pa.RecordBatch:
+    """Dead letters of this moment as rows of `DEAD_LETTER_SCHEMA`."""
+    now = datetime.datetime.now(datetime.UTC)
+    return pa.record_batch(
+        [
+            pa.array([letter.payload for letter in letters], pa.binary()),
+            pa.array([letter.reason for letter in letters], pa.utf8()),
+            pa.array([letter.source or None for letter in letters], pa.utf8()),
+            pa.array([letter.position for letter in letters], pa.int64()),
+            pa.array([letter.offset for letter in letters], pa.int64()),
+            pa.array([now] * len(letters), pa.timestamp("us", "UTC")),
+        ],
+        schema=DEAD_LETTER_SCHEMA,
+    )

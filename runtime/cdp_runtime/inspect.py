@@ -1,0 +1,177 @@
+"""`cdpgen inspect`: what lies in an archive, told from the footers of its files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+
+from .dead_letter import FOLDER
+from .storage import FileInfo, Storage, StorageError, open_storage
+
+__all__ = ["FileFacts", "inspect", "run"]
+
+_READERS: Final = 8
+_PARTITIONS_SHOWN: Final = 40
+_MB: Final = 1 << 20
+
+
+class FileFacts(NamedTuple):
+    """What a footer says of a file.
+
+    Attributes:
+        table: the full name of the table.
+        partition: the folders between the table and the file.
+        rows: how many there are.
+        size: of the file in bytes.
+        uncompressed: the size that its columns would have without compression, in bytes.
+        version: of the table when the file was written; empty when the footer does not say.
+        dead_letters: whether the rows are dead letters.
+        unreadable: why the footer cannot be read; empty when it can.
+    """
+
+    table: str
+    partition: str
+    rows: int
+    size: int
+    uncompressed: int
+    version: str
+    dead_letters: bool
+    unreadable: str
+
+
+def inspect(url: str) -> list[FileFacts]:
+    """Reads the footers of all files of an archive.
+
+    Raises:
+        StorageError: the store cannot be used.
+    """
+    storage = open_storage(url)
+    with ThreadPoolExecutor(_READERS) as readers:
+        return list(readers.map(lambda file: _facts(storage, file), storage.files()))
+
+
+def run(url: str) -> int:
+    """Prints what lies in an archive.
+
+    Returns:
+        The exit code: 0 fine, 1 nothing is there or a file cannot be read, 2 the URL cannot be used.
+    """
+    try:
+        files = inspect(url)
+    except (StorageError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not files:
+        print(f"{url}: there are no Parquet files", file=sys.stderr)
+        return 1
+    _print(url, files)
+    broken = [file for file in files if file.unreadable]
+    for file in broken:
+        print(f"{file.partition}: {file.unreadable}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _facts(storage: Storage, file: FileInfo) -> FileFacts:
+    import pyarrow.parquet as pq
+
+    folders = file.path.split("/")[:-1]
+    dead = bool(folders) and folders[0] == FOLDER
+    if dead:
+        folders = folders[1:]
+    try:
+        with storage.open(file.path) as opened:
+            footer = pq.read_metadata(opened)
+    except (OSError, pa.ArrowException) as error:
+        return FileFacts("", storage.describe(file.path), 0, file.size, 0, "", dead, str(error))
+    told = footer.metadata or {}
+    return FileFacts(
+        table=told.get(b"cdpgen.table", folders[0].encode() if folders else b"").decode(),
+        partition="/".join(folders[1:]),
+        rows=footer.num_rows,
+        size=file.size,
+        uncompressed=sum(
+            footer.row_group(g).column(c).total_uncompressed_size
+            for g in range(footer.num_row_groups)
+            for c in range(footer.num_columns)
+        ),
+        version=told.get(b"cdpgen.version", b"").decode(),
+        dead_letters=dead,
+        unreadable="",
+    )
+
+
+def _print(url: str, files: Sequence[FileFacts]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=False)
+    readable = [file for file in files if not file.unreadable]
+    tables = Table(title=url, title_justify="left", title_style="bold")
+    for heading in (
+        "table",
+        "versions",
+        "partitions",
+        "files",
+        "rows",
+        "on disk",
+        "ratio",
+        "dead letters",
+    ):
+        tables.add_column(heading, justify="left" if heading in ("table", "versions") else "right")
+    for name in sorted({file.table for file in readable}):
+        rows = [file for file in readable if file.table == name and not file.dead_letters]
+        dead = sum(file.rows for file in readable if file.table == name and file.dead_letters)
+        tables.add_row(
+            name,
+            _versions(rows),
+            f"{len({file.partition for file in rows}):,}",
+            *_sums(rows),
+            f"[red]{dead:,}[/red]" if dead else "0",
+        )
+    console.print(tables)
+    for name in sorted({file.table for file in readable if not file.dead_letters}):
+        rows = [file for file in readable if file.table == name and not file.dead_letters]
+        partitions = sorted({file.partition for file in rows})
+        if partitions != [""]:
+            console.print(_partitions(name, partitions, rows))
+
+
+def _partitions(name: str, partitions: Sequence[str], files: Sequence[FileFacts]) -> object:
+    from rich.table import Table
+
+    table = Table(title=name, title_justify="left", title_style="bold")
+    for heading in ("partition", "versions", "files", "rows", "on disk", "ratio"):
+        left = heading in ("partition", "versions")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    hidden = len(partitions) - _PARTITIONS_SHOWN
+    half = _PARTITIONS_SHOWN // 2
+    for number, partition in enumerate(partitions):
+        if hidden > 0 and number == half:
+            table.add_row(f"... {hidden:,} more ...", "", "", "", "", "")
+        if hidden > 0 and half <= number < half + hidden:
+            continue
+        rows = [file for file in files if file.partition == partition]
+        table.add_row(partition or ".", _versions(rows), *_sums(rows))
+    return table
+
+
+def _versions(files: Iterable[FileFacts]) -> str:
+    return ", ".join(
+        sorted({file.version for file in files if file.version}, key=lambda v: (len(v), v))
+    )
+
+
+def _sums(files: Sequence[FileFacts]) -> tuple[str, str, str, str]:
+    """Files, rows, bytes on disk, and how many times that the columns are without compression."""
+    size = sum(file.size for file in files)
+    uncompressed = sum(file.uncompressed for file in files)
+    return (
+        f"{len(files):,}",
+        f"{sum(file.rows for file in files):,}",
+        f"{size / _MB:,.1f} MB" if size >= _MB else f"{size / 1024:,.1f} KB",
+        f"{uncompressed / size:.1f}:1" if size else "-",
+    )

@@ -1,0 +1,406 @@
+"""The open Parquet files of a table: row groups, rotation, publication.
+
+`TableFiles` is told rows and their partition. It gathers them for each partition until they make a row
+group, writes that to the partition's file, and publishes the file when it is big, long or old enough.
+It has no locks: one thread owns it (the encode thread of `cdp_runtime.pipeline`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .payloads import Positions, int_at
+from .router import column_of
+
+if TYPE_CHECKING:
+    from .config import WriterConfig
+    from .metrics import Metrics
+    from .storage import Storage, Upload
+
+__all__ = ["PublishedFile", "Table", "TableFiles"]
+
+_MB: Final = 1 << 20
+_ROW_GROUP_ROWS: Final = 1 << 20
+_COMPACT_AT: Final = 64
+"""How many small batches are kept before they are made one; each costs some kilobytes by itself."""
+
+_FIRST_RATIO: Final = 0.25
+"""What rows in memory are taken to compress to, until the first row group tells."""
+
+
+class PublishedFile(NamedTuple):
+    """A file that readers can see.
+
+    Attributes:
+        table: the full name of the table.
+        path: of the file below the archive.
+        url: of the file.
+        partition: the folders between the table and the file.
+        rows: how many there are.
+        size: of the file in bytes.
+        positions: for each source, the first and last position of the rows in the file.
+        dead_letters: whether the rows are messages that could not be decoded.
+    """
+
+    table: str
+    path: str
+    url: str
+    partition: str
+    rows: int
+    size: int
+    positions: Mapping[str, tuple[int, int]]
+    dead_letters: bool
+
+
+class Table(NamedTuple):
+    """What the files of a table have in common.
+
+    Attributes:
+        name: the full name of the table.
+        folder: of its files below the archive.
+        schema: of its files.
+        sort_by: the columns by which rows are sorted within a row group.
+        metadata: what the footers say besides positions.
+        dead_letters: whether these are the table's dead letters.
+    """
+
+    name: str
+    folder: str
+    schema: pa.Schema
+    sort_by: Sequence[str]
+    metadata: Mapping[str, str]
+    dead_letters: bool
+
+
+class TableFiles:
+    """The open files of one table in one archive.
+
+    Args:
+        table: what the files have in common.
+        storage: where they go.
+        writer: the id of the writer, for the names of the files.
+        config: when to rotate, how to compress.
+        metrics: told of bytes as they are written.
+        on_published: told of each file once it is durable.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        storage: Storage,
+        writer: str,
+        config: WriterConfig,
+        metrics: Metrics,
+        on_published: Callable[[PublishedFile], None],
+    ) -> None:
+        self._table = table
+        self._storage = storage
+        self._stem = f"{_snake(table.name.rpartition('.')[2])}-{writer}"
+        self._config = config
+        self._metrics = metrics
+        self._on_published = on_published
+        self._sequence = 0
+        self._gathered = 0
+        self._ratio: float | None = None
+        # by partition; the one that has gone longest without a row comes first
+        self._files: dict[str, _OpenFile] = {}
+
+    def add(
+        self,
+        partition: str,
+        rows: pa.RecordBatch,
+        source: str = "",
+        positions: Positions | None = None,
+    ) -> None:
+        """Takes rows of one partition, and the positions that each has in their one source."""
+        limit = self._config.max_file_rows
+        while limit is not None:
+            file = self._file(partition)
+            room = limit - file.rows
+            if rows.num_rows < room:
+                break
+            self._gather(file, rows.slice(0, room), source, positions and positions[:room])
+            self._publish(partition)
+            rows, positions = rows.slice(room), positions and positions[room:]
+            if rows.num_rows == 0:
+                return
+        file = self._file(partition)
+        self._gather(file, rows, source, positions)
+        if file.is_full():
+            self._publish(partition)
+
+    def seconds_to_rotation(self) -> float | None:
+        """How long until the oldest file has reached its age; None without an open file."""
+        if not self._files:
+            return None
+        opened = min(file.opened for file in self._files.values())
+        return max(0.0, opened + self._config.rotation_interval_minutes * 60 - time.monotonic())
+
+    def rotate_old(self) -> None:
+        """Publishes the files that have reached their age."""
+        born_before = time.monotonic() - self._config.rotation_interval_minutes * 60
+        for partition in [p for p, file in self._files.items() if file.opened <= born_before]:
+            self._publish(partition)
+
+    def publish_all(self) -> None:
+        """Publishes all open files."""
+        for partition in list(self._files):
+            self._publish(partition)
+
+    def discard_all(self) -> None:
+        """Leaves nothing of the open files."""
+        for file in self._files.values():
+            file.discard()
+        self._files.clear()
+        self._gathered = 0
+
+    def _file(self, partition: str) -> _OpenFile:
+        """The partition's open file, now the most recently used."""
+        file = self._files.pop(partition, None)
+        if file is None:
+            if len(self._files) >= self._config.max_open_files:
+                self._publish(next(iter(self._files)))
+            self._sequence += 1
+            path = "/".join(
+                part
+                for part in (
+                    self._table.folder,
+                    partition,
+                    f"{self._stem}-{self._sequence:06}.parquet",
+                )
+                if part
+            )
+            file = _OpenFile(
+                self._table, self._config, self._storage, self._metrics, path, self._ratio
+            )
+        self._files[partition] = file
+        return file
+
+    def _gather(
+        self, file: _OpenFile, rows: pa.RecordBatch, source: str, positions: Positions | None
+    ) -> None:
+        before = file.gathered
+        file.add(rows, source, positions)
+        self._gathered += file.gathered - before
+        while self._gathered > self._config.row_group_mb * _MB:
+            largest = max(self._files.values(), key=lambda one: one.gathered)
+            self._gathered -= largest.gathered
+            largest.write_row_group()
+
+    def _publish(self, partition: str) -> None:
+        file = self._files[partition]
+        self._gathered -= file.gathered
+        size = file.publish()
+        self._ratio = file.ratio
+        # only now: a file that could not be published is still there to be discarded
+        del self._files[partition]
+        self._on_published(
+            PublishedFile(
+                table=self._table.name,
+                path=file.path,
+                url=self._storage.describe(file.path),
+                partition=partition,
+                rows=file.rows,
+                size=size,
+                positions=file.positions,
+                dead_letters=self._table.dead_letters,
+            )
+        )
+
+
+class _OpenFile:
+    """One file on its way: rows gathered for the next row group, and what is already written."""
+
+    def __init__(
+        self,
+        table: Table,
+        config: WriterConfig,
+        storage: Storage,
+        metrics: Metrics,
+        path: str,
+        ratio: float | None,
+    ) -> None:
+        self.ratio = ratio
+        self.path: Final = path
+        self.opened: Final = time.monotonic()
+        self.rows = 0
+        self.gathered = 0
+        self.positions: dict[str, tuple[int, int]] = {}
+        self._table = table
+        self._config = config
+        self._storage = storage
+        self._metrics = metrics
+        self._batches: list[pa.RecordBatch] = []
+        self._small = 0
+        self._gathered_rows = 0
+        self._encoded = 0
+        self._written = 0
+        self._upload: Upload | None = None
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, rows: pa.RecordBatch, source: str, positions: Positions | None) -> None:
+        """Gathers rows, and writes a row group when there is one."""
+        self._batches.append(rows)
+        self._gathered_rows += rows.num_rows
+        self.gathered += rows.nbytes
+        self.rows += rows.num_rows
+        if positions is not None:
+            first, last = int_at(positions, 0), int_at(positions, -1)
+            known = self.positions.get(source, (first, last))
+            self.positions[source] = (min(known[0], first), max(known[1], last))
+        self._small += rows.num_rows < _COMPACT_AT
+        if self._small >= _COMPACT_AT:
+            self._batches = self._table_of_batches().combine_chunks().to_batches()
+            self._small = 0
+        if (
+            self.gathered >= self._config.row_group_mb * _MB
+            or self._gathered_rows >= _ROW_GROUP_ROWS
+            or (self.ratio is None and self.is_full())  # the guess may be far off: see what it is
+        ):
+            self.write_row_group()
+
+    def is_full(self) -> bool:
+        """Whether the file has its size; what is gathered counts with the ratio seen so far."""
+        return self._expected_size() >= self._config.max_file_size_mb * _MB
+
+    def write_row_group(self) -> None:
+        """Writes what is gathered; everything in memory is then free."""
+        if not self._batches:
+            return
+        table = self._sorted(self._table_of_batches())
+        gathered = self.gathered
+        self._batches, self._small, self._gathered_rows, self.gathered = [], 0, 0, 0
+        if self._writer is None:
+            self._open()
+        assert self._writer is not None
+        assert self._upload is not None
+        self._writer.write_table(table, row_group_size=table.num_rows)
+        self._encoded += gathered
+        self._count_written(self._upload.sink.tell())
+        self.ratio = self._written / self._encoded
+
+    def publish(self) -> int:
+        """Writes the rest and the footer, makes the file appear, and gives its size in bytes."""
+        self.write_row_group()
+        assert self._writer is not None
+        assert self._upload is not None
+        positions = {
+            source: {"first": first, "last": last}
+            for source, (first, last) in self.positions.items()
+        }
+        self._writer.add_key_value_metadata(
+            {**self._table.metadata, "cdpgen.positions": json.dumps(positions)}
+        )
+        self._writer.close()
+        self._count_written(self._upload.sink.tell())
+        self._upload.sink.close()
+        self._upload.publish()
+        return self._written
+
+    def discard(self) -> None:
+        """Leaves nothing of the file."""
+        if self._writer is not None:
+            self._writer.is_open = False  # or it would try to write a footer when it is collected
+        if self._upload is not None:
+            self._upload.discard()
+
+    def _count_written(self, size: int) -> None:
+        self._metrics.file_bytes += size - self._written
+        self._written = size
+
+    def _expected_size(self) -> float:
+        ratio = _FIRST_RATIO if self.ratio is None else self.ratio
+        return self._written + self.gathered * ratio
+
+    def _table_of_batches(self) -> pa.Table:
+        # chunks with dictionaries of their own would make the Parquet writer give up its dictionary
+        return pa.Table.from_batches(self._batches, self._table.schema).unify_dictionaries()
+
+    def _sorted(self, table: pa.Table) -> pa.Table:
+        """The rows in the table's order; at no cost when they already are."""
+        if not self._table.sort_by:
+            return table
+        import pyarrow.compute as pc
+
+        columns = {
+            str(i): _comparable(column_of(table, p)) for i, p in enumerate(self._table.sort_by)
+        }
+        if len(columns) == 1 and _is_sorted(columns["0"]):
+            return table
+        order = pc.sort_indices(
+            pa.table(columns), sort_keys=[(key, "ascending") for key in columns]
+        )
+        return table.take(order)
+
+    def _open(self) -> None:
+        self._upload = self._storage.create(self.path)
+        self._writer = pq.ParquetWriter(
+            self._upload.sink,
+            self._table.schema,
+            compression=self._config.compression.upper(),
+            compression_level=self._config.compression_level,
+            use_dictionary=True,
+            write_statistics=True,
+            write_page_index=True,
+            write_page_checksum=True,
+            data_page_version="1.0",  # every reader has it; what 2.0 adds, flat columns do not need
+            store_schema=True,
+            sorting_columns=[
+                pq.SortingColumn(_leaf_index(self._table.schema, path))
+                for path in self._table.sort_by
+            ]
+            or None,
+        )
+
+
+def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column that Arrow can sort: its dictionaries decoded."""
+    if pa.types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    return column
+
+
+def _is_sorted(column: pa.ChunkedArray) -> bool:
+    import pyarrow.compute as pc
+
+    if column.null_count:
+        return False
+    ahead = pc.less_equal(column.slice(0, len(column) - 1), column.slice(1))
+    return pc.all(ahead, min_count=0).as_py() is True
+
+
+def _leaf_index(schema: pa.Schema, path: str) -> int:
+    """The number of a column among the leaves of the schema, which is how Parquet counts columns."""
+    fields: list[Any] = list(schema)
+    index = 0
+    for name in [path] if path in schema.names else path.split("."):
+        for field in fields:
+            if field.name == name:
+                break
+            index += _leaves(field.type)
+        fields = _children(field.type)
+    return index
+
+
+def _children(kind: pa.DataType) -> list[Any]:
+    return [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_nested(kind) else []
+
+
+def _leaves(kind: pa.DataType) -> int:
+    if pa.types.is_map(kind):
+        return _leaves(kind.key_type) + _leaves(kind.item_type)
+    children = _children(kind)
+    return sum(_leaves(child.type) for child in children) if children else 1
+
+
+def _snake(name: str) -> str:
+    """`ContractData` is `contract_data`, `HTTPCall` is `http_call`."""
+    import re
+
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,0 +1,117 @@
+"""Where messages come from: files and standard input, framed as length-delimited protobuf or NDJSON.
+
+A source is an iterator of batches, each with the place of every message, and of dead letters for what
+is no message. It reads as it is asked, and holds little more than a block of its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from cdp_runtime.config import ConfigError
+from cdp_runtime.dead_letter import DeadLetter
+from cdp_runtime.payloads import Payloads, Positions
+
+if TYPE_CHECKING:
+    from cdp_runtime.config import Format, SourceConfig
+
+__all__ = ["Batch", "Stop", "inputs_of", "read_inputs"]
+
+_FORMATS: Final[dict[str, Format]] = {
+    "pb": "delimited",
+    "binpb": "delimited",
+    "delimited": "delimited",
+    "ndjson": "ndjson",
+    "jsonl": "ndjson",
+}
+"""The framing by a file's extension, below that of a compression."""
+
+
+class Batch(NamedTuple):
+    """Messages of one input, and the place of each: a byte offset, or the number of a line."""
+
+    payloads: Payloads
+    source: str
+    positions: Positions | Sequence[int]
+
+
+class Stop(Protocol):
+    """A request to stop, which also wakes who waits for input."""
+
+    requested: bool
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable with the request."""
+
+
+class Input(NamedTuple):
+    """One file or URL, or standard input as `-`, with its framing."""
+
+    path: str
+    format: Format
+    config: SourceConfig
+
+
+def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
+    """The inputs that some sources name, globs resolved, each glob in the order of names.
+
+    Raises:
+        ConfigError: there is no such file, or nothing says how it is framed.
+    """
+    from .files import compression_of, expand
+
+    inputs = []
+    for config in configs:
+        for path in expand(config.path):
+            compression = compression_of(path)
+            stem = path if compression is None else path.removesuffix("." + compression[1])
+            found = config.format or _FORMATS.get(stem.rpartition(".")[2].lower())
+            if found is None and path == "-":
+                found = "delimited"
+            if found is None:
+                raise ConfigError(
+                    f"{path}: its name does not tell the format: say delimited or ndjson, or use one "
+                    f"of the extensions {', '.join('.' + name for name in _FORMATS)}"
+                )
+            inputs.append(Input(path, found, config))
+    return inputs
+
+
+def read_inputs(
+    inputs: Sequence[Input], message_type: Callable[[], type[Any]], stop: Stop
+) -> Iterator[Batch | DeadLetter]:
+    """Reads inputs one after the other until they end or a stop is requested.
+
+    Args:
+        inputs: what to read.
+        message_type: gives the class of the messages; asked only where JSON has to become one.
+        stop: standard input is then read on as far as it has been sent; files are left at once.
+
+    Raises:
+        OSError: an input cannot be read on.
+    """
+    from .delimited import read_delimited
+    from .files import open_input
+    from .ndjson import read_ndjson
+
+    for one in inputs:
+        if stop.requested:
+            return
+        limit = int(one.config.max_message_mb * (1 << 20))
+        with open_input(one.path, stop) as reader:
+            if one.format == "delimited":
+                items = read_delimited(reader, one.path, max_message_bytes=limit)
+            else:
+                items = read_ndjson(
+                    reader,
+                    one.path,
+                    message_type(),
+                    fields=one.config.fields,
+                    ignore_unknown=one.config.ignore_unknown,
+                    max_line_bytes=limit,
+                )
+            for item in items:
+                yield item
+                if stop.requested and one.path != "-":
+                    return

@@ -1,0 +1,144 @@
+"""Opens files, URLs and standard input as streams of bytes, decompressed by their extension."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import select
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Protocol
+
+import pyarrow as pa
+
+from cdp_runtime.config import ConfigError
+from cdp_runtime.dead_letter import DeadLetter
+from cdp_runtime.storage import filesystem_of
+
+if TYPE_CHECKING:
+    from . import Stop
+
+__all__ = ["Reader", "compression_of", "expand", "open_input", "rest_of"]
+
+_COMPRESSIONS: Final = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
+
+_PIECE: Final = 1 << 20
+"""How many bytes of what cannot be framed make one dead letter."""
+
+_PIPE_BYTES: Final = 1 << 20
+"""The most that a pipe holds, and what is still read of one after a stop."""
+
+
+class Reader(Protocol):
+    """A stream of bytes."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fills the start of a buffer with what there is; 0 at the end."""
+
+
+def compression_of(path: str) -> tuple[str, str] | None:
+    """The codec of a file by its extension, and the extension; None when it is not compressed."""
+    extension = path.rpartition(".")[2].lower()
+    codec = _COMPRESSIONS.get(extension)
+    return None if codec is None else (codec, path[len(path) - len(extension) :])
+
+
+def expand(path: str) -> list[str]:
+    """The files that a path, glob or URL names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if path == "-":
+        return [path]
+    if "://" in path:
+        filesystem, inside = filesystem_of(path)
+        names = [inside] if not glob.has_magic(path) else sorted(filesystem.glob(inside))
+        found = [filesystem.unstrip_protocol(name) for name in names if filesystem.isfile(name)]
+    else:
+        path = os.path.expanduser(path)
+        # a file whose name has brackets is meant before a glob is
+        names = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))
+        found = [name for name in names if not os.path.isdir(name)]
+        if os.path.isdir(path):
+            raise ConfigError(f"{path}: is a folder; name its files, for example {path}/*.pb")
+    if not found:
+        raise ConfigError(f"{path}: there is no such file")
+    return found
+
+
+@contextlib.contextmanager
+def open_input(path: str, stop: Stop) -> Iterator[Reader]:
+    """Opens an input to be read from its start.
+
+    Raises:
+        OSError: it cannot be opened; the message names it.
+    """
+    with contextlib.ExitStack() as stack:
+        if path == "-":
+            yield _StandardInput(stop)
+            return
+        if "://" in path:
+            filesystem, inside = filesystem_of(path)
+            file = stack.enter_context(filesystem.open(inside, "rb"))
+        else:
+            file = stack.enter_context(open(path, "rb", buffering=0))
+        compression = compression_of(path)
+        if compression is not None:
+            native = stack.enter_context(pa.PythonFile(file, "r"))
+            file = stack.enter_context(pa.CompressedInputStream(native, compression[0]))
+        yield file
+
+
+def rest_of(
+    reader: Reader, start: bytes, source: str, position: int, reason: str
+) -> Iterator[DeadLetter]:
+    """Makes dead letters of the rest of an input that cannot be framed any more.
+
+    Args:
+        reader: the input.
+        start: what has been read of the rest already.
+        source: the name of the input.
+        position: of the first message in `start`; each piece of the rest has one more.
+        reason: why it cannot be framed.
+    """
+    piece = bytearray(start)
+    ended = False
+    while piece or not ended:
+        while len(piece) < _PIECE and not ended:
+            buffer = bytearray(_PIECE)
+            got = reader.readinto(memoryview(buffer))
+            piece += buffer[: got or 0]
+            ended = not got
+        if piece:
+            yield DeadLetter(bytes(piece[:_PIECE]), reason, source, position, 0)
+            del piece[:_PIECE]
+            position += 1
+
+
+class _StandardInput:
+    """Standard input: gives what has been sent without waiting for a block of it to be full.
+
+    A request to stop ends the wait for more; what has been sent by then is still read.
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._descriptor = sys.stdin.fileno()
+        self._left = _PIPE_BYTES
+        with contextlib.suppress(OSError):  # no pipe, or not allowed: it is only faster
+            fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        if not self._stop.requested:
+            select.select([self._descriptor, self._stop], [], [])
+        if self._stop.requested:
+            ready, _, _ = select.select([self._descriptor], [], [], 0)
+            if not ready or self._left <= 0:
+                return 0
+        got = os.readv(self._descriptor, [buffer])
+        if self._stop.requested:
+            self._left -= got
+        return got

@@ -1,0 +1,121 @@
+"""Newline-delimited JSON: a message a line, by protobuf's own mapping to JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf import json_format
+from google.protobuf.message import EncodeError
+
+from cdp_runtime.dead_letter import DeadLetter
+
+from . import Batch
+from .files import Reader, rest_of
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = ["read_ndjson"]
+
+_BLOCK: Final = 1 << 20
+"""How much is read at once, in bytes; the messages of its lines are a batch."""
+
+_NO_MESSAGE: Final = (ValueError, TypeError, RecursionError, json_format.Error, EncodeError)
+"""What json, json_format and protobuf raise for a line that is no message."""
+
+
+def read_ndjson(
+    reader: Reader,
+    source: str,
+    message_type: type[Message],
+    *,
+    fields: Mapping[str, str],
+    ignore_unknown: bool,
+    max_line_bytes: int,
+) -> Iterator[Batch | DeadLetter]:
+    """Reads messages with the numbers of their lines, from 1; blank lines are passed over.
+
+    A line that is no message of this type is a dead letter.
+
+    Args:
+        reader: the input.
+        source: its name.
+        message_type: what the lines are.
+        fields: the name of a key in the input to the field that it fills, dotted where that is one of
+            a message inside.
+        ignore_unknown: keys without a field are passed over instead of making the line a dead letter.
+        max_line_bytes: a line above this ends what can be read of the input.
+
+    Raises:
+        OSError: the input cannot be read on.
+    """
+    number = 1
+    tail = b""
+    ended = False
+    while not ended:
+        block = bytearray(_BLOCK)
+        got = reader.readinto(memoryview(block)) or 0
+        ended = got == 0
+        *lines, tail = (tail + block[:got]).split(b"\n")
+        if ended and tail:
+            lines, tail = [tail], b""
+        payloads: list[bytes] = []
+        numbers: list[int] = []
+        for line in lines:
+            if text := line.strip():
+                try:
+                    payloads.append(_message(text, message_type, fields, ignore_unknown))
+                    numbers.append(number)
+                except _NO_MESSAGE as error:
+                    reason = f"line {number}: {' '.join(str(error).split())}"
+                    yield DeadLetter(bytes(line), reason, source, number)
+            number += 1
+        if payloads:
+            yield Batch(payloads, source, numbers)
+        if len(tail) > max_line_bytes:
+            reason = f"line {number} is longer than {max_line_bytes} bytes; nothing after its start can be read"
+            yield from rest_of(reader, tail, source, number, reason)
+            return
+
+
+def _message(
+    text: bytes, message_type: type[Message], fields: Mapping[str, str], ignore_unknown: bool
+) -> bytes:
+    """One line as a serialized message.
+
+    Raises:
+        ValueError: it is no such message.
+    """
+    value = json.loads(text, object_pairs_hook=_without_duplicates)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, not {type(value).__name__}")
+    for key, path in fields.items():
+        if key in value:
+            _put(value, path, value.pop(key))
+    message = json_format.ParseDict(value, message_type(), ignore_unknown_fields=ignore_unknown)
+    return message.SerializeToString()
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different, so that no value is lost to another."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return value
+
+
+def _put(value: dict[str, Any], path: str, item: Any) -> None:
+    """Sets a value at a dotted path."""
+    *outer, last = path.split(".")
+    for name in outer:
+        inner = value.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"{path}: {name!r} is no object")
+        value = inner
+    if last in value:
+        raise ValueError(f"the field {path!r} is given twice")
+    value[last] = item

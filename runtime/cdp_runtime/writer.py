@@ -1,0 +1,228 @@
+"""The base class of generated writers.
+
+The way of a message from `write` to the disk, and who owns what:
+
+    caller's threads      write, write_many        bytes into the `Intake`, which blocks when it is full
+    decode thread         pipeline.Pipeline        `Converter.decode`, then `router.Router.split`
+    encode thread         pipeline.Pipeline        `parquet.TableFiles`: row groups, rotation, publication
+
+Two queues join the three: the intake (bounded in messages and bytes; the only thing with a lock) and a
+short queue of decoded batches. Everything else belongs to one thread. `flush` and `close` send a mark
+down the same way and wait until it comes out at the end, so they come after all that was written before.
+
+A thread that fails keeps taking from its queue and drops what it takes, so that nobody waits for ever;
+the next call of the caller raises `WriterFailed`.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
+
+import pyarrow as pa
+
+from .partition import Column, Day, Hour, Partition, Range
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from google.protobuf.message import Message
+
+    from .config import WriterOptions
+    from .converter import Converter
+    from .metrics import Metrics
+    from .parquet import PublishedFile
+
+    M = TypeVar("M", bound=Message)
+else:
+    M = TypeVar("M")
+
+__all__ = ["Column", "Day", "Hour", "Range", "TableWriter", "WriterFailed"]
+
+
+class WriterFailed(RuntimeError):  # noqa: N818 - what happened, as people say it
+    """A file could not be written; what was not published before is lost to the archive.
+
+    `__cause__` is the error behind it. The writer takes nothing more.
+    """
+
+
+class TableWriter(Generic[M]):
+    """Writes messages of one type into an archive, as Parquet.
+
+    May be used by several threads at once. Use it in a `with`, or call `close`.
+
+    Args:
+        url: the archive: a path or a URL of any fsspec protocol. Files lie in a folder below it that has
+            the name of the table.
+        on_published: called with each file when it is durable, in a thread of the writer; it must
+            not call the writer.
+        **options: see `cdp_runtime.config.WriterConfig`.
+
+    Raises:
+        ConfigError: an option is wrong; the message names it and what is allowed.
+        StorageError: the archive cannot be written.
+    """
+
+    table: ClassVar[str]
+    """The full name of the message."""
+    version: ClassVar[int]
+    """Of the table, by the lock of the schemas."""
+    fingerprint: ClassVar[str]
+    """Of schema and program."""
+    converter: ClassVar[type[Converter[Any]]]
+    partitions: ClassVar[Mapping[str, tuple[Partition, ...]]] = {}
+    """The partitions that the rules name."""
+    partition_by: ClassVar[tuple[str, ...]] = ()
+    """What `partition_by` is when the user says nothing."""
+    sort_by: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        on_published: Callable[[PublishedFile], None] | None = None,
+        **options: Unpack[WriterOptions],
+    ) -> None:
+        from .config import WriterConfig, check
+        from .pipeline import Pipeline
+
+        config = check(WriterConfig, cast("Mapping[str, Any]", options))
+        self._pipeline = Pipeline(type(self), url, config, on_published)
+        # the threads know the pipeline and not this object: one that is dropped, or still there when the
+        # interpreter exits, is found here, and what it was given is published
+        self._unclosed = weakref.finalize(self, self._pipeline.close_forgotten)
+
+    @classmethod
+    def message_type(cls) -> type[M]:
+        """The class of the messages."""
+        raise NotImplementedError(f"{cls.__name__} is not a generated writer")
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the writer has done so far."""
+        return self._pipeline.metrics
+
+    @property
+    def url(self) -> str:
+        """The archive."""
+        return self._pipeline.url
+
+    def write(self, message: M | bytes, *, source: str = "", position: int | None = None) -> None:
+        """Takes one message; blocks while the buffer is full.
+
+        Args:
+            message: the message or its bytes. Bytes that are no valid message go to the dead letters.
+            source: where it comes from, for footers and dead letters.
+            position: its place in the source; rises from call to call.
+
+        Raises:
+            TypeError: it is a message of another type, or no message.
+            WriterFailed: something that was written before could not be.
+            ValueError: the writer is closed.
+        """
+        payload = message if type(message) is bytes else self._as_bytes(message)
+        self._pipeline.intake.put_one(payload, source, position)
+
+    def write_many(
+        self,
+        payloads: Iterable[M | bytes] | pa.Array,
+        *,
+        source: str = "",
+        positions: Sequence[int] | pa.Int64Array | None = None,
+    ) -> None:
+        """Takes many messages; returns once they are in the buffer, and blocks while it is full.
+
+        Args:
+            payloads: messages or their bytes, or a pyarrow array of type binary, large_binary or
+                binary_view, which is not copied.
+            source: where they come from, for footers and dead letters.
+            positions: their places in the source, one each, rising; a `range` costs nothing.
+
+        Raises:
+            TypeError: there is a message of another type, or no message, among them.
+            WriterFailed: something that was written before could not be.
+            ValueError: the writer is closed, or there are not as many positions as messages.
+        """
+        if not isinstance(payloads, pa.Array):
+            payloads = [p if type(p) is bytes else self._as_bytes(p) for p in payloads]
+        self._pipeline.intake.put_many(payloads, source, positions)
+
+    def reject(
+        self,
+        payload: bytes,
+        reason: str,
+        *,
+        source: str = "",
+        position: int | None = None,
+        offset: int | None = None,
+    ) -> None:
+        """Takes bytes that are known to be no message, for the dead letters.
+
+        Args:
+            payload: the bytes.
+            reason: what is wrong with them, for people.
+            source: where they come from.
+            position: their place in the source.
+            offset: the byte of the payload that is wrong.
+
+        Raises:
+            WriterFailed: something that was written before could not be.
+            ValueError: the writer is closed.
+        """
+        from .dead_letter import DeadLetter
+
+        self._pipeline.intake.put_letter(DeadLetter(payload, reason, source, position, offset))
+
+    def flush(self) -> None:
+        """Publishes all files; everything written before this line is durable when it returns.
+
+        Raises:
+            WriterFailed: something that was written before could not be.
+            ValueError: the writer is closed.
+        """
+        self._pipeline.flush()
+
+    def close(self) -> None:
+        """Publishes all files and ends. Calling it again does nothing.
+
+        Raises:
+            WriterFailed: something that was written before could not be.
+        """
+        self._unclosed.detach()
+        self._pipeline.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes, also when the block failed: what was written before is archived."""
+        try:
+            self.close()
+        except WriterFailed as failure:
+            if error is None:
+                raise
+            if not isinstance(error, WriterFailed):
+                error.add_note(str(failure))
+
+    def _as_bytes(self, message: Any) -> bytes:
+        if isinstance(message, (bytes, bytearray, memoryview)):
+            return bytes(message)
+        descriptor = getattr(message, "DESCRIPTOR", None)
+        if descriptor is None:
+            raise TypeError(
+                f"expected a {self.table} or its bytes, not {type(message).__module__}."
+                f"{type(message).__qualname__}"
+            )
+        if descriptor.full_name != self.table:
+            raise TypeError(f"expected a {self.table}, not a {descriptor.full_name}")
+        payload: bytes = message.SerializeToString()
+        return payload

@@ -1,0 +1,74 @@
+"""What the README says to type works when it is pasted, and what it shows is what is generated."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def blocks(language: str, heading: str) -> list[str]:
+    section = re.split(r"^## ", README.read_text(), flags=re.MULTILINE)
+    text = next(part for part in section if part.startswith(f"{heading}\n"))
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The directory in which a newcomer has typed the quick start, and what each block printed."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    printed = []
+    for block in blocks("sh", "Quick start with your own `.proto`"):
+        ran = subprocess.run(
+            ["bash", "-e"],
+            input=block,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=folder,
+            env={**os.environ, "PATH": path, "COLUMNS": "120"},
+        )
+        assert ran.returncode == 0, f"{block}\n{ran.stdout}\n{ran.stderr}"
+        printed.append(ran.stdout)
+    return folder, printed
+
+
+def test_the_quick_start_archives_and_shows_what_it_says(
+    followed: tuple[Path, list[str]],
+) -> None:
+    _, (written, built, archived, queried, embedded) = followed
+    assert written == embedded == ""
+    assert "1 table" in built
+    assert "3 messages" in archived
+    assert "2 rows" in archived
+    assert re.search(r"│ shop.v1.Order +│", archived)
+    assert "A-1" in queried
+    assert "39.00" in queried
+    assert "line 3: Failed" in queried
+
+
+def test_the_module_shown_is_the_one_generated(followed: tuple[Path, list[str]]) -> None:
+    module = (followed[0] / "generated/shop/v1/order_writer.py").read_text()
+    shown = blocks("python", "What is generated")
+    assert shown
+    for block in shown:
+        assert block in module
+
+
+def test_the_commands_in_the_table_are_those_there_are() -> None:
+    from cdpgen.cli import app
+
+    listed = re.findall(r"^\| `cdpgen (\w+)", README.read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(
+        command.name or command.callback.__name__
+        for command in app.registered_commands
+        if command.callback
+    )

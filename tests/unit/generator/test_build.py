@@ -1,0 +1,243 @@
+"""`cdpgen build`: what it writes, removes, leaves alone and says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdpgen import cli
+
+PROTO = """
+syntax = "proto3";
+package shop.v1;
+message Sale { string article = 1; }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with `schemas/shop/v1/sale.proto`."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "schemas/shop/v1/sale.proto", PROTO)
+    return tmp_path
+
+
+class TestBuild:
+    def test_the_second_build_writes_nothing(self, folder: Path) -> None:
+        assert run("build", "schemas") == 0
+        before = stamps(folder)
+        assert run("build", "schemas") == 0
+        assert stamps(folder) == before
+
+    def test_two_builds_of_the_same_schemas_are_the_same_bytes(self, folder: Path) -> None:
+        # Processes with other hash seeds order their sets otherwise.
+        made = []
+        for seed in ("1", "2"):
+            command = [sys.executable, "-m", "cdpgen", "build", "schemas", "--out", f"out{seed}"]
+            subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+            made.append(texts(folder / f"out{seed}") | texts(folder / "schemas"))
+            (folder / "schemas/cdpgen.lock").unlink()
+        assert made[0] == made[1]
+
+    def test_modules_may_lie_anywhere_and_import_each_other_relatively(self, folder: Path) -> None:
+        other = 'syntax = "proto3"; package shop; import "shop/v1/sale.proto";'
+        write(folder / "schemas/shop/order.proto", other + "message Order { v1.Sale sale = 1; }")
+        assert run("build", "schemas", "--out", "some/deep/place") == 0
+        code = (
+            "from deep.place.shop.order_pb2 import Order\n"
+            "from deep.place.shop.order_writer import OrderConverter\n"
+            "order = Order(sale={'article': 'book'})\n"
+            "print(OrderConverter().to_arrow([order]).to_pylist())"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder / "some", capture_output=True, text=True)
+        assert done.stdout == "[{'sale': {'article': 'book'}, '_raw': None}]\n", done.stderr
+
+    def test_what_no_schema_makes_any_more_is_removed_with_its_folder(self, folder: Path) -> None:
+        assert run("build", "schemas") == 0
+        write(folder / "generated/shop/v1/__pycache__/sale_pb2.cpython-311.pyc", "")
+        (folder / "schemas/shop/v1/sale.proto").unlink()
+        write(folder / "schemas/other.proto", 'syntax = "proto3"; message Other {}')
+        write(folder / "schemas/cdpgen.yaml", ACCEPT_REMOVAL)
+        assert run("build", "schemas") == 0
+        assert sorted(texts(folder / "generated")) == [
+            "__init__.py",
+            "other_pb2.py",
+            "other_pb2.pyi",
+            "other_writer.py",
+        ]
+
+    def test_files_that_it_did_not_write_are_left_alone(self, folder: Path) -> None:
+        mine = {
+            "generated/notes.py": "# mine",
+            "generated/shop/__init__.py": "# mine too",
+            "generated/shop/v1/old_pb2.py": "# by protoc",
+        }
+        for path, text in mine.items():
+            write(folder / path, text)
+        assert run("build", "schemas") == 0
+        assert {path: (folder / path).read_text() for path in mine} == mine
+
+    def test_generated_modules_of_another_build_further_down_are_left_alone(
+        self, folder: Path
+    ) -> None:
+        assert run("build", "schemas", "--out", "all/nested") == 0
+        before = stamps(folder / "all/nested")
+        assert run("build", "schemas", "--out", "all") == 0
+        assert stamps(folder / "all/nested") == before
+
+    def test_a_file_of_somebody_else_in_the_way_is_an_error(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(folder / "generated/shop/v1/sale_pb2.py", "# by protoc")
+        assert run("build", "schemas") == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"{Path('generated/shop/v1/sale_pb2.py')}: is in the way")
+        assert sorted(texts(folder / "generated")) == ["shop/v1/sale_pb2.py"]
+        assert not (folder / "schemas/cdpgen.lock").exists()
+
+    def test_hidden_folders_are_nobodys_schemas(self, folder: Path) -> None:
+        write(folder / "schemas/.venv/lib/broken.proto", "nonsense")
+        assert run("build", "schemas") == 0
+
+
+class TestSpeed:
+    def test_200_messages_of_4000_fields_build_at_once(self, folder: Path) -> None:
+        fields = "".join(f"// What {i} is.\n string field_{i} = {i};\n" for i in range(1, 21))
+        for file in range(20):
+            messages = "".join(f"message M{i} {{ {fields} }}\n" for i in range(10))
+            text = f'syntax = "proto3"; package f{file};\n{messages}'
+            write(folder / f"schemas/f{file}.proto", text)
+        assert timed("build", "schemas") < 5
+        assert timed("build", "schemas") < 1
+
+
+class TestCheck:
+    def test_it_is_content_after_a_build(self, folder: Path) -> None:
+        assert run("build", "schemas") == 0
+        assert run("build", "schemas", "--check") == 0
+
+    def test_it_exits_1_changes_nothing_and_names_what_is_stale(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("build", "schemas") == 0
+        more = PROTO.replace("}", "// How many.\n uint32 count = 2; }")
+        write(folder / "schemas/shop/v1/sale.proto", more)
+        before = stamps(folder)
+        capsys.readouterr()
+        assert run("build", "schemas", "--check") == 1
+        assert stamps(folder) == before
+        said = capsys.readouterr()
+        assert f"stale {Path('generated/shop/v1/sale_writer.py')}" in said.out
+        assert f"stale {Path('schemas/cdpgen.lock')}" in said.out
+        assert said.err == "generated is stale; run: cdpgen build schemas\n"
+
+    @pytest.mark.parametrize("path", ["generated/shop/v1/sale_pb2.pyi", "schemas/cdpgen.lock"])
+    def test_it_notices_an_edited_or_missing_file(self, folder: Path, path: str) -> None:
+        assert run("build", "schemas") == 0
+        (folder / path).unlink()
+        assert run("build", "schemas", "--check") == 1
+
+    def test_it_notices_a_file_left_over(self, folder: Path) -> None:
+        assert run("build", "schemas") == 0
+        text = (folder / "generated/shop/v1/sale_pb2.py").read_text()
+        write(folder / "generated/shop/v1/gone_pb2.py", text)
+        assert run("build", "schemas", "--check") == 1
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("path", "text", "expected"),
+        [
+            (
+                "schemas/shop/v1/sale.proto",
+                'syntax = "proto3";\nmessage Sale {\n  strin article = 1;\n}\n',
+                'schemas/shop/v1/sale.proto:3:3: "strin" is not defined.\n',
+            ),
+            (
+                "schemas/cdpgen.yaml",
+                "version: 1\ntables:\n  shop.v1.Sale:\n    sort_by: [artikel]\n",
+                "schemas/cdpgen.yaml:4:15: `artikel` is no column of shop.v1.Sale; "
+                'did you mean "article"?\n',
+            ),
+            (
+                "schemas/cdpgen.yaml",
+                "version: 1\ntabels: {}\n",
+                'schemas/cdpgen.yaml:2:1: unknown key `tabels`; did you mean "tables"?\n',
+            ),
+            (
+                "schemas/cdpgen.lock",
+                "{\n",
+                "schemas/cdpgen.lock:2:1: not JSON: Expecting property name enclosed in double "
+                "quotes. Was it edited by hand? `git checkout` brings it back; `cdpgen build` "
+                "writes it\n",
+            ),
+        ],
+    )
+    def test_bad_input_is_named_by_file_and_line_with_exit_code_2(
+        self,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        path: str,
+        text: str,
+        expected: str,
+    ) -> None:
+        write(folder / path, text)
+        assert run("build", "schemas") == 2
+        assert capsys.readouterr().err == expected
+
+    @pytest.mark.parametrize("arguments", [["build"], ["build", "nowhere"], ["nonsense"]])
+    def test_bad_usage_is_exit_code_2(self, folder: Path, arguments: list[str]) -> None:
+        assert run(*arguments) == 2
+
+    def test_a_folder_that_is_a_file_is_exit_code_2(self, folder: Path) -> None:
+        write(folder / "generated", "")
+        assert run("build", "schemas") == 2
+
+
+ACCEPT_REMOVAL = """
+evolution:
+  accept:
+    - {rule: MESSAGE_NO_DELETE, path: shop.v1.Sale, reason: never used}
+"""
+
+
+def timed(*arguments: str) -> float:
+    """The seconds of processor time that `cdpgen` takes, its children's included."""
+    before = os.times()
+    assert run(*arguments) == 0
+    return sum(os.times()[:4]) - sum(before[:4])
+
+
+def run(*arguments: str) -> int:
+    """What `cdpgen` exits with."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    return int(ended.value.code or 0)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """The files below a folder, by path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text("utf-8")
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
+    """When each file below a folder was written, and which it is."""
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

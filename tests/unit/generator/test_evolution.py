@@ -1,0 +1,189 @@
+"""What the evolution check says of a change: `evolution/<case>/previous` and `current` in.
+
+A case is named for the rule that it breaks, and breaks no other; what begins with `safe_` breaks
+none. Where it takes three states to break a rule, the first is in `before`.
+`pytest tests/unit/generator --update` writes the `expected.txt` of each anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cdpgen import cli
+from cdpgen.build import build
+from cdpgen.checks import RULES
+from cdpgen.descriptors import compile_schemas
+from cdpgen.errors import UsageError
+from cdpgen.evolution import BreakingError, Finding, compare
+from cdpgen.findings import show
+from cdpgen.lock import LOCK_NAME, read_lock
+from cdpgen.model import plan
+from cdpgen.rules import read_rules
+
+CASES = Path(__file__).parent / "evolution"
+NAMES = sorted(path.parent.name for path in CASES.glob("*/previous"))
+
+
+class Change:
+    """A schemas folder that is built as it was, and then is as it is now."""
+
+    def __init__(self, case: str) -> None:
+        self.schemas = Path("schemas")
+        if (CASES / case / "before").is_dir():
+            self._become(CASES / case / "before")
+            build(self.schemas, Path("generated"))
+        self._become(CASES / case / "previous")
+        build(self.schemas, Path("generated"))
+        self._become(CASES / case / "current")
+
+    def _become(self, state: Path) -> None:
+        self.schemas.mkdir(exist_ok=True)
+        for path in self.schemas.iterdir():
+            if path.name != LOCK_NAME:
+                path.unlink()
+        shutil.copytree(state, self.schemas, dirs_exist_ok=True)
+
+    def findings(self) -> list[Finding]:
+        rules = read_rules(self.schemas)
+        planned = plan(compile_schemas(self.schemas), rules)
+        return compare(read_lock(self.schemas / LOCK_NAME), planned, rules).findings
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_a_change_is_judged_as_expected(case: str, update: bool) -> None:
+    change = Change(case)
+    findings: list[Finding] = []
+    if case.startswith("error_"):
+        with pytest.raises(UsageError) as refused:
+            change.findings()
+        said = f"{refused.value}\n"
+    else:
+        findings = change.findings()
+        said = show(findings, "text", "schemas/cdpgen.yaml") + "\n" if findings else ""
+    if update:
+        (CASES / case / "expected.txt").write_text(said, encoding="utf-8")
+    assert said == (CASES / case / "expected.txt").read_text("utf-8")
+    rule = next((name for name in sorted(RULES, reverse=True) if case.startswith(name)), None)
+    if rule is not None:
+        assert {finding.rule.id for finding in findings} == {rule}
+    elif case != "several":
+        assert not findings
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_has_a_case(rule: str) -> None:
+    assert rule in NAMES
+
+
+class TestBuild:
+    def test_a_breaking_change_writes_nothing_and_exits_1(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        change = Change("several")
+        before = texts()
+        with pytest.raises(BreakingError):
+            build(change.schemas, Path("generated"))
+        assert run("build", "schemas") == 1
+        assert texts() == before
+        assert capsys.readouterr().err.count("error:") == 4
+
+    def test_an_accepted_change_makes_another_column_and_stays_accepted(self) -> None:
+        change = Change("accepted")
+        for _ in range(2):
+            build(change.schemas, Path("generated"))
+            columns = read_lock(change.schemas / LOCK_NAME).tables["shop.v1.Sale"].columns
+            ids = {(column.name, column.type): (column.id, column.retired) for column in columns}
+            assert ids["price", "int64"] == (2, True)
+            assert ids["price", "double"] == (4, False)
+
+    def test_a_field_renamed_to_another_number_keeps_its_ids(self) -> None:
+        change = Change("safe_rename_to_another_number")
+        for _ in range(2):
+            build(change.schemas, Path("generated"))
+            columns = read_lock(change.schemas / LOCK_NAME).tables["shop.v1.Sale"].columns
+            ids = {column.name: (column.id, column.retired) for column in columns}
+            assert ids == {"piece": (1, False), "piece.name": (2, False), "_raw": (3, False)}
+
+    def test_a_warning_is_said_and_does_not_stop_the_build(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Change("SORT_SAME")
+        assert run("build", "schemas") == 0
+        assert "warning: shop.v1.Sale was sorted by price" in capsys.readouterr().err
+
+
+class TestCheck:
+    def test_json_has_an_object_for_each_finding(self, capsys: pytest.CaptureFixture[str]) -> None:
+        Change("FIELD_SAME_TYPE")
+        assert run("check", "schemas", "--format", "json") == 1
+        (finding,) = json.loads(capsys.readouterr().out)
+        place = (finding["file"], finding["line"], finding["column"])
+        assert place == (str(Path("schemas/sale.proto")), 7, 3)
+        assert (finding["rule"], finding["was"], finding["is"]) == (
+            "FIELD_SAME_TYPE",
+            "int64",
+            "int32",
+        )
+
+    def test_github_has_a_command_for_each_finding(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Change("FIELD_SAME_TYPE")
+        assert run("check", "schemas", "--format", "github") == 1
+        said = capsys.readouterr().out
+        assert said.startswith(
+            f"::error file={Path('schemas/sale.proto')},line=7,col=3,title=FIELD_SAME_TYPE::"
+            "shop.v1.Sale.price was int64, is int32%0A"
+        )
+        assert said.count("\n") == 1
+
+    def test_no_change_says_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        Change("safe_nothing")
+        assert run("check", "schemas") == 0
+        assert capsys.readouterr().out == ""
+
+    def test_it_compares_with_the_schemas_at_a_git_ref(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        git("init", "--quiet", "--initial-branch=main")
+        shutil.copytree(CASES / "FIELD_SAME_TYPE/previous", "some/schemas")
+        git("add", ".")
+        git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "before")
+        shutil.copytree(CASES / "FIELD_SAME_TYPE/current", "some/schemas", dirs_exist_ok=True)
+        assert run("check", "some/schemas") == 0  # nothing was ever built
+        assert run("check", "some/schemas", "--against", "main") == 1
+        assert "shop.v1.Sale.price was int64, is int32 [FIELD_SAME_TYPE]" in capsys.readouterr().out
+        assert run("check", "some/schemas", "--against", "nowhere") == 2
+        assert "nowhere: is neither the path of a lock nor a git ref" in capsys.readouterr().err
+
+    def test_it_compares_with_another_lock(self, capsys: pytest.CaptureFixture[str]) -> None:
+        change = Change("FIELD_SAME_TYPE")
+        (change.schemas / LOCK_NAME).rename("old.lock")
+        assert run("check", "schemas", "--against", "old.lock") == 1
+        assert "[FIELD_SAME_TYPE]" in capsys.readouterr().out
+
+
+def run(*arguments: str) -> int:
+    """What `cdpgen` exits with."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    return int(ended.value.code or 0)
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], check=True)
+
+
+def texts() -> dict[Path, bytes]:
+    """Every file below the working directory."""
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}

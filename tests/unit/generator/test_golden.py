@@ -1,0 +1,112 @@
+"""What the generator makes of a folder: `testdata/<case>/schemas` in, `testdata/<case>/expected`
+out.
+
+A case is added by adding a folder, with `schemas/` in it, and running
+`pytest tests/unit/generator --update`; `expected/error.txt` holds what a user would read instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cdpgen.build import build
+from cdpgen.errors import UsageError
+
+TESTDATA = Path(__file__).parent / "testdata"
+CASES = sorted(path.parent.name for path in TESTDATA.glob("*/schemas"))
+GOOD = [case for case in CASES if not case.startswith("error_")]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_build_makes_what_is_expected(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: bool
+) -> None:
+    made = make(case, tmp_path, monkeypatch)
+    assert (list(made) == ["error.txt"]) == case.startswith("error_"), made.get("error.txt")
+    folder = TESTDATA / case / "expected"
+    if update:
+        shutil.rmtree(folder, ignore_errors=True)
+        for path, text in made.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+    expected = read(folder)
+    assert sorted(made) == sorted(expected)
+    for path, text in made.items():
+        assert text == expected[path], path
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_what_is_expected_imports_and_the_core_takes_its_programs(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TESTDATA))
+    importlib.invalidate_caches()
+    package = f"{case}.expected.generated"
+    registry: dict[str, tuple[str, str]] = importlib.import_module(package).TABLES
+    assert registry
+    for table, (module, name) in registry.items():
+        writer = getattr(importlib.import_module(module, package), name)
+        assert writer.table == table
+        assert writer.message_type().DESCRIPTOR.full_name == table
+        batch = writer.converter().to_arrow([])
+        assert batch.schema.equals(writer.converter.schema, check_metadata=True)
+        ids = [field_id(field) for field in flat(list(batch.schema))]
+        assert len(set(ids)) == len(ids)
+
+
+def test_what_is_expected_is_formatted_and_passes_the_linter() -> None:
+    ruff = [sys.executable, "-m", "ruff"]
+    folders = [str(TESTDATA / case / "expected") for case in GOOD]
+    for command in (["format", "--check", "--diff"], ["check"]):
+        done = subprocess.run([*ruff, *command, *folders], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def make(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What a build of a case writes, or says."""
+    shutil.copytree(TESTDATA / case / "schemas", tmp_path / "schemas")
+    monkeypatch.chdir(tmp_path)
+    try:
+        build(Path("schemas"), Path("generated"))
+    except UsageError as error:
+        assert sorted(os.listdir(tmp_path)) == ["schemas"], "a build that fails changes nothing"
+        return {"error.txt": f"{error}\n"}
+    files = {f"generated/{path}": text for path, text in read(tmp_path / "generated").items()}
+    return {"cdpgen.lock": (tmp_path / "schemas" / "cdpgen.lock").read_text("utf-8"), **files}
+
+
+def read(folder: Path) -> dict[str, str]:
+    """The text of the files below a folder, by path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text("utf-8")
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
+def flat(fields: list[pa.Field]) -> list[pa.Field]:
+    """The fields and those within them."""
+    found = []
+    for field in fields:
+        type_ = field.type
+        if pa.types.is_map(type_):
+            children = [type_.key_field, type_.item_field]
+        elif pa.types.is_nested(type_):
+            children = [type_.field(i) for i in range(type_.num_fields)]
+        else:
+            children = []
+        found += [field, *flat(children)]
+    return found
+
+
+def field_id(field: pa.Field) -> int:
+    """The Parquet id of a field."""
+    return int(field.metadata[b"PARQUET:field_id"])

@@ -1,0 +1,151 @@
+"""`cdpgen.lock`: ids that never change, and merges of two branches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cdpgen.build import build
+from cdpgen.errors import UsageError
+from cdpgen.lock import LOCK_NAME, read_lock
+
+FIELDS = ("string article = 1;", "uint32 count = 2;")
+
+
+class Shop:
+    """A schemas folder whose one message is written anew before each build."""
+
+    def __init__(self, folder: Path) -> None:
+        self.schemas = folder / "schemas"
+        self.out = folder / "generated"
+        self.schemas.mkdir()
+
+    def build(self, *fields: str, rules: str = "version: 1\n") -> None:
+        body = "\n".join(fields)
+        text = f'syntax = "proto3";\npackage shop;\nmessage Sale {{\n{body}\n}}\n'
+        (self.schemas / "sale.proto").write_text(text)
+        (self.schemas / "cdpgen.yaml").write_text(rules)
+        build(self.schemas, self.out)
+
+    @property
+    def lock(self) -> Path:
+        return self.schemas / LOCK_NAME
+
+    def ids(self) -> dict[str, tuple[int, bool]]:
+        """The id of each column, and whether it is retired."""
+        table = read_lock(self.lock).tables["shop.Sale"]
+        return {column.name: (column.id, column.retired) for column in table.columns}
+
+    def versions(self) -> list[int]:
+        """The table's versions."""
+        return [entry.version for entry in read_lock(self.lock).tables["shop.Sale"].versions]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+class TestIds:
+    def test_a_new_column_gets_the_next_id_wherever_it_stands(self, shop: Shop) -> None:
+        shop.build(*FIELDS)
+        assert shop.ids() == {"article": (1, False), "count": (2, False), "_raw": (3, False)}
+        shop.build("bool new = 9;", *FIELDS)
+        assert shop.ids()["new"] == (4, False)
+        assert shop.ids()["article"] == (1, False)
+        assert shop.versions() == [1, 2]
+
+    def test_a_renamed_column_keeps_its_id(self, shop: Shop) -> None:
+        shop.build(*FIELDS)
+        rule = "version: 1\ntables: {shop.Sale: {columns: {article: {name: code}}}}\n"
+        shop.build(*FIELDS, rules=rule)
+        assert shop.ids()["code"] == (1, False)
+        assert shop.versions() == [1, 2]
+
+    def test_a_retired_id_stays_and_is_never_given_again(self, shop: Shop) -> None:
+        shop.build(*FIELDS)
+        shop.build("reserved 2; reserved 'count';", FIELDS[0])
+        assert shop.ids()["count"] == (2, True)
+        shop.build("reserved 2; reserved 'count';", FIELDS[0], "string more = 3;")
+        assert shop.ids()["more"] == (4, False)
+
+    def test_a_comment_changes_no_version(self, shop: Shop) -> None:
+        shop.build(*FIELDS)
+        before = shop.lock.read_text()
+        shop.build("// What was sold.", *FIELDS)
+        assert shop.lock.read_text() == before
+
+
+class TestText:
+    def test_it_is_json_with_a_line_for_each_column_and_no_date(self, shop: Shop) -> None:
+        shop.build(*FIELDS)
+        text = shop.lock.read_text()
+        assert json.loads(text)["version"] == 1
+        lines = [line for line in text.splitlines() if '"id":' in line]
+        assert lines[0] == (
+            '        {"id": 1, "path": [1], "name": "article", "type": "string", '
+            '"nullable": false, "wire": "implicit string", "retired": false},'
+        )
+        assert len(lines) == 3
+
+
+class TestMerge:
+    def test_two_branches_that_each_added_a_column_merge_or_say_how(self, shop: Shop) -> None:
+        shop.build(*FIELDS)
+        base = shop.lock.read_text()
+        shop.build(*FIELDS, "string ours = 3;")
+        ours = shop.lock.read_text()
+        shop.lock.write_text(base)
+        shop.build(*FIELDS, "string theirs = 4;")
+        merged = merge(shop.lock.parent, ours, base, shop.lock.read_text())
+        shop.lock.write_text(merged)
+        with pytest.raises(UsageError, match=r"git left a merge conflict here\. .*Take both sides"):
+            shop.build(*FIELDS, "string ours = 3;", "string theirs = 4;")
+
+    def test_both_sides_taken_then_the_ids_given_twice_are_named(self, shop: Shop) -> None:
+        shop.build(*FIELDS, "string ours = 3;")
+        double = shop.lock.read_text().replace(
+            '{"id": 3, "path": [3], "name": "ours"',
+            '{"id": 3, "path": [4], "name": "theirs", "type": "string", "nullable": false, '
+            '"wire": "implicit string", "retired": false},\n'
+            '        {"id": 3, "path": [3], "name": "ours"',
+        )
+        shop.lock.write_text(double)
+        with pytest.raises(UsageError) as error:
+            shop.build(*FIELDS, "string ours = 3;", "string theirs = 4;")
+        assert "id 3 is given to both `theirs` and `ours`" in str(error.value)
+        kept = [line for line in double.splitlines() if '"theirs"' not in line]
+        shop.lock.write_text("\n".join(kept))
+        shop.build(*FIELDS, "string ours = 3;", "string theirs = 4;")
+        assert shop.ids()["ours"] == (3, False)
+        assert shop.ids()["theirs"] == (5, False)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "expected"),
+        [
+            ('"next_id": 4', '"next_id": 2', r"`next_id` is 2, but id 3 is taken; write 4"),
+            ('"next_id": 4,', '"next_id": 4,\n"next_id": 5,', r"`next_id` stands here twice"),
+            ('"version": 1,\n', '"version": 7,\n', r"not a lock of format 1"),
+            ('"wire"', '"wires"', r"not a lock that cdpgen wrote"),
+        ],
+    )
+    def test_what_hands_and_merges_break_is_named(
+        self, shop: Shop, old: str, new: str, expected: str
+    ) -> None:
+        shop.build(*FIELDS)
+        shop.lock.write_text(shop.lock.read_text().replace(old, new, 1))
+        with pytest.raises(UsageError, match=expected):
+            shop.build(*FIELDS)
+
+
+def merge(folder: Path, ours: str, base: str, theirs: str) -> str:
+    """What git makes of three versions of a file."""
+    names = []
+    for name, text in (("ours", ours), ("base", base), ("theirs", theirs)):
+        (folder / name).write_text(text)
+        names.append(name)
+    command = ["git", "merge-file", "-p", *names]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout

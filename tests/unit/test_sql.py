@@ -1,0 +1,367 @@
+"""`cdpgen sql`: DuckDB runs what is printed for it; for the others the text is as it should be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from cdp_runtime.program import Program
+from cdpgen.errors import UsageError
+from cdpgen.sql import ArchivedTable, Dialect, Key, define
+
+EVERYTHING = """
+syntax = "proto3";
+package shop.v1;
+import "google/protobuf/duration.proto";
+import "google/protobuf/struct.proto";
+import "google/protobuf/timestamp.proto";
+import "google/protobuf/wrappers.proto";
+enum Status { OPEN = 0; PAID = 1; }
+message Line { string sku = 1; optional uint32 quantity = 2; repeated Status was = 3; }
+message Everything {
+  bool flag = 1;
+  int32 small = 2;
+  int64 large = 3;
+  uint32 natural = 4;
+  uint64 huge = 5;
+  float single = 6;
+  double precise = 7;
+  string select = 8;
+  bytes data = 9;
+  Status status = 10;
+  Line line = 11;
+  repeated Line lines = 12;
+  map<string, Line> by_name = 13;
+  map<int32, double> weights = 14;
+  google.protobuf.Timestamp placed_at = 15;
+  google.protobuf.Timestamp exactly_at = 16;
+  google.protobuf.Duration took = 17;
+  google.protobuf.Int64Value wrapped = 18;
+  google.protobuf.Struct extra = 19;
+  string total = 20;
+  string hash = 21;
+  string digits = 22;
+  string file = 23;
+  oneof how { string card = 24; uint64 voucher = 25; }
+}
+"""
+EVERYTHING_RULES = """
+version: 1
+tables:
+  shop.v1.Everything:
+    partition_by: [{day: placed_at}, select]
+    columns:
+      exactly_at: {unit: ns}
+      total: {type: "decimal(20, 4)"}
+      hash: {encoding: hex, size: 4}
+      digits: {type: "decimal(76, 0)"}
+      how: {case: true}
+"""
+FULL = {
+    "flag": True,
+    "small": -5,
+    "large": "-5000000000",
+    "natural": 4_000_000_000,
+    "huge": "18000000000000000000",
+    "single": 0.5,
+    "precise": 0.1,
+    "select": "it's/a=b",
+    "data": "AAH/",
+    "status": "PAID",
+    "line": {"sku": "tea", "was": ["OPEN", "PAID"]},
+    "lines": [{"sku": "pot", "quantity": 1}, {}],
+    "by_name": {"x": {"sku": "y"}},
+    "weights": {"-1": 2.5},
+    "placed_at": "2026-01-30T23:59:58.25Z",
+    "exactly_at": "2026-01-30T23:59:58.123456789Z",
+    "took": "1.5s",
+    "wrapped": "7",
+    "extra": {"a": 1},
+    "total": "12.5000",
+    "hash": "00ff10a0",
+    "digits": "1" * 70,
+    "file": "name",
+    "voucher": "9",
+}
+
+
+class Shop:
+    """A team's folder: schemas that change, and an archive."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def cdpgen(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "cdpgen", *arguments]
+        ran = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    def build(self, proto: str, rules: str = "version: 1") -> None:
+        (self.folder / "schemas").mkdir(exist_ok=True)
+        (self.folder / "schemas/shop.proto").write_text(proto)
+        (self.folder / "schemas/cdpgen.yaml").write_text(rules)
+        self.cdpgen("build", "schemas")
+
+    def archive(self, table: str, *records: dict[str, Any], options: tuple[str, ...] = ()) -> None:
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (self.folder / "records.ndjson").write_text(text)
+        source = ("--table", table, "--from", "records.ndjson", "--to", "archive")
+        self.cdpgen("archive", *source, *options)
+
+    def query(self, query: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect() as database:
+            database.execute(self.cdpgen("sql", "archive", "--dialect", "duckdb"))
+            return database.execute(query).fetchall()
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        with duckdb.connect() as database:
+            database.execute("set timezone = 'UTC'")
+            database.execute(self.cdpgen("sql", "archive"))
+            table = database.sql(query).to_arrow_table()
+            rows: list[dict[str, Any]] = table.to_pylist(maps_as_pydicts="strict")
+            return rows
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+class TestDuckdb:
+    def test_every_type_has_the_value_that_pyarrow_reads(self, shop: Shop) -> None:
+        shop.build(EVERYTHING, EVERYTHING_RULES)
+        shop.archive("shop.v1.Everything", FULL, {})
+        files = shop.folder / "archive/shop.v1.Everything"
+        table = ds.dataset(files, partitioning=None).to_table().drop_columns(["digits"])
+        for name in ("exactly_at", "took"):  # Python has no nanoseconds, DuckDB no duration
+            index = table.schema.get_field_index(name)
+            table = table.set_column(index, name, table[name].cast(pa.int64()))
+        expected = table.to_pylist(maps_as_pydicts="strict")
+        found = shop.rows(
+            "select * exclude (placed_at_day) replace (epoch_ns(exactly_at) as exactly_at) "
+            "from shop_v1.everything order by small"
+        )
+        assert found == sorted(expected, key=lambda row: int(row["small"]))
+        assert len(found) == 2
+
+    def test_what_it_cannot_read_is_left_out_with_a_comment(self, shop: Shop) -> None:
+        shop.build(EVERYTHING, EVERYTHING_RULES)
+        shop.archive("shop.v1.Everything", FULL)
+        text = shop.cdpgen("sql", "archive")
+        assert "-- digits: decimal256(76, 0) cannot be read; left out\n" in text
+
+    def test_partitions_that_are_no_columns_become_columns(self, shop: Shop) -> None:
+        shop.build(EVERYTHING, EVERYTHING_RULES)
+        shop.archive("shop.v1.Everything", FULL, {})
+        rows = shop.query('select placed_at_day, "select" from shop_v1.everything order by 1')
+        assert rows == [(date(2026, 1, 30), "it's/a=b"), (None, "")]
+
+    def test_a_filter_on_a_partition_reads_its_files_only(self, shop: Shop) -> None:
+        shop.build(EVERYTHING, EVERYTHING_RULES)
+        shop.archive("shop.v1.Everything", FULL, {})
+        [(_, plan)] = shop.query(
+            "explain analyze select count(large) from shop_v1.everything "
+            "where placed_at_day = '2026-01-30'"
+        )
+        assert "Total Files Read: 1" in plan
+
+    def test_files_of_another_layout_have_the_columns_that_all_have(self, shop: Shop) -> None:
+        shop.build(EVERYTHING, EVERYTHING_RULES)
+        shop.archive("shop.v1.Everything", FULL)
+        shop.archive("shop.v1.Everything", FULL, options=("--set", "partition_by=status"))
+        assert "placed_at_day" not in shop.cdpgen("sql", "archive")
+        assert shop.query("select count(*) from shop_v1.everything") == [(2,)]
+
+    def test_files_of_every_version_appear_in_todays_schema(self, shop: Shop) -> None:
+        shop.build(
+            'syntax = "proto3"; package shop; message Order { int32 number = 1; string buyer = 2; }'
+        )
+        shop.archive("shop.Order", {"number": -1, "buyer": "Ann"})
+        shop.build(
+            'syntax = "proto3"; package shop; enum Status { OPEN = 0; PAID = 1; } message Order {'
+            " int64 number = 1; string customer = 2; Status status = 3; repeated string skus = 4;"
+            " optional bool gift = 5; bool late = 6; map<string, int32> by_sku = 7; }"
+        )
+        shop.archive(
+            "shop.Order",
+            {
+                "number": str(1 << 40),
+                "customer": "Bo",
+                "status": "PAID",
+                "skus": ["tea"],
+                "gift": True,
+                "late": True,
+                "by_sku": {"tea": 1},
+            },
+        )
+        rows = shop.query('select * from shop."order" order by number')
+        assert rows == [
+            (-1, "Ann", "OPEN", [], None, False, {}, None),
+            (1 << 40, "Bo", "PAID", ["tea"], True, True, {"tea": 1}, None),
+        ]
+
+
+LINE: list[pa.Field[Any]] = [pa.field("sku", pa.string()), pa.field("hash", pa.binary(4))]
+FIELDS: list[pa.Field[Any]] = [
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("at", pa.timestamp("us", "UTC")),
+    pa.field("time", pa.time64("us")),
+    pa.field("number", pa.uint64(), nullable=False),
+    pa.field("price", pa.decimal128(38, 2)),
+    pa.field("status", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+    pa.field("line", pa.struct(LINE)),
+    pa.field("names", pa.list_(pa.field("item", pa.string(), False)), nullable=False),
+    pa.field("by_name", pa.map_(pa.string(), pa.int32()), nullable=False),
+]
+ORDER = ArchivedTable(
+    "shop.v1.Order",
+    pa.schema(FIELDS),
+    Program("shop.v1.Order"),
+    (Key("at_day", True),),
+    folders=True,
+)
+EXPECTED = {
+    "bigquery": """\
+-- Found by name: a column renamed since a file was written is not found in it.
+CREATE SCHEMA IF NOT EXISTS `shop_v1`;
+CREATE OR REPLACE EXTERNAL TABLE `shop_v1`.`order` (
+  `id` STRING,
+  `at` TIMESTAMP,
+  `time` TIME,
+  `number` INT64,
+  `price` BIGNUMERIC(38, 2),
+  `status` STRING,
+  `line` STRUCT<`sku` STRING, `hash` BYTES>,
+  `names` ARRAY<STRING>,
+  `by_name` ARRAY<STRUCT<`key` STRING, `value` INT64>>
+)
+WITH PARTITION COLUMNS (
+  `at_day` DATE
+)
+OPTIONS (
+  format = 'PARQUET',
+  uris = ['gs://bucket/archive/shop.v1.Order/*.parquet'],
+  enable_list_inference = true,
+  map_target_type = 'ARRAY_OF_STRUCT',
+  hive_partition_uri_prefix = 'gs://bucket/archive/shop.v1.Order'
+);""",
+    "spark": """\
+-- time: time64[us] cannot be read; left out
+-- Found by name: a column renamed since a file was written is not found in it.
+CREATE DATABASE IF NOT EXISTS `shop_v1`;
+DROP TABLE IF EXISTS `shop_v1`.`order`;
+CREATE TABLE `shop_v1`.`order` (
+  `id` STRING,
+  `at` TIMESTAMP,
+  `number` DECIMAL(20, 0),
+  `price` DECIMAL(38, 2),
+  `status` STRING,
+  `line` STRUCT<`sku`: STRING, `hash`: BINARY>,
+  `names` ARRAY<STRING>,
+  `by_name` MAP<STRING, INT>,
+  `at_day` DATE
+)
+USING PARQUET
+PARTITIONED BY (`at_day`)
+LOCATION 'gs://bucket/archive/shop.v1.Order';
+MSCK REPAIR TABLE `shop_v1`.`order`;""",
+    "clickhouse": """\
+-- time: time64[us] cannot be read; left out
+-- Found by name: a column renamed since a file was written is not found in it.
+CREATE DATABASE IF NOT EXISTS `shop_v1`;
+CREATE OR REPLACE VIEW `shop_v1`.`order` AS
+SELECT * FROM gcs(
+  'gs://bucket/archive/shop.v1.Order/**/*.parquet', 'Parquet',
+  '`id` String, `at` Nullable(DateTime64(6, \\'UTC\\')), `number` UInt64, \
+`price` Nullable(Decimal(38, 2)), `status` String, \
+`line` Tuple(`sku` Nullable(String), `hash` Nullable(String)), `names` Array(String), \
+`by_name` Map(String, Nullable(Int32))'
+);""",
+}
+
+
+class TestOtherEngines:
+    @pytest.mark.parametrize("dialect", EXPECTED)
+    def test_the_statements_are_these(self, dialect: Dialect) -> None:
+        assert define(ORDER, "gs://bucket/archive/", dialect) == EXPECTED[dialect]
+
+    def test_spark_has_a_column_that_is_a_folder_once_among_the_partitions(self) -> None:
+        table = ArchivedTable(
+            "shop.Order", ORDER.schema, ORDER.program, folders=True, columns_in_folders=("status",)
+        )
+        text = define(table, "s3://bucket", "spark")
+        assert text.count("`status`") == 2
+        assert "PARTITIONED BY (`status`)\nLOCATION 's3a://bucket/shop.Order';" in text
+
+    def test_bigquery_has_no_partitions_where_a_folder_is_a_column(self) -> None:
+        table = ArchivedTable(
+            "shop.Order", ORDER.schema, ORDER.program, ORDER.keys, True, ("status",)
+        )
+        assert "PARTITION" not in define(table, "gs://bucket", "bigquery")
+
+    @pytest.mark.parametrize(
+        ("dialect", "url", "message"),
+        [
+            ("bigquery", "s3://bucket", "BigQuery reads archives on gs:// only"),
+            ("clickhouse", "memory://x", "ClickHouse does not read memory://"),
+        ],
+    )
+    def test_a_store_that_an_engine_cannot_reach_is_an_error(
+        self, dialect: Dialect, url: str, message: str
+    ) -> None:
+        with pytest.raises(UsageError, match=message):
+            define(ORDER, url, dialect)
+
+
+class TestCommand:
+    ORDERS = 'syntax = "proto3"; package shop; message Order { string id = 1; }'
+
+    def fail(self, shop: Shop, *arguments: str) -> str:
+        command = [sys.executable, "-m", "cdpgen", "sql", *arguments]
+        ran = subprocess.run(command, cwd=shop.folder, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        return ran.stderr
+
+    def test_an_archive_without_a_known_table_is_an_error_that_says_what_there_is(
+        self, shop: Shop
+    ) -> None:
+        shop.build(self.ORDERS)
+        said = self.fail(shop, "archive")
+        assert said == "archive: holds no table of the writers in generated\n"
+        shop.archive("shop.Order", {"id": "1"})
+        (shop.folder / "schemas" / "cdpgen.lock").unlink()  # or the build would refuse
+        shop.build(self.ORDERS.replace("Order", "Sale"))
+        said = self.fail(shop, "archive")
+        assert said == "archive: holds no table of the writers in generated; it has shop.Order\n"
+
+    def test_a_table_without_a_writer_is_left_out_with_a_comment(self, shop: Shop) -> None:
+        shop.build(self.ORDERS)
+        shop.archive("shop.Order", {"id": "1"})
+        shop.build(self.ORDERS + " message Sale { string id = 1; }")
+        shop.archive("shop.Sale", {"id": "1"})
+        (shop.folder / "schemas" / "cdpgen.lock").unlink()  # or the build would refuse
+        shop.build(self.ORDERS)
+        text = shop.cdpgen("sql", "archive")
+        assert "-- shop.Sale: has files but no writer in generated; left out\n" in text
+        assert '"shop"."order"' in text
+
+    def test_dead_letters_are_no_table(self, shop: Shop) -> None:
+        shop.build(self.ORDERS)
+        shop.archive("shop.Order", {"id": "1"}, {"id": 1})
+        assert list((shop.folder / "archive/_dead_letter").rglob("*.parquet"))
+        assert "/_dead_letter/" not in shop.cdpgen("sql", "archive")
+
+    def test_without_generated_writers_it_says_how_to_make_them(self, shop: Shop) -> None:
+        assert "cdpgen build SCHEMAS --out nowhere" in self.fail(
+            shop, "archive", "--generated", "nowhere"
+        )
