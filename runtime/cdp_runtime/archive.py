@@ -285,7 +285,7 @@ def _progress(table: str, metrics: Metrics, began: float) -> Iterator[None]:
             (f"  {metrics.messages / seconds if seconds else 0:,.0f}/s", "green"),
             f"  in {_bytes(metrics.message_bytes)}  out {_bytes(metrics.file_bytes)}",
             (f"  {_ratio(metrics)}", "cyan"),
-            (f"  {metrics.dead_letters:,} dead letters" if metrics.dead_letters else "", "red"),
+            (f"  {_letters(metrics)}" if metrics.dead_letters else "", "red"),
         )
 
     with Live(
@@ -304,8 +304,12 @@ def _summary(archived: Archived, url: str) -> str:
         f"{_bytes(metrics.file_bytes)} ({_ratio(metrics)})"
     )
     if metrics.dead_letters:
-        text += f"\n{table}: {metrics.dead_letters:,} dead letters in {url}/{FOLDER}/{table}"
+        text += f"\n{table}: {_letters(metrics)} in {url}/{FOLDER}/{table}"
     return text
+
+
+def _letters(metrics: Metrics) -> str:
+    return f"{metrics.dead_letters:,} dead letter{'' if metrics.dead_letters == 1 else 's'}"
 
 
 def _ratio(metrics: Metrics) -> str:

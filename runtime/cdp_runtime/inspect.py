@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
@@ -17,6 +17,8 @@ __all__ = ["FileFacts", "inspect", "run"]
 _READERS: Final = 8
 _PARTITIONS_SHOWN: Final = 40
 _MB: Final = 1 << 20
+_WIDTH_OF_TEXT: Final = 400
+"""How wide the tables may be where no terminal has a width: nothing in a file or pipe is cut."""
 
 
 class FileFacts(NamedTuple):
@@ -106,11 +108,12 @@ def _facts(storage: Storage, file: FileInfo) -> FileFacts:
 
 def _print(url: str, files: Sequence[FileFacts]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    console = Console(soft_wrap=False)
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_TEXT
     readable = [file for file in files if not file.unreadable]
-    tables = Table(title=url, title_justify="left", title_style="bold")
+    tables = _table(url)
     for heading in (
         "table",
         "versions",
@@ -119,9 +122,14 @@ def _print(url: str, files: Sequence[FileFacts]) -> None:
         "rows",
         "on disk",
         "ratio",
-        "dead letters",
+        "dead\nletters",
     ):
-        tables.add_column(heading, justify="left" if heading in ("table", "versions") else "right")
+        tables.add_column(
+            heading,
+            justify="left" if heading in ("table", "versions") else "right",
+            overflow="fold",
+            no_wrap=heading not in ("table", "versions"),
+        )
     for name in sorted({file.table for file in readable}):
         rows = [file for file in readable if file.table == name and not file.dead_letters]
         dead = sum(file.rows for file in readable if file.table == name and file.dead_letters)
@@ -141,9 +149,7 @@ def _print(url: str, files: Sequence[FileFacts]) -> None:
 
 
 def _partitions(name: str, partitions: Sequence[str], files: Sequence[FileFacts]) -> object:
-    from rich.table import Table
-
-    table = Table(title=name, title_justify="left", title_style="bold")
+    table = _table(name)
     for heading in ("partition", "versions", "files", "rows", "on disk", "ratio"):
         left = heading in ("partition", "versions")
         table.add_column(heading, justify="left" if left else "right", overflow="fold")
@@ -157,6 +163,21 @@ def _partitions(name: str, partitions: Sequence[str], files: Sequence[FileFacts]
         rows = [file for file in files if file.partition == partition]
         table.add_row(partition or ".", _versions(rows), *_sums(rows))
     return table
+
+
+def _table(title: str) -> Any:
+    """A table of rich, without lines between its columns so that 80 of a terminal are enough."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
 
 
 def _versions(files: Iterable[FileFacts]) -> str:

@@ -7,7 +7,7 @@ It has no locks: one thread owns it (the encode thread of `cdp_runtime.pipeline`
 
 from __future__ import annotations
 
-import json
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .payloads import Positions, int_at
+from .payloads import Positions, concat_positions
+from .positions import KEY, Part, PositionsBuilder
 from .router import column_of
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class TableFiles:
                 partition=partition,
                 rows=file.rows,
                 size=size,
-                positions=file.positions,
+                positions=file.positions.ranges,
                 dead_letters=self._table.dead_letters,
             )
         )
@@ -231,12 +232,13 @@ class _OpenFile:
         self.opened: Final = time.monotonic()
         self.rows = 0
         self.gathered = 0
-        self.positions: dict[str, tuple[int, int]] = {}
+        self.positions: Final = PositionsBuilder()
         self._table = table
         self._config = config
         self._storage = storage
         self._metrics = metrics
         self._batches: list[pa.RecordBatch] = []
+        self._parts: list[Part] = []
         self._small = 0
         self._gathered_rows = 0
         self._encoded = 0
@@ -247,16 +249,14 @@ class _OpenFile:
     def add(self, rows: pa.RecordBatch, source: str, positions: Positions | None) -> None:
         """Gathers rows, and writes a row group when there is one."""
         self._batches.append(rows)
+        self._parts.append(Part(source, positions, rows.num_rows))
         self._gathered_rows += rows.num_rows
-        self.gathered += rows.nbytes
+        self.gathered += rows.nbytes + (0 if isinstance(positions, range) else 8 * rows.num_rows)
         self.rows += rows.num_rows
-        if positions is not None:
-            first, last = int_at(positions, 0), int_at(positions, -1)
-            known = self.positions.get(source, (first, last))
-            self.positions[source] = (min(known[0], first), max(known[1], last))
         self._small += rows.num_rows < _COMPACT_AT
         if self._small >= _COMPACT_AT:
             self._batches = self._table_of_batches().combine_chunks().to_batches()
+            self._parts = _joined(self._parts)
             self._small = 0
         if (
             self.gathered >= self._config.row_group_mb * _MB
@@ -273,9 +273,14 @@ class _OpenFile:
         """Writes what is gathered; everything in memory is then free."""
         if not self._batches:
             return
-        table = self._sorted(self._table_of_batches())
+        table = self._table_of_batches()
+        order = self._order(table)
+        if order is not None:
+            table = table.take(order)
+        self.positions.add_row_group(self._parts, order)
         gathered = self.gathered
-        self._batches, self._small, self._gathered_rows, self.gathered = [], 0, 0, 0
+        self._batches, self._parts = [], []
+        self._small = self._gathered_rows = self.gathered = 0
         if self._writer is None:
             self._open()
         assert self._writer is not None
@@ -290,12 +295,8 @@ class _OpenFile:
         self.write_row_group()
         assert self._writer is not None
         assert self._upload is not None
-        positions = {
-            source: {"first": first, "last": last}
-            for source, (first, last) in self.positions.items()
-        }
         self._writer.add_key_value_metadata(
-            {**self._table.metadata, "cdpgen.positions": json.dumps(positions)}
+            {**self._table.metadata, KEY: self.positions.metadata()}
         )
         self._writer.close()
         self._count_written(self._upload.sink.tell())
@@ -322,21 +323,18 @@ class _OpenFile:
         # chunks with dictionaries of their own would make the Parquet writer give up its dictionary
         return pa.Table.from_batches(self._batches, self._table.schema).unify_dictionaries()
 
-    def _sorted(self, table: pa.Table) -> pa.Table:
-        """The rows in the table's order; at no cost when they already are."""
+    def _order(self, table: pa.Table) -> pa.Array | None:
+        """The places of the rows in the table's order; None when they already are in it."""
         if not self._table.sort_by:
-            return table
+            return None
         import pyarrow.compute as pc
 
         columns = {
             str(i): _comparable(column_of(table, p)) for i, p in enumerate(self._table.sort_by)
         }
         if len(columns) == 1 and _is_sorted(columns["0"]):
-            return table
-        order = pc.sort_indices(
-            pa.table(columns), sort_keys=[(key, "ascending") for key in columns]
-        )
-        return table.take(order)
+            return None
+        return pc.sort_indices(pa.table(columns), sort_keys=[(key, "ascending") for key in columns])
 
     def _open(self) -> None:
         self._upload = self._storage.create(self.path)
@@ -357,6 +355,21 @@ class _OpenFile:
             ]
             or None,
         )
+
+
+def _joined(parts: list[Part]) -> list[Part]:
+    """Parts of one source as one, where they follow each other."""
+    return [
+        Part(
+            source,
+            concat_positions([part.positions for part in alike]) if known else None,
+            sum(part.rows for part in alike),
+        )
+        for (source, known), group in itertools.groupby(
+            parts, key=lambda part: (part.source, part.positions is not None)
+        )
+        for alike in [list(group)]
+    ]
 
 
 def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:

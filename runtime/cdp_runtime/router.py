@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import hashlib
 import itertools
 import re
@@ -23,8 +24,8 @@ __all__ = ["Routed", "Router", "column_of"]
 NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 """The folder for null, as Hive, Spark, DuckDB and pyarrow know it."""
 
-_MAX_VALUE_BYTES: Final = 180
-"""The longest escaped value in a path; a name on disk has 255 bytes at most."""
+_MAX_NAME_BYTES: Final = 255
+"""The longest name of a folder on disk."""
 
 _ROWS_A_RUN: Final = 64
 """A batch whose partitions come in runs shorter than this is sorted instead of cut."""
@@ -69,8 +70,8 @@ class Router:
         default: what the rules ask for.
 
     Raises:
-        ConfigError: a name that is neither a partition nor a column, or a column that cannot be
-            partitioned in that way.
+        ConfigError: a name that is neither a partition nor a column or comes twice, or a column that
+            cannot be partitioned in that way.
     """
 
     def __init__(
@@ -93,6 +94,12 @@ class Router:
                     f"partition_by: {name!r} is not allowed: this table has the partitions "
                     f"{', '.join(partitions) or '(none)'} and the columns {', '.join(schema.names)}"
                 )
+        folders = [name for name, _ in specs]
+        twice = next((name for name in folders if folders.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(
+                f"partition_by: {', '.join(names)} is not allowed: two levels are named {twice}"
+            )
         if config.ledgers_per_file is not None:
             if not any(isinstance(spec, Range) for _, spec in specs):
                 raise ConfigError(
@@ -172,7 +179,7 @@ class Router:
         path = self._paths.get(key)
         if path is None:
             path = "/".join(
-                f"{level.name}={_escape(level.text(value)) if value is not None else NULL}"
+                _folder(level.name, None if value is None else level.text(value))
                 for level, value in zip(self.levels, keys, strict=True)
             )
             if len(self._paths) >= 10_000:
@@ -291,21 +298,31 @@ def _value(value: Any) -> str | None:
             return "true" if value else "false"
         case bytes():
             return value.hex()
+        case decimal.Decimal():
+            return f"{value:f}"
         case _:
             return str(value)
 
 
-def _escape(text: str | None) -> str:
-    """A value as the name of a folder, as Hive writes it: nothing in it can leave the folder."""
-    if not text:
-        return NULL  # Hive's readers take an empty value for null too
-    escaped = text.translate(_ESCAPES)
-    encoded = escaped.encode("utf-8", "surrogateescape")
-    if len(encoded) > _MAX_VALUE_BYTES:
-        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        cut = encoded[: _MAX_VALUE_BYTES - 20].decode("utf-8", "ignore")
+def _folder(name: str, value: str | None) -> str:
+    """The folder of a value, as Hive writes it: nothing in the value can lead out of it.
+
+    Hive has no way to write an empty value: Spark fails on it, and writes null itself. A value that is
+    too long for a name is cut and told apart by a digest. Readers that take a column from the path
+    see those two so; in the files the column is whole.
+    """
+    if not value:
+        return f"{name}={NULL}"
+    escaped = value.translate(_ESCAPES)
+    if escaped == NULL:
+        escaped = f"%5F{escaped[1:]}"
+    room = _MAX_NAME_BYTES - len(name.encode()) - 1
+    encoded = escaped.encode()
+    if len(encoded) > room:
+        digest = hashlib.sha256(value.encode()).hexdigest()[:16]
+        cut = encoded[: room - len(digest) - 1].decode(errors="ignore")
         escaped = f"{re.sub('%.?$', '', cut)}~{digest}"
-    return escaped
+    return f"{name}={escaped}"
 
 
 _ESCAPES: Final = {

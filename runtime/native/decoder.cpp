@@ -75,6 +75,18 @@ bool ticks_of(int64_t seconds, int64_t unit, int64_t rest, int64_t& ticks) {
     return ticks == exact;
 }
 
+// A message of a oneof, whose columns are its parent's, gives way to another member.
+void leave_flattened(const Message& message, int64_t row) {
+    for (Column* column : message.columns) column->reset_row(row);
+    for (const auto& field : message.fields) {
+        if (field->op == Op::Flatten) leave_flattened(*field->message, row);
+    }
+    for (const auto& oneof : message.oneofs) {
+        oneof->row = -1;
+        if (oneof->case_column != nullptr) oneof->case_column->reset_row(row);
+    }
+}
+
 }  // namespace
 
 size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_at_bad,
@@ -533,12 +545,13 @@ const uint8_t* Decoder::map_entry(FieldOp& op, int64_t row, const uint8_t* p, co
     op.column->open_list(row);
     if (op.column->items->rows == op.column->offset_at(row)) op.entries.clear();
     const int64_t item = op.column->push_item(row);
+    drop_item_ = false;
     --depth_;
     const uint8_t* next = message(*op.message, item, p, p + size, 0);
     ++depth_;
     if (next == nullptr) return nullptr;
-    if (__builtin_expect(drop_item_, 0)) {
-        drop_item_ = false;
+    // A closed enum outside of maps sets it too, also one in a message that is the value.
+    if (__builtin_expect(drop_item_, 0) && op.message->fields[1]->closed) {
         op.column->truncate_items(item);
     } else {
         op.entries.emplace_back(p, size);
@@ -648,7 +661,7 @@ void Decoder::enter_oneof(FieldOp& op, int64_t row) {
     if (oneof.row == row && oneof.member == &op) return;
     if (oneof.row == row && oneof.member->op != Op::Skip) {
         if (oneof.member->op == Op::Flatten) {
-            for (Column* column : oneof.member->message->columns) column->reset_row(row);
+            leave_flattened(*oneof.member->message, row);
         } else {
             oneof.member->column->reset_row(row);
         }

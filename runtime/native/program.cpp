@@ -273,6 +273,11 @@ class Compiler {
         if (op.op == Op::Flatten) {
             op.message = compile_message(*field.program, owner);
             for (const auto& inner : op.message->fields) {
+                if (inner->op == Op::Flatten) {
+                    const std::vector<Column*>& nested = inner->message->columns;
+                    op.message->columns.insert(op.message->columns.end(), nested.begin(),
+                                               nested.end());
+                }
                 if (inner->column == nullptr) continue;
                 op.message->columns.push_back(inner->column);
                 // Of a text that is a fixed-size column the empty one is null there.

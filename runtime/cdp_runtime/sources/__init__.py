@@ -68,7 +68,10 @@ def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
             stem = path if compression is None else path.removesuffix("." + compression[1])
             found = config.format or _FORMATS.get(stem.rpartition(".")[2].lower())
             if found is None and path == "-":
-                found = "delimited"
+                raise ConfigError(
+                    "standard input (-) does not tell its format: say delimited or ndjson "
+                    "(--format, or format: in the pipeline file)"
+                )
             if found is None:
                 raise ConfigError(
                     f"{path}: its name does not tell the format: say delimited or ndjson, or use one "
