@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard runtime/native/*)
 
-.PHONY: demo test bench lint format
+.PHONY: demo test test-asan fuzz bench lint format
 
 $(VENV)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,35 @@ demo: $(VENV)/dev
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest
+
+# The whole suite, or what PYTEST says of it, against a core with AddressSanitizer and UBSan, which is
+# installed into an environment of its own; all that it needs beside the core it finds in the other one.
+ASAN := build/asan
+PYTEST ?= tests
+
+$(ASAN)/bin/cdpgen: $(VENV)/dev $(NATIVE) $(shell find generator runtime/cdp_runtime -type f -not -name '*.pyc')
+	test -x $(ASAN)/bin/python || $(BIN)/python -m venv $(ASAN)
+	$(BIN)/python -c "import sysconfig as s; print(s.get_path('purelib'))" \
+	    > $$($(ASAN)/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))")/dev.pth
+	$(ASAN)/bin/python -m pip install --quiet --force-reinstall --no-deps -Cbuild-dir=$(ASAN)/core \
+	    -Ccmake.build-type=RelWithDebInfo -Ccmake.define.CDP_SANITIZE=ON -Cinstall.strip=false .
+	touch $@
+
+# Captured by pytest a report would be gone with the process. Leaks are not looked for, as the interpreter
+# itself never frees everything; `make fuzz` does.
+test-asan: $(ASAN)/bin/cdpgen
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	$(ASAN)/bin/python -m pytest --capture=sys $(PYTEST)
+
+# For FUZZ_SECONDS; the same inputs each time, but for another FUZZ_SEED.
+FUZZ_SECONDS ?= 30
+FUZZ_SEED ?= 1
+
+fuzz: $(VENV)/dev
+	$(MAKE) --no-print-directory --silent -C tests/fuzz
+	$(BIN)/python -m tests.fuzz.tables build/fuzz/tables.bin
+	build/fuzz/fuzz build/fuzz/tables.bin --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) --out build/fuzz
 
 bench: $(VENV)/bench
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdpgen.descriptors import Schemas, compile_schemas
@@ -78,6 +78,7 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
     if compared.breaking:
         raise BreakingError(compared.findings)
     tables, lock = lock_plan(planned, known, compared.going)
+    tables = [replace(table, defaults=compared.defaults.get(table.name, {})) for table in tables]
     files = {out / path: text for path, text in render(planned, tables).items()}
     generated = set(_generated_below(out))
     _reject_foreign(out, files, generated)

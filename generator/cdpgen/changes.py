@@ -67,7 +67,13 @@ class Wire(NamedTuple):
         """In the words of a `.proto`."""
         presence = "repeated" if self.presence == "packed" else self.presence
         presence = "" if presence == "implicit" or self.kind == "map" else presence
-        return " ".join(part for part in (presence, self.enum or self.kind) if part)
+        kind = self.encoding if self.kind == "json" else self.kind
+        return " ".join(part for part in (presence, self.enum or kind) if part)
+
+    @property
+    def parsed(self) -> str:
+        """How a rule parses text to the bytes or number that the column holds; empty if none does."""
+        return "" if self.encoding == "lossy_utf8" else self.encoding
 
     @property
     def cardinality(self) -> str:
@@ -226,6 +232,7 @@ _SAFE_KINDS: Final = frozenset(
 _INTEGERS: Final = frozenset({("int32", "int64"), ("uint32", "uint64"), ("uint32", "int64")})
 _TEXT: Final = ("string", "large_string", "dictionary")
 _BYTES: Final = ("binary", "large_binary")
+_TEXTUAL: Final = ("string", "bytes")
 _UNITS: Final = ("timestamp", "duration", "time64")
 
 REPLACING: Final = frozenset(
@@ -257,10 +264,12 @@ def _type_rule(
                 return "FIELD_WIRE_COMPATIBLE_TYPE"
             if (was.kind, now.kind) not in _SAFE_KINDS:
                 return "FIELD_SAME_TYPE"
-        if was.enum != now.enum:
+        if was.enum != now.enum or (was.kind == "json" and was.encoding != now.encoding):
             return "FIELD_SAME_TYPE"
+        if was.kind in _TEXTUAL and was.parsed != now.parsed:
+            return "COLUMN_TYPE_CHANGED"
     to_bytes = (was.kind, now.kind) == ("string", "bytes") and not now.encoding
-    return _arrow_rule(old.type, new.type.text, to_bytes and was.encoding in ("", "lossy_utf8"))
+    return _arrow_rule(old.type, new.type.text, to_bytes and not was.parsed)
 
 
 def _arrow_rule(old: str, new: str, to_bytes: bool) -> str:

@@ -89,13 +89,15 @@ def _pairs_of(rule: str, table: TableChange) -> Iterator[Pair]:
 
 def _types(rule: str, table: TableChange) -> Iterator[Change]:
     for old, new, _ in _pairs_of(rule, table):
-        yield Change(
-            table.path(new.full_name),
-            new.position,
-            old.type,
-            new.type.text,
-            new.path,
-        )
+        was, now = old.type, new.type.text
+        if was == now:  # another text of the same bytes
+            was, now = f"{was}{_parsed(old.wire)}", f"{now}{_parsed(new.wire)}"
+        yield Change(table.path(new.full_name), new.position, was, now, new.path)
+
+
+def _parsed(wire: str) -> str:
+    encoding = Wire.of(wire).parsed
+    return f" of {encoding}" if encoding else ""
 
 
 def _wires(rule: str, table: TableChange) -> Iterator[Change]:

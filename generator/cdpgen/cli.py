@@ -28,8 +28,33 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"cdpgen {version('cdpgen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None: ...
+
+
 _Schemas = Annotated[
     Path, typer.Argument(help="Folder of the .proto files, cdpgen.yaml and cdpgen.lock.")
+]
+
+
+_Archive = Annotated[str, typer.Argument(help="URL or path of the archive.")]
+_Options = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An option of the writer: max_file_size_mb=256. Repeatable."),
 ]
 
 
@@ -118,20 +143,17 @@ def archive(
     format: Annotated[
         str | None, typer.Option(help="delimited or ndjson; else by the file's extension.")
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="An option of the writer: max_file_size_mb=256. Repeatable."),
-    ] = None,
+    option: _Options = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; say what would have been written.")
+    ] = False,
 ) -> None:
     """Archive a stream of messages as Parquet."""
     from cdp_runtime.archive import run
 
-    options = {}
-    for text in option or ():
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--set {text}: write it as name=value: --set max_file_size_mb=256")
-        options[name] = value
+    options = _given(option)
+    if dry_run:
+        options["dry_run"] = "true"
     raise typer.Exit(
         run(
             pipeline,
@@ -145,8 +167,49 @@ def archive(
     )
 
 
+dead_letters = typer.Typer(
+    name="dead-letters", help="What could not be decoded and was set apart.", no_args_is_help=True
+)
+app.add_typer(dead_letters)
+
+_Table = Annotated[str | None, typer.Option(help="Only of this table: stellar.v1.Event.")]
+
+
+@dead_letters.command("list")
+def list_letters(url: _Archive, table: _Table = None) -> None:
+    """How many there are of each table, and why."""
+    from cdp_runtime.dead_letters import run
+
+    raise typer.Exit(run("list", url, table=table))
+
+
+@dead_letters.command("show")
+def show_letters(
+    url: _Archive,
+    table: _Table = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+) -> None:
+    """The letters: where they come from, what is wrong, how they begin."""
+    from cdp_runtime.dead_letters import run
+
+    raise typer.Exit(run("show", url, table=table, limit=limit))
+
+
+@dead_letters.command("retry")
+def retry_letters(
+    url: _Archive,
+    table: _Table = None,
+    generated: Annotated[str, typer.Option(help="Folder that `cdpgen build` wrote.")] = "generated",
+    option: _Options = None,
+) -> None:
+    """Decode them anew, and move what is a message now to its table."""
+    from cdp_runtime.dead_letters import run
+
+    raise typer.Exit(run("retry", url, table=table, generated=generated, options=_given(option)))
+
+
 @app.command()
-def inspect(url: Annotated[str, typer.Argument(help="URL or path of the archive.")]) -> None:
+def inspect(url: _Archive) -> None:
     """Show what lies in an archive."""
     from cdp_runtime.inspect import run
 
@@ -154,8 +217,20 @@ def inspect(url: Annotated[str, typer.Argument(help="URL or path of the archive.
 
 
 @app.command()
-def sql(
+def upgrade(
     url: Annotated[str, typer.Argument(help="URL or path of the archive.")],
+    table: Annotated[str | None, typer.Option(help="The only table to upgrade.")] = None,
+    generated: Annotated[str, typer.Option(help="Folder that `cdpgen build` wrote.")] = "generated",
+) -> None:
+    """Rewrite files of older versions as today's, what was unknown then in its columns."""
+    from cdp_runtime.upgrade import run
+
+    raise typer.Exit(run(url, generated=generated, table=table))
+
+
+@app.command()
+def sql(
+    url: _Archive,
     dialect: Annotated[
         Literal["duckdb", "bigquery", "spark", "clickhouse"], typer.Option(help="Whose SQL.")
     ] = "duckdb",
@@ -179,6 +254,17 @@ def demo(
     from cdpgen.demo import run
 
     raise typer.Exit(run(to, messages=messages, seed=seed))
+
+
+def _given(option: Sequence[str] | None) -> dict[str, str]:
+    """What `--set` says, by name."""
+    options = {}
+    for text in option or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: write it as name=value: --set max_file_size_mb=256")
+        options[name] = value
+    return options
 
 
 def _count(number: int, what: str) -> str:

@@ -9,6 +9,7 @@ syntax a file has.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -290,7 +291,42 @@ def compile_schemas(root: Path) -> Schemas:
         raise UsageError(f"{root}: no .proto file in it or below")
     serialized, warnings = _protoc(root, paths)
     descriptor_set = descriptor_pb2.FileDescriptorSet.FromString(serialized)
-    return _Resolver(root, frozenset(paths), warnings).resolve(descriptor_set.file)
+    schemas = _Resolver(root, frozenset(paths), warnings).resolve(descriptor_set.file)
+    schemas.warnings.extend(_wrong_root(root, schemas))
+    return schemas
+
+
+def _wrong_root(root: Path, schemas: Schemas) -> list[str]:
+    """A warning where the packages say that the schemas begin in a folder further up.
+
+    A folder with rules of its own is taken at its word.
+    """
+    if (root / "cdpgen.yaml").exists():
+        return []
+    folders = root.resolve().parts
+    for file in schemas.own_files:
+        package = tuple(file.package.split("."))
+        inside = Path(file.path).parent.parts
+        above = package[: len(package) - len(inside)]
+        if above and package[len(above) :] == inside and folders[-len(above) :] == above:
+            begin = os.path.normpath(root / Path(*[".."] * len(above)))
+            return [
+                f"{root / file.path}:1:1: warning: package {file.package} begins in {begin}, not in "
+                f"{root}: others import this file as {'/'.join(above)}/{file.path}; if so, build "
+                f"{begin}"
+            ]
+    return []
+
+
+def _found_further_up(root: Path, said: Sequence[str]) -> list[str]:
+    """A hint where a file that protoc does not find lies one folder up."""
+    above = root.resolve().parent
+    for line in said:
+        missing = re.match(r"(.*\.proto): File not found", line)
+        if missing and (above / missing[1]).is_file():
+            begin = os.path.normpath(root / "..")
+            return [f"{missing[1]} lies in {begin}: build that folder, not {root}"]
+    return []
 
 
 def _protoc(root: Path, paths: Sequence[str]) -> tuple[bytes, list[str]]:
@@ -322,6 +358,7 @@ def _protoc(root: Path, paths: Sequence[str]) -> tuple[bytes, list[str]]:
         )
         said = [_placed(root, line) for line in done.stderr.splitlines() if line.strip()]
         if done.returncode != 0 or not os.path.exists(out):
+            said += _found_further_up(root, said)
             raise UsageError("\n".join(said) or f"protoc ended with exit code {done.returncode}")
         return Path(out).read_bytes(), said
 

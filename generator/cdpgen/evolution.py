@@ -20,6 +20,7 @@ from cdpgen.checks import (
     TABLE_CHECKS,
     Rule,
 )
+from cdpgen.defaults import Default, defaults_of
 from cdpgen.errors import Position, UsageError, suggest
 from cdpgen.lock import Going, Lock, LockedTable
 from cdpgen.model import Path, Plan, Table, flat
@@ -56,10 +57,12 @@ class Comparison:
     Attributes:
         findings: what is neither accepted nor ignored, by place.
         going: by table, how its columns go on.
+        defaults: by table and column, what rows older than the column have in it.
     """
 
     findings: list[Finding]
     going: Mapping[str, Going]
+    defaults: Mapping[str, Mapping[str, Default]]
 
     @property
     def breaking(self) -> bool:
@@ -90,7 +93,8 @@ def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = Fal
             acceptances need not match anything.
 
     Raises:
-        UsageError: an acceptance matches nothing, a rename names no column, or a rule is not known.
+        UsageError: an acceptance matches nothing, a rename or default names no column, a default does not
+            fit its column, or a rule is not known.
     """
     problems: list[str] = []
     changes = [
@@ -114,7 +118,7 @@ def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = Fal
     }
     for change in changes:
         going[change.new.name] = _joined(change, found, going[change.new.name])
-    return Comparison(left, going)
+    return Comparison(left, going, defaults_of(plan, rules))
 
 
 def _is_within(path: str, outer: str) -> bool:
@@ -209,7 +213,9 @@ def _deleted_tables(previous: Lock, plan: Plan, rules: RulesFile) -> Iterator[Fi
         if old.retired or name in present:
             continue
         message = plan.schemas.messages.get(name)
-        position = message.position if message else Position(previous.path, 1, 1)
+        position = (
+            message.position if message else Position(previous.path, previous.lines.get(name, 1), 1)
+        )
         now = "part of other messages, and no table" if message else "gone"
         if MESSAGE_NO_DELETE.holds_at(_level(rules, name)):
             yield Finding(MESSAGE_NO_DELETE, Change(name, position, "a table", now), (name,))

@@ -108,12 +108,14 @@ class Lock:
         path: the file as shown to the user.
         enums: the enums that columns hold, by full name.
         reserved: of the messages within tables that reserve anything, what.
+        lines: in which line of the file each table begins.
     """
 
     path: str
     tables: Mapping[str, LockedTable] = field(default_factory=dict)
     enums: Mapping[str, LockedEnum] = field(default_factory=dict)
     reserved: Mapping[str, Reserved] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_lock(path: FilePath) -> Lock:
@@ -162,7 +164,9 @@ def read_lock(path: FilePath) -> Lock:
     problems = [problem for table in tables.values() for problem in _problems(path, text, table)]
     if problems:
         raise UsageError("\n".join(problems))
-    return Lock(str(path), tables, enums, reserved)
+    keys = (re.match(r'\s*"([\w.]+)": \{', line) for line in text.splitlines())
+    lines = {key[1]: i for i, key in enumerate(keys, 1) if key}
+    return Lock(str(path), tables, enums, reserved, lines)
 
 
 class _TwiceError(Exception):

@@ -133,6 +133,7 @@ class Table:
         extensions: those of the messages within, by the full name of the extended message.
         version: of the lock; 0 until then.
         fingerprint: of schema and program; empty until then.
+        defaults: by column, what rows older than the column have in it; empty until they are checked.
     """
 
     message: descriptors.Message
@@ -147,6 +148,7 @@ class Table:
     ids: Mapping[Path, int] = field(default_factory=dict)
     version: int = 0
     fingerprint: str = ""
+    defaults: Mapping[str, bool | int | float | str | bytes] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -895,8 +897,10 @@ def _reachable(columns: Sequence[Column]) -> Iterator[tuple[str, Column]]:
 
 
 def _wire(presence: str, value: _Value) -> str:
-    enum = value.enum.name if value.enum is not None else ""
-    return " ".join(part for part in (presence, value.kind, value.encoding, enum) if part)
+    named = value.enum.name if value.enum is not None else ""
+    if value.kind == "json" and value.program is not None:
+        named = value.program.message
+    return " ".join(part for part in (presence, value.kind, value.encoding, named) if part)
 
 
 def _type_name(item: descriptors.Field) -> str:

@@ -97,6 +97,7 @@ class _Block:
     columns: list[str]
     program: list[str]
     partitions: list[str]
+    defaults: list[str]
     partition_by: str
     sort_by: str
     converter: list[str]
@@ -114,6 +115,17 @@ _RUNTIME: Final = {
 _INDENT: Final = 4
 _DEEP: Final = 48
 _MAP_REMARK: Final = "# type: ignore[call-overload, unused-ignore]"
+
+
+def _defaults(table: Table) -> Group:
+    return mapping(
+        [
+            (quoted(name), call("bytes.fromhex", quoted(value.hex())))
+            if isinstance(value, bytes)
+            else (quoted(name), quoted(value) if isinstance(value, str) else repr(value))
+            for name, value in sorted(table.defaults.items())
+        ]
+    )
 
 
 class _Module:
@@ -227,6 +239,9 @@ class _Module:
             program=list(layout(f"{constant}_PROGRAM = ", program)),
             partitions=list(layout("partitions: ClassVar = ", partitions, indent=4))
             if table.partitions
+            else [],
+            defaults=list(layout("defaults: ClassVar = ", _defaults(table), indent=4))
+            if table.defaults
             else [],
             partition_by=_text_of(tuple_of([quoted(name) for name in table.partition_by])),
             sort_by=_text_of(tuple_of([quoted(name) for name in table.sort_by])),

@@ -174,11 +174,13 @@ class Evolution(_Strict):
         renames: by a column's old path (`stellar.v1.Event.code`), its new name.
         accept: breaking changes that were decided on.
         ignore: paths of tables, columns, messages and enums that no rule looks at.
+        defaults: by a column's path, what rows older than the column have in it.
     """
 
     renames: dict[str, str] = {}
     accept: list[Acceptance] = []
     ignore: list[str] = []
+    defaults: dict[str, Any] = {}
 
 
 class Rules(_Strict):

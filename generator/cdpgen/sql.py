@@ -10,18 +10,22 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 import pyarrow as pa
 
 from cdp_runtime.archive import load_tables
 from cdp_runtime.config import ConfigError
+from cdp_runtime.dataset import folder_keys, older_ids, open_parquet
 from cdp_runtime.dead_letter import FOLDER
 from cdp_runtime.program import Program
 from cdp_runtime.router import NULL
-from cdp_runtime.storage import open_storage
+from cdp_runtime.storage import Storage, open_storage
+from cdp_runtime.versions import children_of, enums_of, field_id, zero_of
+from cdp_runtime.writer import TableWriter
 from cdpgen.errors import UsageError
 from cdpgen.names import snake
 
@@ -38,6 +42,23 @@ class Key(NamedTuple):
     is_day: bool
 
 
+@dataclass(slots=True)
+class Older:
+    """What is to know of a table's files of other versions than today's.
+
+    Attributes:
+        schemas: of them.
+        numbers: the ids of columns in which an enum's value may stand as its number, as it had no name then.
+        raw: rows that are kept whole in `_raw`, some of which may fit today's columns.
+        filled: ids of columns that files of today's version have though their rows are older.
+    """
+
+    schemas: list[pa.Schema] = field(default_factory=list)
+    numbers: set[int] = field(default_factory=set)
+    raw: int = 0
+    filled: set[int] = field(default_factory=set)
+
+
 @dataclass(frozen=True, slots=True)
 class ArchivedTable:
     """A table that has files.
@@ -49,6 +70,8 @@ class ArchivedTable:
         keys: the levels of folders that all files have and that are no columns.
         folders: whether the files lie in levels of folders at all.
         columns_in_folders: the columns whose values are folders as well.
+        defaults: what rows older than a column have in it, by the column's path, where the rules say so.
+        older: what is to know of the files of other versions.
     """
 
     name: str
@@ -57,6 +80,8 @@ class ArchivedTable:
     keys: tuple[Key, ...] = ()
     folders: bool = False
     columns_in_folders: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    older: Older = field(default_factory=lambda: Older())
 
     @property
     def identifiers(self) -> tuple[str, str]:
@@ -95,25 +120,71 @@ def archived_tables(
         writers = load_tables(generated)
     except ConfigError as error:
         raise UsageError(str(error)) from None
-    levels: dict[str, list[dict[str, str]]] = {}
-    for file in open_storage(url).files():
-        table, *folders = file.path.split("/")[:-1] or [""]
-        if table and table != FOLDER:
-            pairs = (folder.partition("=") for folder in folders)
-            levels.setdefault(table, []).append({name: value for name, _, value in pairs})
+    storage = open_storage(url)
+    paths: dict[str, list[str]] = {}
+    for file in storage.files():
+        table = file.path.partition("/")[0]
+        if "/" in file.path and table != FOLDER:
+            paths.setdefault(table, []).append(file.path)
     tables = [
-        _archived(name, writers[name].converter, found)
-        for name, found in sorted(levels.items())
+        _archived(
+            writers[name],
+            [folder_keys(path) for path in found],
+            _older(storage, writers[name], found),
+        )
+        for name, found in sorted(paths.items())
         if name in writers
     ]
-    return tables, sorted(levels.keys() - writers.keys())
+    return tables, sorted(paths.keys() - writers.keys())
 
 
-def _archived(name: str, converter: Any, files: Sequence[Mapping[str, str]]) -> ArchivedTable:
+def _older(storage: Storage, writer: type[TableWriter[Any]], paths: Sequence[str]) -> Older:
+    """Reads the footers of a table's files."""
+    older = Older()
+    seen: set[bytes] = set()
+    with ThreadPoolExecutor(_READERS) as readers:
+        for parquet in readers.map(lambda path: open_parquet(storage, path), paths):
+            footer = parquet.metadata
+            told = footer.metadata or {}
+            fingerprint = told.get(b"cdpgen.fingerprint", b"")
+            if fingerprint.decode() == writer.fingerprint:
+                older.filled |= set(older_ids(told))
+                continue
+            schema = parquet.schema_arrow
+            for i, leaf in enumerate(_leaves(schema)):
+                chunks = (footer.row_group(g).column(i) for g in range(footer.num_row_groups))
+                found: list[Any] = [chunk.statistics for chunk in chunks if chunk.statistics]
+                if any(_begins_with_a_number(statistics) for statistics in found):
+                    older.numbers.add(cast(int, field_id(leaf)))
+                if leaf.name == writer.converter.program.raw:
+                    older.raw += sum(statistics.num_values for statistics in found)
+            if fingerprint not in seen:
+                seen.add(fingerprint)
+                older.schemas.append(schema)
+    return older
+
+
+def _begins_with_a_number(statistics: Any) -> bool:
+    """Whether the least of some texts is a number; the name of an enum's value never is."""
+    text = statistics.min if statistics.has_min_max else None
+    return isinstance(text, str) and (text[:1] == "-" or text[:1].isdigit())
+
+
+def _leaves(fields: Any) -> Iterator[pa.Field[Any]]:
+    """The columns that hold values, in the order in which Parquet counts them."""
+    for each in fields:
+        inner = children_of(each.type)
+        yield from _leaves(inner) if inner else (each,)
+
+
+def _archived(
+    writer: type[TableWriter[Any]], files: Sequence[Mapping[str, str]], older: Older
+) -> ArchivedTable:
+    converter = writer.converter
     alike = all(list(file) == list(files[0]) for file in files)
     columns = set(converter.schema.names)
     return ArchivedTable(
-        name,
+        writer.table,
         converter.schema,
         converter.program,
         keys=tuple(
@@ -123,9 +194,12 @@ def _archived(name: str, converter: Any, files: Sequence[Mapping[str, str]]) -> 
         ),
         folders=any(files),
         columns_in_folders=tuple(key for key in files[0] if alike and key in columns),
+        defaults=writer.defaults,
+        older=older,
     )
 
 
+_READERS: Final = 8
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -334,15 +408,22 @@ def _duckdb(table: ArchivedTable, folder: str) -> Iterator[str]:
     """A view that finds columns by their ids, whatever the version of a file.
 
     DuckDB does not combine that with partitions in folders, so those are cut from the names of the
-    files; a filter on one still leaves out the files of the others.
+    files; a filter on one still leaves out the files of the others. Within structs it goes by names: what
+    had another name, or was not there, in files that are older is put right in the view.
     """
     columns = _Columns(_DUCKDB, table)
     database, name = map(_DUCKDB.name, table.identifiers)
     file_name = _DUCKDB.name(_free("file", table.schema.names))
+    readings = [_Reading(table, column) for column, _ in columns.readable]
+    replaced = [
+        f"{each.expression} AS {_DUCKDB.name(each.name)}" for each in readings if each.expression
+    ]
     yield from columns.comments
+    yield from _remarks(table)
     yield f"CREATE SCHEMA IF NOT EXISTS {database};"
     yield f"CREATE OR REPLACE VIEW {database}.{name} AS"
-    yield f"SELECT * EXCLUDE ({file_name})" + "".join(
+    replace = " REPLACE (\n  " + ",\n  ".join(replaced) + "\n)" if replaced else ""
+    yield f"SELECT * EXCLUDE ({file_name}){replace}" + "".join(
         f",\n  nullif(regexp_extract({file_name}, {_text(f'/{key.name}=([^/]*)/')}, 1), "
         f"{_text(NULL)}){'::DATE' if key.is_day else ''} AS {_DUCKDB.name(key.name)}"
         for key in table.keys
@@ -352,43 +433,138 @@ def _duckdb(table: ArchivedTable, folder: str) -> Iterator[str]:
     yield f"  hive_partitioning = false, filename = {_text(file_name.strip(chr(34)))},"
     yield "  schema = MAP {"
     yield ",\n".join(
-        f"    {_id(column)}: {{name: {_text(column.name)}, type: {_text(type_)}, "
-        f"default_value: {_default(table.program, column)}}}"
-        for column, type_ in columns.readable
+        f"    {each.id}: {{name: {_text(each.name)}, type: {_text(each.type)}, "
+        f"default_value: {each.default}}}"
+        for each in readings
     )
     yield "  });"
 
 
-def _id(column: pa.Field[Any]) -> int:
-    return int((column.metadata or {})[b"PARQUET:field_id"])
+def _remarks(table: ArchivedTable) -> Iterator[str]:
+    older = table.older
+    if older.raw:
+        yield (
+            f"-- {older.raw} rows of older files are kept whole in {table.program.raw}: "
+            "`cdpgen upgrade` puts what is known today into its columns."
+        )
+    ids = {
+        field_id(column): column.name for column in cast("Iterable[pa.Field[Any]]", table.schema)
+    }
+    for number in sorted(older.filled & ids.keys()):
+        if ids[number] in table.defaults:
+            yield (
+                f"-- {ids[number]}: the default of the rules is not in rows of upgraded files that are "
+                "older than the column."
+            )
 
 
-def _default(program: Program, column: pa.Field[Any]) -> str:
-    """What rows older than a column have in it: what protobuf says of a field that is absent."""
-    kind = column.type
-    if column.nullable:
-        return "NULL"
-    if pa.types.is_dictionary(kind):
-        return _text(_zero(program, column.name) or "0")
-    if pa.types.is_map(kind):
-        return "'{}'"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return "'[]'"
-    if pa.types.is_boolean(kind):
-        return "'false'"
-    return "'0'" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else "''"
+class _Reading:
+    """How DuckDB reads a column from files of every version.
+
+    Attributes:
+        name: of the column.
+        id: of the column.
+        type: that DuckDB is told, with the names that anything within had before.
+        default: of files that do not have it.
+        expression: what is then made of it to be today's; empty where it is that already.
+    """
+
+    def __init__(self, table: ArchivedTable, column: pa.Field[Any]) -> None:
+        self._table = table
+        self._enums = dict(enums_of(table.program, table.schema))
+        self.name = column.name
+        self.id = field_id(column)
+        known = [_with_id(schema, self.id) for schema in table.older.schemas]
+        before = [each for each in known if each is not None]
+        self.default = self._zero(column, column.name)
+        quoted = _DUCKDB.name(column.name)
+        self.type, made = self._value(column.type, column, before, quoted, column.name)
+        self.expression = made if made != quoted else ""
+
+    def _value(
+        self, kind: Any, today: pa.Field[Any], before: Sequence[Any], ref: str, path: str
+    ) -> tuple[str, str]:
+        """The type to read and what to make of it; `ref` itself where that is it."""
+        types = [each.type for each in before]
+        if pa.types.is_struct(kind):
+            return self._struct(kind, types, ref, path)
+        loop = f"x{path.count('.') + path.count('[')}"
+        if pa.types.is_map(kind):
+            items = [each.item_field for each in types]
+            key = cast(str, _DUCKDB.of(kind.key_field))
+            item = kind.item_field
+            type_, made = self._value(item.type, item, items, f"{loop}.value", f"{path}.value")
+            if made == f"{loop}.value":
+                return f"MAP({key}, {type_})", ref
+            entry = f"struct_pack(k := {loop}.key, v := {made})"
+            return (
+                f"MAP({key}, {type_})",
+                f"map_from_entries([{entry} for {loop} in map_entries({ref})])",
+            )
+        if pa.types.is_list(kind):
+            item = kind.value_field
+            type_, made = self._value(
+                item.type, item, [each.value_field for each in types], loop, f"{path}[]"
+            )
+            return f"{type_}[]", ref if made == loop else f"[{made} for {loop} in {ref}]"
+        enum = self._enums.get(path)
+        if enum is not None and any(field_id(each) in self._table.older.numbers for each in before):
+            names = " ".join(
+                f"WHEN {_text(str(number))} THEN {_text(name)}"
+                for number, name in dict(reversed(enum.values)).items()
+            )
+            ref = f"CASE {ref} {names} ELSE {ref} END"
+        return cast(str, _DUCKDB.of(today)), ref
+
+    def _struct(self, kind: Any, types: Sequence[Any], ref: str, path: str) -> tuple[str, str]:
+        members: dict[str, str] = {}
+        made: list[str] = []
+        changed = False
+        for child in kind:
+            matched = [_with_id(each, field_id(child)) for each in types]
+            before = [each for each in matched if each is not None]
+            names = list(dict.fromkeys([child.name, *(each.name for each in before)]))
+            refs = [f"{ref}.{_DUCKDB.name(name)}" for name in names]
+            inner = refs[0] if len(refs) == 1 else f"coalesce({', '.join(refs)})"
+            type_, value = self._value(child.type, child, before, inner, f"{path}.{child.name}")
+            if len(before) < len(types) and not child.nullable:
+                value = f"coalesce({value}, {self._zero(child, f'{path}.{child.name}')}::{type_})"
+            for name in names:
+                if name in members:
+                    raise UsageError(
+                        f"{self._table.name}: {path}.{name} was the name of another column in files of an "
+                        "older version, which DuckDB cannot tell from today's: run `cdpgen upgrade` first"
+                    )
+                members[name] = type_
+            changed = changed or value != f"{ref}.{_DUCKDB.name(child.name)}"
+            made.append(f"{_DUCKDB.name(child.name)} := {value}")
+        texts = [
+            _DUCKDB.member.format(_DUCKDB.name(name), type_) for name, type_ in members.items()
+        ]
+        whole = f"CASE WHEN {ref} IS NOT NULL THEN struct_pack({', '.join(made)}) END"
+        return _DUCKDB.nested["struct"].format(", ".join(texts)), whole if changed else ref
+
+    def _zero(self, column: pa.Field[Any], path: str) -> str:
+        """What rows older than a column have in it."""
+        kind: Any = column.type
+        default = self._table.defaults.get(path)
+        if default is None and column.nullable:
+            return "NULL"
+        if pa.types.is_map(kind):
+            return "'{}'"
+        if default is None and pa.types.is_struct(kind):
+            inner = [self._zero(child, f"{path}.{child.name}") for child in kind]
+            names = [_DUCKDB.name(child.name) for child in kind]
+            pairs = ", ".join(f"{n} := {z}" for n, z in zip(names, inner, strict=True))
+            return f"struct_pack({pairs})"
+        value = zero_of(kind, self._enums.get(path)) if default is None else default
+        if isinstance(value, bytes):
+            return _text("".join(f"\\x{byte:02X}" for byte in value))
+        return _text(str(value).lower() if isinstance(value, bool) else str(value))
 
 
-def _zero(program: Program, column: str) -> str | None:
-    """The name of zero of the enum in a column."""
-    for one in program.fields:
-        if one.column == column and one.enum is not None:
-            return dict(one.enum.values).get(0)
-        if one.encoding == "flatten" and one.program is not None:
-            found = _zero(one.program, column)
-            if found is not None:
-                return found
-    return None
+def _with_id(fields: Any, number: int | None) -> pa.Field[Any] | None:
+    return next((each for each in fields if field_id(each) == number), None)
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

@@ -9,7 +9,13 @@ class Exported:
 
 class Codec:
     def __init__(
-        self, program: Program, schema: Any, max_depth: int, max_message_bytes: int
+        self,
+        program: Program,
+        schema: Any,
+        max_depth: int,
+        max_message_bytes: int,
+        max_columns: int,
+        registry_indexes: list[bytes],
     ) -> None: ...
     def decode(
         self, payloads: Any, stop_at_bad: bool

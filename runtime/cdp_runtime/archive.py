@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import itertools
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from .config import (
+    STORAGE_KEYS,
     ConfigError,
     PipelineConfig,
     TableConfig,
@@ -26,6 +29,7 @@ from .dead_letter import FOLDER, DeadLetter
 from .metrics import Metrics
 from .parquet import PublishedFile
 from .sources import Input, inputs_of, read_inputs
+from .sources.identity import names_of
 from .storage import StorageError
 from .writer import TableWriter, WriterFailed
 
@@ -35,19 +39,22 @@ _MB: Final = 1 << 20
 
 
 class Archived(NamedTuple):
-    """What one run did for one table."""
+    """What one run did for one table; after a dry run, with the files that it would have published."""
 
     table: str
+    url: str
     metrics: Metrics
     seconds: float
+    dry_files: list[PublishedFile] | None
 
 
 class _Job(NamedTuple):
-    """One table of a run, with everything about it checked."""
+    """One table of a run, with everything about it checked; `url` is None when the options say where."""
 
     writer: type[TableWriter[Any]]
     inputs: list[Input]
     options: dict[str, Any]
+    url: str | None
 
 
 def run(
@@ -70,7 +77,8 @@ def run(
         to: the URL of the archive.
         generated: the folder that `cdpgen build` wrote.
         format: `delimited` or `ndjson`; by the extensions of the sources when left out.
-        options: options of the writer, also as text (`{"max_file_size_mb": "256"}`).
+        options: options of the writer, also as text (`{"max_file_size_mb": "256"}`); one of the store
+            has its place in the name (`storage_options.endpoint_url`).
 
     Returns:
         The exit code: 0 fine (also after SIGTERM or Ctrl-C), 1 something could not be read or written,
@@ -80,15 +88,16 @@ def run(
         if pipeline is not None:
             config, base = load_pipeline(pipeline), Path(pipeline).parent
         else:
-            config, base = _from_flags(table, source, to, generated, format), Path()
-        jobs, url = _jobs(config, base, options or {}, to if pipeline is not None else None)
+            stored = to or (options or {}).get("storage_type")
+            config, base = _from_flags(table, source, stored, generated, format), Path()
+        jobs = _jobs(config, base, _nested(options or {}), to)
     except (ConfigError, StorageError) as error:
         print(error, file=sys.stderr)
         return 2
     try:
         with _Stop() as stop:
             for job in jobs:
-                print(_summary(archive_table(job, url, stop), url), flush=True)
+                print(_summary(archive_table(job, stop)), flush=True)
                 if stop.requested:
                     break
     except (ConfigError, StorageError) as error:
@@ -100,14 +109,23 @@ def run(
     return 0
 
 
-def archive_table(job: _Job, url: str, stop: _Stop) -> Archived:
+def archive_table(job: _Job, stop: _Stop) -> Archived:
     """Archives all inputs of one table; what was read when something fails or stops is published."""
     from .log import logger
 
-    log = logger()
+    config = check(WriterConfig, job.options)
+    log = logger(debug=config.debug)
+    log.debug(
+        "options",
+        table=job.writer.table,
+        **config.model_dump(exclude={"storage_options"}, exclude_none=True),
+    )
+    dry_files: list[PublishedFile] = []
 
     def published(file: PublishedFile) -> None:
-        if file.dead_letters:
+        if config.dry_run:
+            dry_files.append(file)
+        elif file.dead_letters:
             log.warning(
                 "dead letters", table=file.table, file=file.url, rows=file.rows, bytes=file.size
             )
@@ -116,10 +134,12 @@ def archive_table(job: _Job, url: str, stop: _Stop) -> Archived:
 
     began = time.monotonic()
     with (
-        job.writer(url, on_published=published, **job.options) as writer,
+        job.writer(job.url, on_published=published, **job.options) as writer,
         _progress(writer.table, writer.metrics, began),
     ):
-        for item in read_inputs(job.inputs, job.writer.message_type, stop):
+        stop.limit(config.shutdown_seconds, writer)
+        writer.skip_published(names_of(job.inputs))
+        for item in read_inputs(job.inputs, job.writer.message_type, stop, log):
             if isinstance(item, DeadLetter):
                 writer.reject(
                     item.payload or b"",
@@ -127,12 +147,19 @@ def archive_table(job: _Job, url: str, stop: _Stop) -> Archived:
                     source=item.source,
                     position=item.position,
                     offset=item.offset,
+                    form=item.form,
                 )
             else:
                 writer.write_many(item.payloads, source=item.source, positions=item.positions)
         # inside, so that the progress shows the last files too
         writer.close()
-    return Archived(writer.table, writer.metrics, time.monotonic() - began)
+    return Archived(
+        writer.table,
+        writer.url,
+        writer.metrics,
+        time.monotonic() - began,
+        dry_files if config.dry_run else None,
+    )
 
 
 def load_tables(generated: str | os.PathLike[str]) -> dict[str, type[TableWriter[Any]]]:
@@ -187,27 +214,41 @@ def _import_folder(folder: Path) -> ModuleType:
 
 
 def _from_flags(
-    table: str | None, source: Sequence[str], to: str | None, generated: str, format: str | None
+    table: str | None, source: Sequence[str], stored: str | None, generated: str, format: str | None
 ) -> PipelineConfig:
     missing = [
-        flag for flag, value in (("--table", table), ("--from", source), ("--to", to)) if not value
+        flag
+        for flag, value in (("--table", table), ("--from", source), ("--to", stored))
+        if not value
     ]
     if missing:
         raise ConfigError(
             f"give a PIPELINE.yaml, or --table, --from and --to; missing: {', '.join(missing)}"
         )
     sources = [{"path": path, **({"format": format} if format else {})} for path in source]
-    return check(
-        PipelineConfig,
-        {"generated": generated, "destination": to, "tables": {table: {"source": sources}}},
-    )
+    return check(PipelineConfig, {"generated": generated, "tables": {table: {"source": sources}}})
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options whose names have a dot are within the one before it."""
+    nested: dict[str, Any] = {}
+    for key, value in options.items():
+        outer, dot, inner = key.partition(".")
+        if dot:
+            nested[outer] = {**nested.get(outer, {}), inner: value}
+        else:
+            nested[key] = value
+    return nested
 
 
 def _jobs(
     config: PipelineConfig, base: Path, options: Mapping[str, Any], to: str | None
-) -> tuple[list[_Job], str]:
-    """What there is to do, and the archive, with all that can be checked checked before anything starts."""
-    check(WriterConfig, options)
+) -> list[_Job]:
+    """What there is to do, with all that can be checked checked before anything starts.
+
+    Options count from the file's over the table's to those given; a destination that comes later replaces
+    one before whole.
+    """
     writers = load_tables(_below(base, config.generated))
     jobs = []
     for name, table in config.tables.items():
@@ -215,12 +256,36 @@ def _jobs(
             raise ConfigError(
                 f"{name}: no such table in {config.generated}; it has {', '.join(sorted(writers))}"
             )
-        own = {**config.writer, **table.writer, **options}
-        check(WriterConfig, own)
-        jobs.append(_Job(writers[name], inputs_of(_sources_below(base, table)), own))
+        url = None if config.destination is None else _below(base, config.destination)
+        own: dict[str, Any] = {}
+        for later in (_local_below(base, config.writer), _local_below(base, table.writer), options):
+            if later.get("storage_type") is not None:
+                own, url = _without_storage(own), None
+            own |= later
+        if to is not None:
+            own, url = {**_without_storage(own), **_storage_of(options, to)}, to
+        check(WriterConfig, own).destination(url)
+        jobs.append(_Job(writers[name], inputs_of(_sources_below(base, table)), own, url))
     if sum(one.path == "-" for job in jobs for one in job.inputs) > 1:
         raise ConfigError("standard input (-) can be read once only")
-    return jobs, to or _below(base, config.destination)
+    return jobs
+
+
+def _without_storage(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in STORAGE_KEYS}
+
+
+def _storage_of(options: Mapping[str, Any], to: str) -> dict[str, Any]:
+    """What the flags say about the store of `--to`."""
+    if options.get("storage_type") is not None:
+        raise ConfigError(f"storage_type: goes instead of --to {to}, not with it")
+    return {key: value for key, value in options.items() if key in STORAGE_KEYS}
+
+
+def _local_below(base: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a pipeline file as seen from here."""
+    path = options.get("local_path")
+    return {**options, "local_path": _below(base, path)} if isinstance(path, str) else {**options}
 
 
 def _sources_below(base: Path, table: TableConfig) -> list[Any]:
@@ -243,9 +308,16 @@ class _Stop:
         self.requested = False
         self._read, self._write = os.pipe()
         self._before: dict[signal.Signals, Any] = {}
+        self._seconds = 0.0
+        self._writer: TableWriter[Any] | None = None
+        self._timer: threading.Timer | None = None
 
     def fileno(self) -> int:
         return self._read
+
+    def limit(self, seconds: float, writer: TableWriter[Any]) -> None:
+        """What a stop gives the writer at work to publish what was read."""
+        self._seconds, self._writer = seconds, writer
 
     def __enter__(self) -> _Stop:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -255,6 +327,8 @@ class _Stop:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._timer is not None:
+            self._timer.cancel()
         os.close(self._read)
         os.close(self._write)
 
@@ -264,7 +338,15 @@ class _Stop:
             os.kill(os.getpid(), number)
         self.requested = True
         os.write(self._write, b".")
+        self._timer = threading.Timer(self._seconds, self._time_is_over)
+        self._timer.daemon = True
+        self._timer.start()
         print("stopping: publishing what was read; once more to abort", file=sys.stderr)
+
+    def _time_is_over(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(WriterFailed):  # which the writer's own thread will see
+                self._writer.close(0)
 
 
 @contextlib.contextmanager
@@ -294,18 +376,35 @@ def _progress(table: str, metrics: Metrics, began: float) -> Iterator[None]:
         yield
 
 
-def _summary(archived: Archived, url: str) -> str:
+def _summary(archived: Archived) -> str:
     """What a run did for a table, in one line, and where its dead letters are in another."""
-    table, metrics, seconds = archived
+    table, url, metrics, seconds, dry_files = archived
     rate = metrics.messages / seconds if seconds else 0
     text = (
         f"{table}: {metrics.messages:,} messages ({_bytes(metrics.message_bytes)}) in {seconds:.1f} s "
         f"({rate:,.0f}/s): {metrics.rows:,} rows, {metrics.files:,} files, "
         f"{_bytes(metrics.file_bytes)} ({_ratio(metrics)})"
     )
+    if metrics.skipped:
+        text += f"\n{table}: {metrics.skipped:,} messages were there already"
     if metrics.dead_letters:
         text += f"\n{table}: {_letters(metrics)} in {url}/{FOLDER}/{table}"
+    if dry_files is not None:
+        text += "\n" + "\n".join(_dry_lines(table, url, dry_files))
     return text
+
+
+def _dry_lines(table: str, url: str, files: Sequence[PublishedFile]) -> Iterator[str]:
+    """What would have been written, a line for each partition."""
+    yield f"{table}: dry run: nothing was written; to {url} it would have been"
+    for partition, group in itertools.groupby(
+        sorted(files, key=lambda file: file.path), key=lambda file: file.path.rpartition("/")[0]
+    ):
+        own = list(group)
+        yield (
+            f"  {partition}: {len(own):,} file{'' if len(own) == 1 else 's'}, "
+            f"{sum(file.rows for file in own):,} rows, {_bytes(sum(file.size for file in own))}"
+        )
 
 
 def _letters(metrics: Metrics) -> str:

@@ -1,24 +1,44 @@
 """The options of a writer and the shape of a PIPELINE.yaml, each checked in one place.
 
-The names are those that users of the Go consumer know. Whatever is wrong is said as one line a mistake:
-the key, the value given, what is allowed.
+`WriterConfig` is the one list of options: keyword arguments of a writer, keys in a pipeline file and
+`--set` of the command line are the same names with the same meaning, those that users of the Go consumer
+know. Whatever is wrong is said as one line a mistake: the key, the value given, what is allowed.
+docs/configuration.md is made from the docstrings here (`python -m tests.configuration_page`).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    Self,
+    TypedDict,
+    TypeVar,
+)
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+if TYPE_CHECKING:
+    import yaml
+
 __all__ = [
+    "STORAGE_KEYS",
     "Compression",
     "ConfigError",
+    "Destination",
     "Format",
     "PipelineConfig",
     "SourceConfig",
+    "StorageType",
     "TableConfig",
     "WriterConfig",
     "WriterOptions",
@@ -28,14 +48,22 @@ __all__ = [
 
 Compression = Literal["zstd", "snappy", "gzip", "lz4", "brotli", "none"]
 Format = Literal["delimited", "ndjson"]
+StorageType = Literal["FS", "GCS", "S3"]
 
-_LEVELS: dict[str, tuple[int, int]] = {
+STORAGE_KEYS: Final = (
+    *("storage_type", "bucket_name", "path_prefix", "local_path", "region", "storage_options"),
+)
+"""The options that say where an archive lies; a URL that is given later replaces them all."""
+
+_LEVELS: Final[dict[str, tuple[int, int]]] = {
     "zstd": (1, 22),
     "gzip": (1, 9),
     "lz4": (1, 12),
     "brotli": (0, 11),
 }
 """The levels of the codecs that have some."""
+
+_SCHEMES: Final[dict[StorageType, str]] = {"GCS": "gs", "S3": "s3"}
 
 
 class ConfigError(ValueError):
@@ -56,6 +84,26 @@ class WriterOptions(TypedDict, total=False):
     ledgers_per_file: int | None
     compression: Compression
     compression_level: int | None
+    include_metadata: bool
+    schema_evolution: bool
+    journal: str | None
+    journal_mb: float
+    shutdown_seconds: float
+    debug: bool
+    dry_run: bool
+    storage_type: StorageType | None
+    bucket_name: str | None
+    path_prefix: str
+    local_path: str | None
+    region: str | None
+    storage_options: Mapping[str, Any]
+
+
+class Destination(NamedTuple):
+    """Where an archive lies: its URL or path, and what fsspec needs besides to open it."""
+
+    url: str
+    storage_options: Mapping[str, Any]
 
 
 def _as_names(value: object) -> object:
@@ -70,28 +118,55 @@ def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class WriterConfig(_Model):
-    """How a writer buffers, cuts and compresses files.
+    """Where a writer writes to, and how it buffers, cuts and compresses files.
 
     Attributes:
         buffer_size: how many messages wait to be decoded at most; then `write` blocks.
         buffer_mb: the same in megabytes of messages.
         max_file_size_mb: a file is closed and published when it has about this size on disk.
-        max_file_rows: ... or when it has exactly this number of rows; None for no such limit.
+        max_file_rows: ... or when it has exactly this number of rows; none for no such limit.
         rotation_interval_minutes: ... or this long after its first row.
         row_group_mb: the size in memory at which the rows gathered for a file are written to it as a
             row group. The rows gathered for all files together are kept under it too.
         max_open_files: ... or when more partitions than this have an open file and it is the one that
             has gone longest without a row.
         partition_by: names of the table's partitions or of its columns, outermost first; empty for
-            none; None for what the schema's rules say.
+            none; when left out, what the schema's rules say.
         ledgers_per_file: the size of ranges in a partition by range, instead of the one in the rules.
         compression: the codec of all columns.
-        compression_level: the codec's level; None for its default.
+        compression_level: the codec's level; when left out, the codec's own default.
+        include_metadata: three more columns tell of each row the source that it came from (`_source`),
+            the id of the writer that wrote it (`_writer`) and when it was taken in (`_ingested_at`).
+        schema_evolution: whether an archive that holds files of another version of the table is gone
+            on with; if not, the writer does not start.
+        journal: a folder on a local disk for what was given to the writer and is not published yet, so
+            that a crash does not lose it; for messages that nobody will send again. None for none.
+        journal_mb: the size that it may have; then `write` blocks until something is published.
+        shutdown_seconds: how long a stop waits for what was read to be published; the rest is left to the
+            journal, or to the next run where sources replay.
+        debug: the log tells more: the options in force, and each input as it begins and ends.
+        dry_run: everything happens but nothing is written to the archive.
+        storage_type: the kind of store, instead of a URL: `FS` with `local_path`, `GCS` or `S3` with
+            `bucket_name`.
+        bucket_name: the bucket, for GCS and S3.
+        path_prefix: the folder of the archive below the bucket or `local_path`.
+        local_path: the folder, for FS; `~` is the home directory.
+        region: of the bucket, for S3; for GCS where a bucket that does not exist would be made.
+        storage_options: what the store's fsspec client takes besides, passed on unchanged: endpoint,
+            credentials, encryption and so on.
     """
 
     buffer_size: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
@@ -103,24 +178,100 @@ class WriterConfig(_Model):
     max_open_files: Annotated[int, Field(ge=1, le=10_000)] = 64
     partition_by: Annotated[tuple[str, ...], BeforeValidator(_as_names)] | None = None
     ledgers_per_file: Annotated[int, Field(ge=1)] | None = None
-    compression: Compression = "zstd"
+    compression: Annotated[Compression, BeforeValidator(_lower)] = "zstd"
     compression_level: int | None = None
+    include_metadata: bool = False
+    schema_evolution: bool = True
+    journal: Annotated[str, Field(min_length=1)] | None = None
+    journal_mb: Annotated[float, Field(gt=0, le=1_048_576)] = 1_024
+    shutdown_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300
+    debug: bool = False
+    dry_run: bool = False
+    storage_type: Annotated[StorageType, BeforeValidator(_upper)] | None = None
+    bucket_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")] | None = None
+    path_prefix: str = ""
+    local_path: Annotated[str, Field(min_length=1)] | None = None
+    region: Annotated[str, Field(min_length=1)] | None = None
+    storage_options: Annotated[dict[str, Any], Field(repr=False)] = {}
 
     @model_validator(mode="after")
     def _level_suits_codec(self) -> Self:
         if self.compression_level is not None:
             levels = _LEVELS.get(self.compression)
             if levels is None:
-                raise ValueError(
-                    f"compression_level: {self.compression_level} is not allowed: "
-                    f"{self.compression} has no levels"
+                raise _refused(
+                    "compression_level", self.compression_level, f"{self.compression} has no levels"
                 )
             if not levels[0] <= self.compression_level <= levels[1]:
-                raise ValueError(
-                    f"compression_level: {self.compression_level} is not allowed: "
-                    f"{self.compression} takes {levels[0]} to {levels[1]}"
+                raise _refused(
+                    "compression_level",
+                    self.compression_level,
+                    f"{self.compression} takes {levels[0]} to {levels[1]}",
                 )
         return self
+
+    @model_validator(mode="after")
+    def _storage_is_whole(self) -> Self:
+        kind = self.storage_type
+        if any(part in (".", "..") for part in self.path_prefix.split("/")):
+            raise _refused("path_prefix", self.path_prefix, "it names a folder below, without ..")
+        if kind is None:
+            for key in ("bucket_name", "path_prefix", "local_path"):
+                if value := getattr(self, key):
+                    raise _refused(key, value, "it goes with storage_type: FS, GCS or S3")
+        elif kind == "FS":
+            if self.local_path is None:
+                raise ValueError("local_path: is missing: storage_type FS needs it")
+            for key in ("bucket_name", "region"):
+                if value := getattr(self, key):
+                    raise _refused(key, value, "storage_type FS has none")
+        else:
+            if self.bucket_name is None:
+                raise ValueError(f"bucket_name: is missing: storage_type {kind} needs it")
+            if self.local_path is not None:
+                raise _refused("local_path", self.local_path, f"storage_type {kind} has none")
+        return self
+
+    def destination(self, url: str | os.PathLike[str] | None = None) -> Destination:
+        """Where the archive lies.
+
+        Args:
+            url: a path or a URL of any fsspec protocol; None when `storage_type` says where.
+
+        Raises:
+            ConfigError: both say where, or none.
+        """
+        prefix = self.path_prefix.strip("/")
+        if url is not None:
+            if self.storage_type is not None:
+                raise ConfigError(
+                    f"storage_type: {self.storage_type!r} is not allowed: the destination is already "
+                    f"given as {os.fspath(url)}"
+                )
+            found = os.fspath(url)
+        elif self.storage_type is None:
+            raise ConfigError(
+                "destination: is missing: give a path or URL, or storage_type (FS, GCS or S3) with "
+                "local_path or bucket_name"
+            )
+        elif self.storage_type == "FS":
+            found = os.path.join(os.path.expanduser(self.local_path or ""), prefix)
+        else:
+            found = f"{_SCHEMES[self.storage_type]}://{self.bucket_name}/{prefix}"
+        found = found if url is not None else found.rstrip("/") or "/"
+        return Destination(found, {**self._region_options(found), **self.storage_options})
+
+    def _region_options(self, url: str) -> dict[str, Any]:
+        """The region as the client of the store wants it told."""
+        if self.region is None:
+            return {}
+        match url.partition("://")[0]:
+            case "s3" | "s3a":
+                return {"client_kwargs": {"region_name": self.region}}
+            case "gs" | "gcs":
+                return {"default_location": self.region}
+            case _:
+                raise ConfigError(f"region: {self.region!r} is not allowed: {url} has none")
 
 
 class SourceConfig(_Model):
@@ -128,10 +279,11 @@ class SourceConfig(_Model):
 
     Attributes:
         path: a file, a glob or a URL; `-` for standard input.
-        format: the framing; by the file's extension when left out.
+        format: the framing; by the file's extension when left out. Standard input must be told.
         fields: NDJSON only: the name of a key in the file to the field it fills (`asset: asset.code`).
         ignore_unknown: NDJSON only: keys without a field are passed over instead of being an error.
-        max_message_mb: delimited only: a length prefix above this is taken for a corrupt one.
+        max_message_mb: a message or line above this is taken for a corrupt one.
+        storage_options: what the store's fsspec client takes besides, for URLs.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -139,10 +291,16 @@ class SourceConfig(_Model):
     fields: dict[str, str] = {}
     ignore_unknown: bool = False
     max_message_mb: Annotated[float, Field(gt=0, le=2_047)] = 64
+    storage_options: Annotated[dict[str, Any], Field(repr=False)] = {}
 
 
 class TableConfig(_Model):
-    """One table of a pipeline: what fills it, and options of its own."""
+    """One table of a pipeline.
+
+    Attributes:
+        source: what fills it: a path, or a source with options, or a list of them.
+        writer: options of its own, over those of all tables.
+    """
 
     source: Annotated[list[SourceConfig], BeforeValidator(_as_list), Field(min_length=1)]
     writer: dict[str, Any] = {}
@@ -165,31 +323,17 @@ class PipelineConfig(_Model):
     Attributes:
         version: of this format; 1.
         generated: the folder that `cdpgen build` wrote, relative to the pipeline file.
-        destination: the URL of the archive; a plain path is relative to the pipeline file.
+        destination: the URL of the archive; a plain path is relative to the pipeline file. Left out
+            where `storage_type` among the options of the writers says where.
         writer: options for the writers of all tables.
         tables: what to archive, by the full name of the table.
     """
 
     version: Literal[1] = 1
     generated: str = "generated"
-    destination: Annotated[str, Field(min_length=1)]
+    destination: Annotated[str, Field(min_length=1)] | None = None
     writer: dict[str, Any] = {}
     tables: Annotated[dict[str, TableConfig], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _options_of_writers(self) -> Self:
-        mistakes = []
-        for where, options in [
-            ("writer", self.writer),
-            *((f"tables.{name}.writer", table.writer) for name, table in self.tables.items()),
-        ]:
-            try:
-                check(WriterConfig, options)
-            except ConfigError as error:
-                mistakes += [f"{where}.{line}" for line in str(error).splitlines()]
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
-        return self
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -204,21 +348,28 @@ def check(model: type[Model], values: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        lines = [line for one in error.errors() for line in _describe(model, one).splitlines()]
+        lines = (mistake.text for mistake in _mistakes(model, error))
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
-def load_pipeline(path: str | Path) -> PipelineConfig:
+def load_pipeline(path: str | Path, environment: Mapping[str, str] = os.environ) -> PipelineConfig:
     """Reads and checks a PIPELINE.yaml.
 
+    In its values `${NAME}` is the variable of the environment, `${NAME:-text}` the same or, where that is
+    not set or empty, the text, and `$${` is `${`. What comes of it is text, which is read as a
+    number or truth value where one is wanted.
+
     Raises:
-        ConfigError: with the name of the file, and the line where YAML itself is at fault.
+        ConfigError: with the name of the file, and the line and key of each mistake.
     """
     import yaml
 
     try:
         text = Path(path).read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        mistakes = list(_substitute(node, environment))
+        values = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
@@ -230,34 +381,67 @@ def load_pipeline(path: str | Path) -> PipelineConfig:
         raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values (destination, tables, ...)")
-    try:
-        return check(PipelineConfig, values)
-    except ConfigError as error:
-        raise ConfigError(
-            "\n".join(f"{path}: {line}" for line in str(error).splitlines())
-        ) from None
+    if not mistakes:
+        try:
+            config = PipelineConfig.model_validate(values)
+            mistakes = list(_mistakes_of_writers(config))
+            if not mistakes:
+                return config
+        except ValidationError as error:
+            mistakes = list(_mistakes(PipelineConfig, error))
+    placed = sorted({(_line_of(node, one.location), one.text) for one in mistakes})
+    raise ConfigError("\n".join(f"{path}:{line}: {text}" for line, text in placed))
+
+
+class _Mistake(NamedTuple):
+    """Something wrong in what a person wrote: the keys and indices that lead there, and the line about it."""
+
+    location: tuple[int | str, ...]
+    text: str
 
 
 def _each(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _describe(model: type[BaseModel], error: Any) -> str:
-    """One mistake that pydantic found, as a line that names key, value and what is allowed."""
-    key = ".".join(str(part) for part in error["loc"])
-    given = error["input"]
-    if error["type"] == "value_error":
-        # raised by a validator of this module, which names the key itself where it stands deeper
-        return str(error["ctx"]["error"]) if not key else f"{key}: {error['ctx']['error']}"
-    if error["type"] == "extra_forbidden":
-        allowed = list(_fields_at(model, error["loc"][:-1]))
-        near = difflib.get_close_matches(str(error["loc"][-1]), allowed, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return f"{key}: no such option; {hint}allowed are {', '.join(allowed)}"
-    if error["type"] == "missing":
-        return f"{key}: is missing"
-    message = error["msg"].removeprefix("Input should be ")
-    return f"{key}: {given!r} is not allowed: must be {message}"
+def _refused(key: str, value: object, why: str) -> ValueError:
+    return ValueError(f"{key}: {value!r} is not allowed: {why}")
+
+
+def _mistakes_of_writers(config: PipelineConfig) -> Iterator[_Mistake]:
+    """What is wrong with single options; whether they go together is seen when all are known."""
+    for where, options in [
+        (("writer",), config.writer),
+        *((("tables", name, "writer"), table.writer) for name, table in config.tables.items()),
+    ]:
+        try:
+            WriterConfig.model_validate(options)
+        except ValidationError as error:
+            for location, text in _mistakes(WriterConfig, error):
+                if location:
+                    yield _Mistake((*where, *location), f"{'.'.join(where)}.{text}")
+
+
+def _mistakes(model: type[BaseModel], error: ValidationError) -> Iterator[_Mistake]:
+    """What pydantic found, as lines that name key, value and what is allowed."""
+    for one in error.errors():
+        location = tuple(part for part in one["loc"] if part != "[key]")
+        key = ".".join(str(part) for part in location)
+        if one["type"] == "value_error":
+            # raised by a validator of this module, which names the key itself
+            said = str(one["ctx"]["error"])
+            text = f"{key}.{said}" if key else said
+        elif one["type"] == "extra_forbidden":
+            allowed = list(_fields_at(model, location[:-1]))
+            near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            text = f"{key}: no such option; {hint}allowed are {', '.join(allowed)}"
+        elif one["type"] == "missing":
+            text = f"{key}: is missing"
+        else:
+            message = one["msg"].removeprefix("Input should be ")
+            text = f"{key}: {one['input']!r} is not allowed: must be {message}"
+        yield _Mistake(location, text)
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> Iterable[str]:
@@ -269,3 +453,64 @@ def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> Iterabl
         elif part == "source":
             nested = SourceConfig
     return nested.model_fields
+
+
+_VARIABLE: Final = re.compile(
+    r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{"
+)
+
+
+def _substitute(
+    node: yaml.Node | None, environment: Mapping[str, str], location: tuple[int | str, ...] = ()
+) -> Iterator[_Mistake]:
+    """Puts the environment's values into the values of a document; gives what cannot be put."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _substitute(value, environment, (*location, str(key.value)))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _substitute(item, environment, (*location, index))
+    elif isinstance(node, yaml.ScalarNode) and "${" in node.value:
+        found: list[str] = []
+
+        def value_of(match: re.Match[str]) -> str:
+            name, default = match["name"], match["default"]
+            if match["escaped"]:
+                return "${"
+            if name is None:
+                found.append(
+                    "${ begins a variable: write ${NAME}, ${NAME:-default}, or $${ for itself"
+                )
+                return ""
+            value = environment.get(name)
+            if default is not None:
+                return value or default
+            if value is None:
+                found.append(
+                    f"the environment has no {name}: set it, or write ${{{name}:-default}}"
+                )
+            return value or ""
+
+        node.value = _VARIABLE.sub(value_of, node.value)
+        node.tag = "tag:yaml.org,2002:str"
+        for text in found:
+            yield _Mistake(location, f"{'.'.join(map(str, location))}: {text}")
+
+
+def _line_of(node: yaml.Node | None, location: Sequence[int | str]) -> int:
+    """The line of a key, or of the innermost of those above it that was written."""
+    import yaml
+
+    line = 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((one for one in node.value if one[0].value == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line

@@ -15,6 +15,7 @@ from cdp_runtime import _native
 from cdp_runtime.program import Program
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
     from typing_extensions import Buffer
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Decoded",
     "Payloads",
     "Rejected",
+    "message_indexes",
     "split_delimited",
 ]
 
@@ -96,13 +98,34 @@ class Converter(Generic[M]):
     Args:
         max_depth: how deep messages may nest (protobuf's own limit is 100).
         max_message_bytes: how large one serialized message may be.
+        max_columns: how many columns the table may have, those inside of others too.
+        registry_indexes: payloads to decode begin with the prefix of Confluent's Schema Registry (magic
+            byte, schema id, message indexes), and these are the indexes: where the message stands in the
+            registered schema, `[0]` for the first (`message_indexes` tells). Any schema id is taken.
+
+    Raises:
+        ValueError: the table has more columns than allowed.
     """
 
     schema: ClassVar[pa.Schema]
     program: ClassVar[Program]
 
-    def __init__(self, *, max_depth: int = 100, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        self._codec = _native.Codec(self.program, self.schema, max_depth, max_message_bytes)
+    def __init__(
+        self,
+        *,
+        max_depth: int = 100,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_columns: int = 10_000,
+        registry_indexes: Sequence[int] | None = None,
+    ) -> None:
+        self._codec = _native.Codec(
+            self.program,
+            self.schema,
+            max_depth,
+            max_message_bytes,
+            max_columns,
+            [] if registry_indexes is None else _encoded_indexes(registry_indexes),
+        )
 
     def to_arrow(self, payloads: Payloads[M]) -> pa.RecordBatch:
         """The messages as one record batch of `schema`, a row a message.
@@ -151,6 +174,29 @@ class Converter(Generic[M]):
             row, reason = error.args
             raise ConversionError(row, 0, reason) from None
         return encoded
+
+
+def message_indexes(descriptor: Descriptor) -> list[int]:
+    """Where a message stands in its file: its number there, or that of each message around it first."""
+    around = descriptor.containing_type
+    if around is None:
+        return [list(descriptor.file.message_types_by_name.values()).index(descriptor)]
+    return [*message_indexes(around), around.nested_types.index(descriptor)]
+
+
+def _encoded_indexes(indexes: Sequence[int]) -> list[bytes]:
+    """The forms that message indexes have in a prefix: zigzag varints behind their count, or 0 for [0]."""
+    encoded = b"".join(_zigzag(number) for number in (len(indexes), *indexes))
+    return [encoded, b"\0"] if list(indexes) == [0] else [encoded]
+
+
+def _zigzag(number: int) -> bytes:
+    number <<= 1
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
 
 
 def split_delimited(

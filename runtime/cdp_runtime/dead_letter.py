@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import pyarrow as pa
 
-__all__ = ["DEAD_LETTER_SCHEMA", "FOLDER", "DeadLetter", "to_batch"]
+__all__ = ["DEAD_LETTER_SCHEMA", "FOLDER", "RETRY_FOLDER", "DeadLetter", "Form", "to_batch"]
 
 FOLDER: Final = "_dead_letter"
 """The folder of an archive that has a folder of dead letters for each table."""
+
+RETRY_FOLDER: Final = "_retry"
+"""The folder of letters that are being retried; see `cdp_runtime.dead_letters`."""
+
+Form = Literal["message", "json", "bytes"]
+"""What a payload was taken for: a serialized message, a message as JSON text, or a piece of a stream whose
+messages cannot be told apart any more."""
 
 DEAD_LETTER_SCHEMA: Final = pa.schema(
     [
@@ -21,6 +28,7 @@ DEAD_LETTER_SCHEMA: Final = pa.schema(
         pa.field("position", pa.int64()),
         pa.field("offset", pa.int64()),
         pa.field("time", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("form", pa.utf8(), nullable=False),
     ]
 )
 
@@ -34,6 +42,10 @@ class DeadLetter(NamedTuple):
         source: where it comes from; empty when the caller did not say.
         position: where it stands in its source.
         offset: the byte of the payload at which decoding stopped.
+        whole: whether it stood alone in its source; False for a piece of one that lost its framing or
+            ends too early, which reads otherwise when the source has grown.
+        form: what the payload was taken for.
+        time: when it became a dead letter; None for now.
     """
 
     payload: bytes | None
@@ -41,10 +53,13 @@ class DeadLetter(NamedTuple):
     source: str = ""
     position: int | None = None
     offset: int | None = None
+    whole: bool = True
+    form: Form = "message"
+    time: datetime.datetime | None = None
 
 
 def to_batch(letters: Sequence[DeadLetter]) -> pa.RecordBatch:
-    """Dead letters of this moment as rows of `DEAD_LETTER_SCHEMA`."""
+    """Dead letters as rows of `DEAD_LETTER_SCHEMA`."""
     now = datetime.datetime.now(datetime.UTC)
     return pa.record_batch(
         [
@@ -53,7 +68,8 @@ def to_batch(letters: Sequence[DeadLetter]) -> pa.RecordBatch:
             pa.array([letter.source or None for letter in letters], pa.utf8()),
             pa.array([letter.position for letter in letters], pa.int64()),
             pa.array([letter.offset for letter in letters], pa.int64()),
-            pa.array([now] * len(letters), pa.timestamp("us", "UTC")),
+            pa.array([letter.time or now for letter in letters], pa.timestamp("us", "UTC")),
+            pa.array([letter.form for letter in letters], pa.utf8()),
         ],
         schema=DEAD_LETTER_SCHEMA,
     )

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from .dead_letter import FOLDER
+from .dead_letter import FOLDER, RETRY_FOLDER
 from .storage import FileInfo, Storage, StorageError, open_storage
 
 __all__ = ["FileFacts", "inspect", "run"]
@@ -81,7 +81,7 @@ def _facts(storage: Storage, file: FileInfo) -> FileFacts:
     import pyarrow.parquet as pq
 
     folders = file.path.split("/")[:-1]
-    dead = bool(folders) and folders[0] == FOLDER
+    dead = bool(folders) and folders[0] in (FOLDER, RETRY_FOLDER)
     if dead:
         folders = folders[1:]
     try:
@@ -145,6 +145,7 @@ def _print(url: str, files: Sequence[FileFacts]) -> None:
         rows = [file for file in readable if file.table == name and not file.dead_letters]
         partitions = sorted({file.partition for file in rows})
         if partitions != [""]:
+            console.print()
             console.print(_partitions(name, partitions, rows))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any, TextIO
 
@@ -20,11 +21,12 @@ class _StandardError:
         sys.stderr.flush()
 
 
-def logger(stream: TextIO | None = None) -> Any:
+def logger(stream: TextIO | None = None, *, debug: bool = False) -> Any:
     """A logger; each call makes one event: `log.info("published", file=..., rows=...)`.
 
     Args:
         stream: where to write; standard error when left out.
+        debug: whether events of the level debug are written too.
     """
     terminal = (stream or sys.stderr).isatty()
     processors: list[Any] = [
@@ -38,5 +40,7 @@ def logger(stream: TextIO | None = None) -> Any:
     return structlog.wrap_logger(
         structlog.PrintLogger(stream or _StandardError()),  # type: ignore[arg-type]
         processors=processors,
-        wrapper_class=structlog.BoundLogger,
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.DEBUG if debug else logging.INFO
+        ),
     )

@@ -11,17 +11,33 @@ class Metrics:
     Attributes:
         messages: taken by `write` and `write_many`.
         message_bytes: their size.
+        skipped: messages that the archive held already, which are not counted among the others.
         rows: in published files.
         dead_letters: messages set apart.
         files: published, those of dead letters too.
+        healthy: False while the writer waits for a store that fails.
+        retries: attempts to write that failed in a way that passes, and were made again.
         file_bytes: written to files, whether published or still open.
     """
 
-    __slots__ = ("dead_letters", "file_bytes", "files", "message_bytes", "messages", "rows")
+    __slots__ = (
+        "dead_letters",
+        "file_bytes",
+        "files",
+        "healthy",
+        "message_bytes",
+        "messages",
+        "retries",
+        "rows",
+        "skipped",
+    )
 
     def __init__(self) -> None:
         self.messages = 0
         self.message_bytes = 0
+        self.healthy = True
+        self.skipped = 0
+        self.retries = 0
         self.rows = 0
         self.dead_letters = 0
         self.files = 0

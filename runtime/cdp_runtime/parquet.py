@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .descriptor import KEY as DESCRIPTOR_KEY
+from .encoding import Encoding
 from .payloads import Positions, concat_positions
 from .positions import KEY, Part, PositionsBuilder
 from .router import column_of
@@ -22,9 +25,10 @@ from .router import column_of
 if TYPE_CHECKING:
     from .config import WriterConfig
     from .metrics import Metrics
+    from .patience import Patience
     from .storage import Storage, Upload
 
-__all__ = ["PublishedFile", "Table", "TableFiles"]
+__all__ = ["PublishedFile", "Table", "TableFiles", "parquet_writer"]
 
 _MB: Final = 1 << 20
 _ROW_GROUP_ROWS: Final = 1 << 20
@@ -67,8 +71,10 @@ class Table(NamedTuple):
         folder: of its files below the archive.
         schema: of its files.
         sort_by: the columns by which rows are sorted within a row group.
-        metadata: what the footers say besides positions.
+        metadata: what the footers say besides positions and descriptor.
         dead_letters: whether these are the table's dead letters.
+        descriptor: gives what the footers say of the schema of the messages.
+        bloom_filters: the columns that get a bloom filter.
     """
 
     name: str
@@ -77,6 +83,8 @@ class Table(NamedTuple):
     sort_by: Sequence[str]
     metadata: Mapping[str, str]
     dead_letters: bool
+    descriptor: Callable[[], str | None] | None = None
+    bloom_filters: Sequence[str] = ()
 
 
 class TableFiles:
@@ -86,9 +94,12 @@ class TableFiles:
         table: what the files have in common.
         storage: where they go.
         writer: the id of the writer, for the names of the files.
+        numbers: the rest of their names; no two files of a writer may have the same.
         config: when to rotate, how to compress.
         metrics: told of bytes as they are written.
-        on_published: told of each file once it is durable.
+        patience: waits while the store fails.
+        on_published: told of each file once it is durable, and how many of its rows are in each segment
+            of the journal.
     """
 
     def __init__(
@@ -96,19 +107,23 @@ class TableFiles:
         table: Table,
         storage: Storage,
         writer: str,
+        numbers: Iterator[int],
         config: WriterConfig,
         metrics: Metrics,
-        on_published: Callable[[PublishedFile], None],
+        patience: Patience,
+        on_published: Callable[[PublishedFile, Mapping[int, int]], None],
     ) -> None:
         self._table = table
         self._storage = storage
         self._stem = f"{_snake(table.name.rpartition('.')[2])}-{writer}"
         self._config = config
         self._metrics = metrics
+        self._patience = patience
         self._on_published = on_published
-        self._sequence = 0
+        self._numbers = numbers
         self._gathered = 0
         self._ratio: float | None = None
+        self._encoding = Encoding(config.compression, config.compression_level, table.bloom_filters)
         # by partition; the one that has gone longest without a row comes first
         self._files: dict[str, _OpenFile] = {}
 
@@ -118,21 +133,30 @@ class TableFiles:
         rows: pa.RecordBatch,
         source: str = "",
         positions: Positions | None = None,
+        segment: int = 0,
     ) -> None:
-        """Takes rows of one partition, and the positions that each has in their one source."""
+        """Takes rows of one partition, and the positions that each has in their one source.
+
+        Args:
+            partition: the folders between the table and the file.
+            rows: what to write.
+            source: where all of them come from.
+            positions: of each, if the caller knows.
+            segment: of the journal that holds them; 0 without a journal.
+        """
         limit = self._config.max_file_rows
         while limit is not None:
             file = self._file(partition)
             room = limit - file.rows
             if rows.num_rows < room:
                 break
-            self._gather(file, rows.slice(0, room), source, positions and positions[:room])
+            self._gather(file, rows.slice(0, room), source, positions and positions[:room], segment)
             self._publish(partition)
             rows, positions = rows.slice(room), positions and positions[room:]
             if rows.num_rows == 0:
                 return
         file = self._file(partition)
-        self._gather(file, rows, source, positions)
+        self._gather(file, rows, source, positions, segment)
         if file.is_full():
             self._publish(partition)
 
@@ -167,26 +191,38 @@ class TableFiles:
         if file is None:
             if len(self._files) >= self._config.max_open_files:
                 self._publish(next(iter(self._files)))
-            self._sequence += 1
             path = "/".join(
                 part
                 for part in (
                     self._table.folder,
                     partition,
-                    f"{self._stem}-{self._sequence:06}.parquet",
+                    f"{self._stem}-{next(self._numbers):06}.parquet",
                 )
                 if part
             )
             file = _OpenFile(
-                self._table, self._config, self._storage, self._metrics, path, self._ratio
+                self._table,
+                self._config,
+                self._storage,
+                self._metrics,
+                self._patience,
+                path,
+                self._ratio,
+                self._encoding,
             )
         self._files[partition] = file
         return file
 
     def _gather(
-        self, file: _OpenFile, rows: pa.RecordBatch, source: str, positions: Positions | None
+        self,
+        file: _OpenFile,
+        rows: pa.RecordBatch,
+        source: str,
+        positions: Positions | None,
+        segment: int,
     ) -> None:
         before = file.gathered
+        file.segments[segment] += rows.num_rows
         file.add(rows, source, positions)
         self._gathered += file.gathered - before
         while self._gathered > self._config.row_group_mb * _MB:
@@ -211,7 +247,8 @@ class TableFiles:
                 size=size,
                 positions=file.positions.ranges,
                 dead_letters=self._table.dead_letters,
-            )
+            ),
+            file.segments,
         )
 
 
@@ -224,8 +261,10 @@ class _OpenFile:
         config: WriterConfig,
         storage: Storage,
         metrics: Metrics,
+        patience: Patience,
         path: str,
         ratio: float | None,
+        encoding: Encoding,
     ) -> None:
         self.ratio = ratio
         self.path: Final = path
@@ -233,10 +272,13 @@ class _OpenFile:
         self.rows = 0
         self.gathered = 0
         self.positions: Final = PositionsBuilder()
+        self.segments: Final[Counter[int]] = Counter()
         self._table = table
         self._config = config
         self._storage = storage
         self._metrics = metrics
+        self._patience = patience
+        self._encoding = encoding
         self._batches: list[pa.RecordBatch] = []
         self._parts: list[Part] = []
         self._small = 0
@@ -282,10 +324,11 @@ class _OpenFile:
         self._batches, self._parts = [], []
         self._small = self._gathered_rows = self.gathered = 0
         if self._writer is None:
-            self._open()
+            self._open(table)
         assert self._writer is not None
         assert self._upload is not None
         self._writer.write_table(table, row_group_size=table.num_rows)
+        self._patience.call(self._upload.drain, f"write {self.path}")
         self._encoded += gathered
         self._count_written(self._upload.sink.tell())
         self.ratio = self._written / self._encoded
@@ -295,13 +338,14 @@ class _OpenFile:
         self.write_row_group()
         assert self._writer is not None
         assert self._upload is not None
-        self._writer.add_key_value_metadata(
-            {**self._table.metadata, KEY: self.positions.metadata()}
-        )
+        told = {**self._table.metadata, KEY: self.positions.metadata()}
+        descriptor = self._table.descriptor and self._table.descriptor()
+        if descriptor:
+            told[DESCRIPTOR_KEY] = descriptor
+        self._writer.add_key_value_metadata(told)
         self._writer.close()
         self._count_written(self._upload.sink.tell())
-        self._upload.sink.close()
-        self._upload.publish()
+        self._patience.call(self._upload.publish, f"publish {self.path}")
         return self._written
 
     def discard(self) -> None:
@@ -336,25 +380,38 @@ class _OpenFile:
             return None
         return pc.sort_indices(pa.table(columns), sort_keys=[(key, "ascending") for key in columns])
 
-    def _open(self) -> None:
-        self._upload = self._storage.create(self.path)
-        self._writer = pq.ParquetWriter(
+    def _open(self, rows: pa.Table) -> None:
+        self._upload = self._patience.call(
+            lambda: self._storage.create(self.path), f"create {self.path}"
+        )
+        self._writer = parquet_writer(
             self._upload.sink,
             self._table.schema,
-            compression=self._config.compression.upper(),
-            compression_level=self._config.compression_level,
-            use_dictionary=True,
-            write_statistics=True,
-            write_page_index=True,
-            write_page_checksum=True,
-            data_page_version="1.0",  # every reader has it; what 2.0 adds, flat columns do not need
-            store_schema=True,
-            sorting_columns=[
-                pq.SortingColumn(_leaf_index(self._table.schema, path))
-                for path in self._table.sort_by
-            ]
-            or None,
+            self._encoding.options(rows),
+            self._table.sort_by,
         )
+
+
+def parquet_writer(
+    sink: Any,
+    schema: pa.Schema,
+    options: Mapping[str, Any],
+    sort_by: Sequence[str] = (),
+) -> pq.ParquetWriter:
+    """A writer of Parquet as every file of an archive is written.
+
+    Args:
+        sink: where to: `pyarrow.NativeFile` or a Python file.
+        schema: of the rows.
+        options: how columns are encoded, by `cdp_runtime.encoding`.
+        sort_by: the columns by which the rows of each row group are sorted.
+    """
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        **options,
+        sorting_columns=[pq.SortingColumn(_leaf_index(schema, path)) for path in sort_by] or None,
+    )
 
 
 def _joined(parts: list[Part]) -> list[Part]:

@@ -3,70 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import math
 import os
 import queue
 import threading
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
 
 from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, DeadLetter, to_batch
+from .descriptor import descriptor_of
+from .dry_run import DryRun
+from .intake import Chunk, Intake, Letter, Mark
+from .journal import Frame, Journal, Left, encode, left_behind
 from .metrics import Metrics
 from .parquet import PublishedFile, Table, TableFiles
-from .payloads import (
-    Payloads,
-    Positions,
-    concat,
-    concat_positions,
-    int_at,
-    size_of,
-    take_positions,
-)
+from .patience import Patience
+from .payloads import Positions, concat, concat_positions, int_at, take_positions
+from .provenance import forbid_other_versions, schema_with, with_provenance
+from .resume import Published, published
 from .router import Router
-from .storage import open_storage, writer_id
+from .storage import Storage, open_storage, writer_id
 from .writer import TableWriter, WriterFailed
 
 if TYPE_CHECKING:
     from .config import WriterConfig
 
-__all__ = ["Intake", "Pipeline"]
+__all__ = ["Pipeline"]
 
-_BATCH_ROWS: Final = 4_096
-_BATCH_BYTES: Final = 2 << 20
-"""What is decoded at once at most, but for a single message that is larger."""
+_LOOK_SECONDS: Final = 0.5
+"""How often who waits looks whether the writer has failed or given up in the meantime."""
 
-_LINGER_SECONDS: Final = 0.05
-"""How long a few messages wait for more before they are decoded."""
+_GIVE_UP_SECONDS: Final = 5.0
+"""How long a close that ran out of time waits for the threads to see it."""
 
-
-class Chunk:
-    """Messages of one source on their way to be decoded.
-
-    Args:
-        payloads: the messages; while the chunk is at the end of the intake, single ones are added.
-        source: where they come from.
-        positions: their places in the source, if it has some.
-        size: of the payloads in bytes.
-    """
-
-    __slots__ = ("payloads", "positions", "size", "source")
-
-    def __init__(
-        self,
-        payloads: Payloads,
-        source: str,
-        positions: Positions | list[int] | None,
-        size: int,
-    ) -> None:
-        self.payloads = payloads
-        self.source = source
-        self.positions = positions
-        self.size = size
+_UNNUMBERED: Final = "~journal"
+"""Ends the source of messages that have no position but the one that the journal gives them."""
 
 
 class Rows(NamedTuple):
@@ -84,16 +62,7 @@ class Decoded(NamedTuple):
     rows: list[Rows]
     letters: list[DeadLetter]
     size: int
-
-
-class Mark:
-    """Sent down the queues by `flush`, and by `close` as the last thing of all."""
-
-    size: Final = 0
-
-    def __init__(self, *, last: bool) -> None:
-        self.last: Final = last
-        self.reached: Final = threading.Event()
+    segment: int
 
 
 class DecodedQueue(queue.Queue["Decoded | Mark"]):
@@ -119,216 +88,42 @@ class DecodedQueue(queue.Queue["Decoded | Mark"]):
         return item
 
 
-class Intake:
-    """What callers' threads have written and the decode thread has not yet taken.
-
-    Bounded in messages and bytes; the one place where threads meet under a lock.
-
-    Args:
-        max_messages: what may wait at most, in messages.
-        max_bytes: the same in bytes; a single larger message is let in alone.
-        metrics: counts what is taken in.
-    """
-
-    def __init__(self, max_messages: int, max_bytes: float, metrics: Metrics) -> None:
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
-        self._metrics = metrics
-        self._batch_rows = min(_BATCH_ROWS, max_messages)
-        self._batch_bytes = min(_BATCH_BYTES, max_bytes)
-        self._lock = threading.Lock()
-        self._filled = threading.Condition(self._lock)  # the decode thread waits for it
-        self._drained = threading.Condition(self._lock)  # callers do
-        self._items: deque[Chunk | DeadLetter | Mark] = deque()
-        self._messages = 0
-        self._bytes = 0
-        self._blocked = 0
-        self._controls = 0
-        self._closed = False
-        self._failure: WriterFailed | None = None
-
-    def put_one(self, payload: bytes, source: str, position: int | None) -> None:
-        """Adds a message to the chunk at the end, if that is of its source."""
-        with self._lock:
-            self._wait_for_room(1, len(payload))
-            last = self._items[-1] if self._items else None
-            if (
-                isinstance(last, Chunk)
-                and last.source == source
-                and type(last.payloads) is list
-                and type(last.positions) is (list if position is not None else type(None))
-                and len(last.payloads) < self._batch_rows
-            ):
-                last.payloads.append(payload)
-                last.size += len(payload)
-                if position is not None:
-                    last.positions.append(position)  # type: ignore[union-attr]
-            else:
-                positions = None if position is None else [position]
-                self._items.append(Chunk([payload], source, positions, len(payload)))
-            self._count(1, len(payload))
-
-    def put_many(
-        self,
-        payloads: Payloads,
-        source: str,
-        positions: Sequence[int] | pa.Int64Array | None,
-    ) -> None:
-        """Adds messages in chunks that are each small enough to be decoded at once."""
-        if positions is not None:
-            if len(positions) != len(payloads):
-                raise ValueError(f"{len(payloads)} messages have {len(positions)} positions")
-            if not isinstance(positions, (range, pa.Int64Array)):
-                positions = pa.array(positions, pa.int64())
-        for chunk in self._pieces(Chunk(payloads, source, positions, size_of(payloads))):
-            with self._lock:
-                self._wait_for_room(len(chunk.payloads), chunk.size)
-                self._items.append(chunk)
-                self._count(len(chunk.payloads), chunk.size)
-
-    def put_letter(self, letter: DeadLetter) -> None:
-        """Adds bytes that need no decoding."""
-        size = len(letter.payload or b"")
-        with self._lock:
-            self._wait_for_room(1, size)
-            self._items.append(letter)
-            self._controls += 1
-            self._count(1, size)
-
-    def put_mark(self, mark: Mark) -> None:
-        """Adds a mark behind everything; after the last one nothing more is taken."""
-        with self._lock:
-            if mark.last:
-                self._closed = True
-            else:
-                self._check()
-            self._items.append(mark)
-            self._controls += 1
-            self._filled.notify()
-            self._drained.notify_all()
-
-    def fail(self, failure: WriterFailed) -> None:
-        """Makes this and every later call of a caller raise."""
-        with self._lock:
-            self._failure = self._failure or failure
-            self._drained.notify_all()
-
-    @property
-    def failed(self) -> bool:
-        """Whether the pipeline has failed, so that whatever comes is dropped."""
-        return self._failure is not None
-
-    def raise_failure(self) -> None:
-        """Raises what made the pipeline fail, if it did."""
-        if self._failure is not None:
-            raise WriterFailed(*self._failure.args) from self._failure.__cause__
-
-    def take(self) -> list[Chunk] | DeadLetter | Mark:
-        """Waits for messages, and a little for more of them; gives about one batch, or what is no chunk."""
-        with self._lock:
-            while not self._items:
-                self._filled.wait()
-            deadline = time.monotonic() + _LINGER_SECONDS
-            while not self._is_batch() and self._filled.wait(deadline - time.monotonic()):
-                pass
-            chunks: list[Chunk] = []
-            rows = size = 0
-            while self._items and isinstance(self._items[0], Chunk):
-                chunk = self._items[0]
-                rows += len(chunk.payloads)
-                size += chunk.size
-                if chunks and (rows > self._batch_rows or size > self._batch_bytes):
-                    break
-                chunks.append(self._items.popleft())
-            if chunks:
-                self._release(sum(len(c.payloads) for c in chunks), sum(c.size for c in chunks))
-                return chunks
-            item = self._items.popleft()
-            assert not isinstance(item, Chunk)
-            self._controls -= 1
-            if isinstance(item, DeadLetter):
-                self._release(1, len(item.payload or b""))
-            return item
-
-    def _is_batch(self) -> bool:
-        return (
-            self._messages >= self._batch_rows
-            or self._bytes >= self._batch_bytes
-            or self._controls > 0
-            or self._blocked > 0
-        )
-
-    def _wait_for_room(self, messages: int, size: int) -> None:
-        self._check()
-        while self._messages > 0 and (
-            self._messages + messages > self._max_messages or self._bytes + size > self._max_bytes
-        ):
-            self._blocked += 1
-            self._filled.notify()
-            try:
-                self._drained.wait()
-            finally:
-                self._blocked -= 1
-            self._check()
-
-    def _check(self) -> None:
-        self.raise_failure()
-        if self._closed:
-            raise ValueError("the writer is closed")
-
-    def _count(self, messages: int, size: int) -> None:
-        self._metrics.messages += messages
-        self._metrics.message_bytes += size
-        was_empty = self._messages == 0
-        self._messages += messages
-        self._bytes += size
-        if was_empty or self._is_batch():
-            self._filled.notify()
-
-    def _release(self, messages: int, size: int) -> None:
-        self._messages -= messages
-        self._bytes -= size
-        self._drained.notify_all()
-
-    def _pieces(self, chunk: Chunk) -> Iterator[Chunk]:
-        """Halves a chunk until each part can be decoded at once."""
-        rows = len(chunk.payloads)
-        if rows == 0:
-            return
-        if rows == 1 or (rows <= self._batch_rows and chunk.size <= self._batch_bytes):
-            yield chunk
-            return
-        half = rows // 2
-        for part in (slice(0, half), slice(half, rows)):
-            payloads = chunk.payloads[part]
-            positions = None if chunk.positions is None else chunk.positions[part]
-            yield from self._pieces(Chunk(payloads, chunk.source, positions, size_of(payloads)))
-
-
 class Pipeline:
     """Decode thread, encode thread, and the files of one table in one archive.
 
     Args:
         writer: the generated class, for what it says about the table.
-        url: the archive.
-        config: how to buffer and write.
+        url: the archive; None when the config says where it lies.
+        config: where and how to write.
         on_published: told of each file in the encode thread.
+        identity: the id of the writer; a new one when left out.
     """
 
     def __init__(
         self,
         writer: type[TableWriter[Any]],
-        url: str | os.PathLike[str],
+        url: str | os.PathLike[str] | None,
         config: WriterConfig,
         on_published: Callable[[PublishedFile], None] | None,
+        identity: str | None = None,
     ) -> None:
         self.metrics: Final = Metrics()
         self._table = writer.table
         self._converter = writer.converter()
         schema = writer.converter.schema
+        if config.include_metadata:
+            schema = schema_with(schema)
+        self._schema = schema
+        self._include_metadata = config.include_metadata
         self._router = Router(schema, writer.partitions, config, writer.partition_by)
-        identity = writer_id()
-        self._storage = open_storage(url, identity)
+        self._identity = identity = identity or writer_id()
+        found, options = config.destination(url)
+        if config.dry_run:
+            self._storage: Storage = DryRun(open_storage(found, None, options))
+        else:
+            self._storage = open_storage(found, identity, options)
+        if not config.schema_evolution:
+            forbid_other_versions(self._storage, writer.table, writer.version, writer.fingerprint)
         self.url: Final = self._storage.url
         metadata = {
             "cdpgen.table": writer.table,
@@ -337,50 +132,136 @@ class Pipeline:
             "cdpgen.writer": identity,
         }
         self._on_published = on_published
+        self._known: Published | None = None
+        self._patience = Patience(f"{writer.table} {identity}", self.metrics)
+        numbers = itertools.count(1)  # of rows and dead letters alike: they share a folder before
         self._files = TableFiles(
-            Table(writer.table, writer.table, schema, writer.sort_by, metadata, False),
+            Table(
+                writer.table,
+                writer.table,
+                schema,
+                writer.sort_by,
+                metadata,
+                False,
+                functools.cache(lambda: descriptor_of(writer.message_type)),
+                writer.bloom_filters,
+            ),
             self._storage,
             identity,
+            numbers,
             config,
             self.metrics,
+            self._patience,
             self._published,
         )
         self._letters = TableFiles(
             Table(writer.table, f"{FOLDER}/{writer.table}", DEAD_LETTER_SCHEMA, (), metadata, True),
             self._storage,
             identity,
+            numbers,
             config,
             self.metrics,
+            self._patience,
             self._published,
         )
-        self.intake: Final = Intake(config.buffer_size, config.buffer_mb * (1 << 20), self.metrics)
+        self._journal: Journal | None = None
+        self._urged: Mark | None = None
+        if config.journal is not None and not config.dry_run:
+            folder = Path(config.journal).expanduser()
+            for left in left_behind(folder, writer.table, self.url):
+                self._recover(left, writer, url, config)
+            size = config.journal_mb * (1 << 20)
+            self._journal = Journal(folder, writer.table, identity, self.url, size)
+            self._urge_at = size / 2
+        self.intake: Final = Intake(
+            config.buffer_size,
+            config.buffer_mb * (1 << 20),
+            self.metrics,
+            journaled=self._journal is not None,
+        )
         self._decoded: Final = DecodedQueue(int(config.row_group_mb * (1 << 20)))
         self._closing = threading.Lock()
         self._end: Mark | None = None
+        self._closed = False
+        self._give_up_at = math.inf
+        self._shutdown_seconds = config.shutdown_seconds
         # daemons: a writer that nobody closes must not keep the interpreter from exiting
         self._threads = [
             threading.Thread(target=target, name=f"{writer.table} {name}", daemon=True)
-            for name, target in (("decode", self._decode), ("encode", self._encode))
+            for name, target in (
+                *((("journal", self._write_journal),) if self._journal is not None else ()),
+                ("decode", self._decode),
+                ("encode", self._encode),
+            )
         ]
         for thread in self._threads:
             thread.start()
 
+    def skip_published(self, sources: Callable[[str], bool]) -> None:
+        """Learns what the archive holds of some sources, for `missing`."""
+        self._known = self._patience.call(
+            lambda: published(self._storage, self._table, sources), "read the footers"
+        )
+
+    def missing(self, source: str, positions: Positions | Sequence[int]) -> list[slice]:
+        """The messages that are to be written; the others are counted as skipped."""
+        if self._known is None or source not in self._known:
+            return [slice(None)]
+        rows = self._known.missing(source, positions)
+        self.metrics.skipped += len(positions) - sum(one.stop - one.start for one in rows)
+        return rows
+
     def flush(self) -> None:
-        """Waits until everything before is published."""
+        """Waits until everything before is published, or in the journal where there is one."""
         self._forbid_own_threads("flush")
         mark = Mark(last=False)
         self.intake.put_mark(mark)
         mark.reached.wait()
         self.intake.raise_failure()
 
-    def close(self) -> None:
-        """Publishes everything and ends the threads."""
+    def close(self, seconds: float | None = None) -> None:
+        """Publishes everything and ends the threads; after so many seconds only the latter."""
         self._forbid_own_threads("close")
         self._stop()
-        for thread in self._threads:
-            thread.join()
-        self._storage.close()
+        if not self._ended(seconds) and seconds is not None:
+            self._abandon(seconds)
+            self._ended(None)
+        with self._closing:
+            # a thread that hangs in a call to the store keeps what it uses
+            if not self._closed and not any(thread.is_alive() for thread in self._threads):
+                self._closed = True
+                self._storage.close()
+                if self._journal is not None:
+                    if self.intake.failed:
+                        self._journal.close()
+                    else:
+                        self._journal.end()
         self.intake.raise_failure()
+
+    def _ended(self, seconds: float | None) -> bool:
+        """Waits for the threads; not much longer once they were told to give up."""
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        for thread in self._threads:
+            while thread.is_alive():
+                left = min(deadline, self._give_up_at) - time.monotonic()
+                if left <= 0:
+                    return False
+                thread.join(min(left, _LOOK_SECONDS))
+        return True
+
+    def _abandon(self, seconds: float) -> None:
+        """Gives up what is not published."""
+        left_to = (
+            "the next run, where its source replays" if self._journal is None else "the journal"
+        )
+        self.intake.fail(
+            WriterFailed(
+                f"{self._table}: not all could be published to {self.url} within {seconds:g} s; "
+                f"the rest is left to {left_to}"
+            )
+        )
+        self._give_up_at = time.monotonic() + _GIVE_UP_SECONDS
+        self._patience.give_up()
 
     def close_forgotten(self) -> None:
         """What is done for a writer that was never closed."""
@@ -393,7 +274,7 @@ class Pipeline:
             self._stop()  # collected in one of its own threads, which cannot wait for itself
         else:
             with contextlib.suppress(WriterFailed):
-                self.close()
+                self.close(self._shutdown_seconds)
 
     def _stop(self) -> None:
         with self._closing:
@@ -404,6 +285,102 @@ class Pipeline:
     def _forbid_own_threads(self, call: str) -> None:
         if threading.current_thread() in self._threads:
             raise RuntimeError(f"on_published must not {call} the writer that calls it")
+
+    # ---- journal thread
+
+    def _write_journal(self) -> None:
+        assert self._journal is not None
+        while True:
+            taken = self.intake.take_new()
+            if isinstance(taken, Mark):
+                if taken.last:
+                    self.intake.pass_on([taken])
+                    return
+                try:
+                    self._journal.sync()
+                except BaseException as error:
+                    self._fail(error, "the journal")
+                taken.reached.set()
+            elif isinstance(taken, Letter):
+                self._keep_in_journal(taken)
+            else:
+                for chunk in _merge(taken):
+                    self._keep_in_journal(chunk)
+
+    def _keep_in_journal(self, item: Chunk | Letter) -> None:
+        """Writes it to the journal, when that has room, and then passes it on."""
+        assert self._journal is not None
+        journal = self._journal
+        try:
+            rows = 1 if isinstance(item, Letter) else len(item.payloads)
+            frame = encode(_frame_of(item, journal))
+            while not self.intake.failed:
+                if not journal.has_room(len(frame)) or journal.size > self._urge_at:
+                    self._urge()
+                if journal.wait_for_room(len(frame), _LOOK_SECONDS):
+                    item.segment = self._patience.call(
+                        functools.partial(journal.append, frame, rows), "write to the journal"
+                    )
+                    break
+        except BaseException as error:
+            self._fail(error, "the journal")
+        # when the writer has failed, too: who decodes drops it and so makes room for who waits
+        self.intake.pass_on([item])
+
+    def _urge(self) -> None:
+        """Has all that was passed on published, so that segments of the journal can go."""
+        if self._urged is None or self._urged.reached.is_set():
+            self._urged = Mark(last=False)
+            self.intake.pass_on([self._urged])
+
+    def _recover(
+        self,
+        left: Left,
+        writer: type[TableWriter[Any]],
+        url: str | os.PathLike[str] | None,
+        config: WriterConfig,
+    ) -> None:
+        """Writes what a dead writer was given and had not published; blocks until that is done."""
+        from .log import logger
+
+        identity = writer_id()
+        try:
+            known = published(self._storage, self._table, lambda source: True, left.writers)
+            left.add_writer(identity)
+            config = config.model_copy(update={"journal": None})
+            inner = Pipeline(writer, url, config, self._on_published, identity)
+            inner._known = known
+            try:
+                for frame in left.frames():
+                    inner.put_frame(frame)
+            finally:
+                inner.close()
+            left.remove()
+        finally:
+            left.close()
+        logger().info(
+            "recovered from the journal", table=self._table, messages=inner.metrics.messages
+        )
+
+    def put_frame(self, frame: Frame | bytes) -> None:
+        """Takes again what a journal holds, unless it is known to be published."""
+        if isinstance(frame, bytes):
+            reason = "a segment of the journal is damaged; from there to its end nothing can be told apart"
+            self.intake.put_letter(DeadLetter(frame, reason, _UNNUMBERED, form="bytes"))
+            return
+        for rows in self.missing(frame.source, frame.positions):
+            payloads: Any = frame.payloads[rows]
+            positions = frame.positions[rows]
+            if frame.letter is None:
+                self.intake.put_many(payloads, frame.source, positions)
+            else:
+                letter = DeadLetter(
+                    payloads[0].as_py(),
+                    source=frame.source,
+                    position=int_at(positions, 0),
+                    **frame.letter,
+                )
+                self.intake.put_letter(letter)
 
     # ---- decode thread
 
@@ -416,8 +393,8 @@ class Pipeline:
                     return
             elif not self.intake.failed:
                 try:
-                    if isinstance(taken, DeadLetter):
-                        self._decoded.put(Decoded([], [taken], 0))
+                    if isinstance(taken, Letter):
+                        self._decoded.put(Decoded([], [taken.letter], 0, taken.segment))
                     else:
                         for chunk in _merge(taken):
                             self._decoded.put(self._decode_chunk(chunk))
@@ -446,13 +423,15 @@ class Pipeline:
         rows = []
         start = 0
         for batch in good:
+            if self._include_metadata:
+                batch = with_provenance(batch, self._schema, chunk.source, self._identity)
             own = None if positions is None else positions[start : start + batch.num_rows]
             start += batch.num_rows
             rows += [
                 Rows(partition, part, chunk.source, take_positions(own, places))
                 for partition, part, places in self._router.split(batch)
             ]
-        return Decoded(rows, letters, sum(batch.nbytes for batch in good))
+        return Decoded(rows, letters, sum(batch.nbytes for batch in good), chunk.segment)
 
     # ---- encode thread
 
@@ -482,13 +461,15 @@ class Pipeline:
             return
         if taken is not None:
             for rows in taken.rows:
-                self._files.add(rows.partition, rows.batch, rows.source, rows.positions)
+                self._files.add(
+                    rows.partition, rows.batch, rows.source, rows.positions, taken.segment
+                )
             if taken.letters:
-                self._keep(taken.letters)
+                self._keep(taken.letters, taken.segment)
         self._files.rotate_old()
         self._letters.rotate_old()
 
-    def _keep(self, letters: list[DeadLetter]) -> None:
+    def _keep(self, letters: list[DeadLetter], segment: int) -> None:
         """Adds dead letters, which come from one source, to their files."""
         places = [letter.position for letter in letters if letter.position is not None]
         whole = len(places) == len(letters)
@@ -497,6 +478,7 @@ class Pipeline:
             to_batch(letters),
             letters[0].source,
             pa.array(places, pa.int64()) if whole else None,
+            segment,
         )
         self.metrics.dead_letters += len(letters)
 
@@ -504,17 +486,19 @@ class Pipeline:
         times = [self._files.seconds_to_rotation(), self._letters.seconds_to_rotation()]
         return min((t for t in times if t is not None), default=None)
 
-    def _published(self, file: PublishedFile) -> None:
+    def _published(self, file: PublishedFile, segments: Mapping[int, int]) -> None:
         self.metrics.files += 1
         if not file.dead_letters:
             self.metrics.rows += file.rows
         if self._on_published is not None:
             self._on_published(file)
+        if self._journal is not None:
+            self._journal.settle(segments)
 
-    # ---- either thread
+    # ---- any thread
 
-    def _fail(self, error: BaseException) -> None:
-        failure = WriterFailed(f"{self._table}: cannot write to {self.url}: {error}")
+    def _fail(self, error: BaseException, where: str | None = None) -> None:
+        failure = WriterFailed(f"{self._table}: cannot write to {where or self.url}: {error}")
         failure.__cause__ = error
         self.intake.fail(failure)
 
@@ -522,10 +506,10 @@ class Pipeline:
 def _merge(chunks: list[Chunk]) -> Iterator[Chunk]:
     """Joins chunks of one source and kind, as far as they go together in one batch."""
 
-    def kind(chunk: Chunk) -> tuple[str, str, bool]:
+    def kind(chunk: Chunk) -> tuple[str, str, bool, int]:
         payloads = chunk.payloads
         holder = "list" if isinstance(payloads, list) else str(payloads.type)
-        return chunk.source, holder, chunk.positions is None
+        return chunk.source, holder, chunk.positions is None, chunk.segment
 
     # between sources there is no order to keep
     chunks.sort(key=lambda chunk: chunk.source)
@@ -536,7 +520,31 @@ def _merge(chunks: list[Chunk]) -> Iterator[Chunk]:
             alike[0].source,
             concat_positions([chunk.positions for chunk in alike]),
             sum(chunk.size for chunk in alike),
+            alike[0].segment,
         )
+
+
+def _frame_of(item: Chunk | Letter, journal: Journal) -> Frame:
+    """What the journal keeps of it; what has no position gets one there."""
+    if isinstance(item, Letter):
+        if item.letter.position is None:
+            [position] = journal.unnumbered(1)
+            source = item.letter.source + _UNNUMBERED
+            item.letter = item.letter._replace(source=source, position=position)
+        letter = item.letter
+        assert letter.position is not None
+        return Frame(
+            letter.source,
+            pa.array([letter.payload], pa.binary()),
+            range(letter.position, letter.position + 1),
+            {"reason": letter.reason, "offset": letter.offset, "form": letter.form},
+        )
+    if item.positions is None:
+        item.source += _UNNUMBERED
+        item.positions = journal.unnumbered(len(item.payloads))
+    positions = concat_positions([item.positions])
+    assert positions is not None
+    return Frame(item.source, item.payloads, positions)
 
 
 def _without(rows: int, rejected: set[int]) -> pa.Array:

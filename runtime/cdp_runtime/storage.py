@@ -1,22 +1,25 @@
 """Where files go: opened under a temporary name, then published whole or not at all.
 
-Two strategies, one interface. A disk renames (`_LocalStorage`); every other store that fsspec reaches
-completes an upload that nobody sees before (`_FsspecStorage`: `autocommit=False`, the multipart upload
-of S3 and GCS).
+One interface, and behind it a module for each way of a store to make a file appear at once:
+
+    store_local     a disk: written below `_tmp`, then renamed
+    store_s3        S3: a multipart upload, completed last
+    store_gcs       Google Cloud Storage: a resumable upload, ended last
+    store_other     whatever else fsspec reaches: spooled here, copied below `_tmp`, then moved
+
+`store_upload` holds what they share, `store_errors` what can go wrong.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
 
-import pyarrow as pa
+from .store_errors import Secrets, StorageError, is_transient, safe_url
 
 __all__ = [
     "FileInfo",
@@ -24,7 +27,9 @@ __all__ = [
     "StorageError",
     "Upload",
     "filesystem_of",
+    "is_transient",
     "open_storage",
+    "safe_url",
     "writer_id",
 ]
 
@@ -32,10 +37,6 @@ TEMPORARY: Final = "_tmp"
 """The folder of an archive that holds the files being written."""
 
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-
-
-class StorageError(OSError):
-    """A store cannot be used; the message names the URL and what to do."""
 
 
 class FileInfo(NamedTuple):
@@ -46,31 +47,57 @@ class FileInfo(NamedTuple):
 
 
 class Upload(Protocol):
-    """A file on its way into the archive."""
+    """A file on its way into the archive.
+
+    Each byte is kept until the store has acknowledged it, so `drain` and `publish` may be called again
+    after they raised something of which `is_transient` is true, as often as it takes.
+    """
 
     sink: Any
-    """What pyarrow writes to: `pyarrow.NativeFile` or a Python file."""
+    """What pyarrow writes to. It only takes bytes into memory, so the store's errors never surface here."""
+
+    def drain(self) -> None:
+        """Hands what the sink has taken to the store; waits when the store is slower."""
 
     def publish(self) -> None:
-        """Makes the file appear under its final name, whole and durable. The sink is closed by then."""
+        """Makes the file appear under its final name, whole and durable. The sink takes no more then."""
 
     def discard(self) -> None:
-        """Leaves nothing of the file."""
+        """Leaves nothing of the file; never raises."""
 
 
 class Storage(Protocol):
-    """One archive in a store."""
+    """One archive in a store. May be used by several threads; each upload by one at a time."""
 
     url: str
+    """Of the archive, without the secrets that it was given with."""
 
     def create(self, path: str) -> Upload:
-        """Opens a file that will have this path below the archive."""
+        """Begins a file that will have this path below the archive.
 
-    def files(self) -> Iterator[FileInfo]:
-        """All published Parquet files, dead letters too, in the order of their paths."""
+        Raises:
+            StorageError: the path leaves the archive.
+        """
+
+    def files(self, prefix: str = "") -> Iterator[FileInfo]:
+        """The published Parquet files, dead letters too, in the order of their paths.
+
+        Args:
+            prefix: a folder below the archive (`stellar.v1.Event/`); only what lies in it.
+        """
 
     def open(self, path: str) -> IO[bytes]:
         """Opens a published file to read; it can seek."""
+
+    def move(self, path: str, to: str) -> None:
+        """Gives a published file another path, in place of what has it: by a rename, or a copy in the store.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+
+    def delete(self, path: str) -> None:
+        """Removes a published file, if it is there."""
 
     def describe(self, path: str) -> str:
         """The path of a published file as a person would type it."""
@@ -84,198 +111,94 @@ def writer_id() -> str:
     return f"{int(time.time()):08x}{secrets.token_hex(4)}"
 
 
-def filesystem_of(url: str) -> tuple[Any, str]:
+def filesystem_of(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
     """The fsspec filesystem of a URL or path (`~` is the home directory), and the path in it.
 
+    Args:
+        url: a path or a URL of any fsspec protocol.
+        storage_options: what the filesystem takes besides, as it is.
+
     Raises:
-        StorageError: the protocol is unknown, or what it needs is not installed.
+        StorageError: the protocol is unknown, what it needs is not installed, or an option is wrong.
     """
     import fsspec
 
     protocol = url.partition("://")[0] if "://" in url else "file"
+    # gcsfs would ask Google over gRPC what kind of bucket it is, past `endpoint_url` and any proxy
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    shown = safe_url(url)
+    if protocol in _EXTRAS and "@" in url.partition("://")[2].partition("/")[0]:
+        raise StorageError(
+            f"{shown}: credentials do not go into the URL: give them in storage_options, in the "
+            f"environment or in a profile; docs/stores.md tells how"
+        )
     try:
-        filesystem, path = fsspec.url_to_fs(url if "://" in url else os.path.expanduser(url))
+        filesystem, path = fsspec.url_to_fs(
+            url if "://" in url else os.path.expanduser(url), **(storage_options or {})
+        )
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         remedy = f"pip install 'cdpgen[{extra}]'" if extra else str(error)
         raise StorageError(
-            f"{url}: {protocol}:// needs a package that is missing: {remedy}"
+            f"{shown}: {protocol}:// needs a package that is missing: {remedy}"
         ) from None
-    except ValueError as error:
-        raise StorageError(f"{url}: {error}") from None
+    except Exception as error:  # each client refuses its options, or connects, in its own way
+        told = Secrets(url, storage_options or {}).hide(str(error) or type(error).__name__)
+        raise StorageError(f"{shown}: {told}", transient=is_transient(error)) from None
     return filesystem, path
 
 
-def open_storage(url: str | os.PathLike[str], writer: str | None = None) -> Storage:
-    """Opens an archive.
+def open_storage(
+    url: str | os.PathLike[str],
+    writer: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Storage:
+    """Opens an archive; to write, it is first seen that it can be written, and tidied.
 
     Args:
         url: a path or a URL of any fsspec protocol.
         writer: the id of the writer that will create files; None to read only.
+        storage_options: what the filesystem takes besides, as it is. For gs:// those of its files too:
+            `metadata`, `kms_key_name`, `storage_class`, `fixed_key_metadata`.
 
     Raises:
-        StorageError: the store cannot be used or written.
+        StorageError: the store cannot be used or written; `transient` when it may be later.
     """
     from fsspec.implementations.local import LocalFileSystem
 
     text = os.fspath(url)
-    filesystem, root = filesystem_of(text)
+    options = dict(storage_options or {})
+    protocol = text.partition("://")[0] if "://" in text else "file"
+    if protocol in ("gs", "gcs"):
+        from .store_gcs import GcsStorage
+
+        return GcsStorage(text, options, writer)
+    if protocol in ("s3", "s3a"):
+        from .store_s3 import S3Storage
+
+        return S3Storage(text, options, writer)
+    filesystem, root = filesystem_of(text, options)
     if isinstance(filesystem, LocalFileSystem):
-        return _LocalStorage(Path(root), writer)
-    return _FsspecStorage(text, filesystem, root)
+        from .store_local import LocalStorage
+
+        return LocalStorage(Path(root), writer)
+    from .store_other import OtherStorage
+
+    return OtherStorage(text, options, filesystem, root, writer)
 
 
-class _LocalUpload:
-    def __init__(self, temporary: Path, final: Path) -> None:
-        self._temporary = temporary
-        self._final = final
-        self.sink = pa.OSFile(str(temporary), "wb")
+def checked_path(path: str) -> str:
+    """A path below an archive, if it stays there.
 
-    def publish(self) -> None:
-        _sync(self._temporary)
-        _make_folders(self._final.parent)
-        os.replace(self._temporary, self._final)
-        _sync(self._final.parent)
-
-    def discard(self) -> None:
-        if not self.sink.closed:
-            with contextlib.suppress(OSError):  # a full disk cannot take the last bytes either
-                self.sink.close()
-        self._temporary.unlink(missing_ok=True)
-
-
-class _LocalStorage:
-    """A folder on a disk."""
-
-    def __init__(self, root: Path, writer: str | None) -> None:
-        self.url = str(root)
-        self._root = root
-        self._temporary = root / TEMPORARY
-        self._life: _Life | None = None
-        if writer is not None:
-            try:
-                _make_folders(self._temporary)
-                self._life = _Life(self._temporary, writer)
-            except OSError as error:
-                raise StorageError(
-                    f"{root}: cannot write there: {error.strerror or error}"
-                ) from None
-
-    def create(self, path: str) -> Upload:
-        final = self._root / path
-        return _LocalUpload(self._temporary / f"{final.name}.tmp", final)
-
-    def files(self) -> Iterator[FileInfo]:
-        for path in sorted(self._root.rglob("*.parquet")):
-            inside = path.relative_to(self._root)
-            if inside.parts[0] != TEMPORARY:
-                yield FileInfo(inside.as_posix(), path.stat().st_size)
-
-    def open(self, path: str) -> IO[bytes]:
-        return (self._root / path).open("rb")
-
-    def describe(self, path: str) -> str:
-        return str(self._root / path)
-
-    def close(self) -> None:
-        if self._life is not None:
-            self._life.end()
-            self._life = None
-
-
-class _Life:
-    """Tells the living writers of this host from the dead by a lock that the kernel lets go with them.
-
-    `_tmp/<writer id>@<host>.lock` is locked while the writer lives. Whoever starts and can lock
-    that of another writer of the same host removes what that one left behind.
+    Raises:
+        StorageError: it is absolute, climbs, or no path at all.
     """
-
-    def __init__(self, folder: Path, writer: str) -> None:
-        import fcntl
-
-        self._path = folder / f"{writer}@{socket.gethostname()}.lock"
-        unlocked = self._path.with_suffix(".new")
-        self._file = unlocked.open("wb")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        unlocked.rename(self._path)  # nobody ever sees it without its lock
-        for lock in folder.glob(f"*@{socket.gethostname()}.lock"):
-            if lock != self._path:
-                self._bury(lock)
-
-    def end(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._file.close()
-
-    @staticmethod
-    def _bury(lock: Path) -> None:
-        import fcntl
-
-        with contextlib.suppress(FileNotFoundError), lock.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            dead = lock.name.partition("@")[0]
-            for orphan in lock.parent.glob(f"*-{dead}-*.tmp"):
-                orphan.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
+    parts = path.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise StorageError(f"{path!r}: is no path below an archive")
+    return path
 
 
-class _FsspecUpload:
-    def __init__(self, file: Any) -> None:
-        self.sink = file
-
-    def publish(self) -> None:
-        self.sink.commit()
-
-    def discard(self) -> None:
-        self.sink.discard()
-
-
-class _FsspecStorage:
-    """Any store of fsspec: an upload is seen only when it is committed."""
-
-    def __init__(self, url: str, filesystem: Any, root: str) -> None:
-        self.url = url.rstrip("/")
-        self._filesystem = filesystem
-        self._root = root.rstrip("/")
-
-    def create(self, path: str) -> Upload:
-        final = f"{self._root}/{path}"
-        self._filesystem.makedirs(final.rpartition("/")[0], exist_ok=True)
-        return _FsspecUpload(self._filesystem.open(final, "wb", autocommit=False))
-
-    def files(self) -> Iterator[FileInfo]:
-        found = self._filesystem.find(self._root, detail=True)
-        for path in sorted(found):
-            if path.endswith(".parquet"):
-                yield FileInfo(path[len(self._root) :].lstrip("/"), found[path]["size"])
-
-    def open(self, path: str) -> IO[bytes]:
-        file: IO[bytes] = self._filesystem.open(f"{self._root}/{path}", "rb")
-        return file
-
-    def describe(self, path: str) -> str:
-        return f"{self.url}/{path}"
-
-    def close(self) -> None:
-        pass
-
-
-def _make_folders(folder: Path) -> None:
-    """Makes a folder and those above it, each durable in the one that holds it."""
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for one in reversed(missing):
-        one.mkdir(exist_ok=True)
-        _sync(one.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def is_archive_file(path: str) -> bool:
+    """Whether a path below an archive is that of a published file."""
+    return path.endswith(".parquet") and not path.startswith(f"{TEMPORARY}/")

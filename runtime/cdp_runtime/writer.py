@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from .config import WriterOptions
     from .converter import Converter
+    from .dead_letter import Form
     from .metrics import Metrics
     from .parquet import PublishedFile
 
@@ -56,8 +57,8 @@ class TableWriter(Generic[M]):
     May be used by several threads at once. Use it in a `with`, or call `close`.
 
     Args:
-        url: the archive: a path or a URL of any fsspec protocol. Files lie in a folder below it that has
-            the name of the table.
+        url: the archive: a path or a URL of any fsspec protocol; or `storage_type` among the options.
+            Files lie in a folder below it that has the name of the table.
         on_published: called with each file when it is durable, in a thread of the writer; it must
             not call the writer.
         **options: see `cdp_runtime.config.WriterConfig`.
@@ -79,10 +80,14 @@ class TableWriter(Generic[M]):
     partition_by: ClassVar[tuple[str, ...]] = ()
     """What `partition_by` is when the user says nothing."""
     sort_by: ClassVar[tuple[str, ...]] = ()
+    bloom_filters: ClassVar[tuple[str, ...]] = ()
+    """The columns that get a bloom filter, by their paths in the Parquet file."""
+    defaults: ClassVar[Mapping[str, bool | int | float | str | bytes]] = {}
+    """What rows older than a column have in it when they are read, by the column's dotted path."""
 
     def __init__(
         self,
-        url: str | os.PathLike[str],
+        url: str | os.PathLike[str] | None = None,
         *,
         on_published: Callable[[PublishedFile], None] | None = None,
         **options: Unpack[WriterOptions],
@@ -124,6 +129,10 @@ class TableWriter(Generic[M]):
             WriterFailed: something that was written before could not be.
             ValueError: the writer is closed.
         """
+        if position is not None and not self._pipeline.missing(
+            source, range(position, position + 1)
+        ):
+            return
         payload = message if type(message) is bytes else self._as_bytes(message)
         self._pipeline.intake.put_one(payload, source, position)
 
@@ -149,7 +158,25 @@ class TableWriter(Generic[M]):
         """
         if not isinstance(payloads, pa.Array):
             payloads = [p if type(p) is bytes else self._as_bytes(p) for p in payloads]
-        self._pipeline.intake.put_many(payloads, source, positions)
+        if positions is not None and len(positions) == len(payloads):
+            for rows in self._pipeline.missing(source, positions):
+                self._pipeline.intake.put_many(payloads[rows], source, positions[rows])
+        else:
+            self._pipeline.intake.put_many(payloads, source, positions)
+
+    def skip_published(self, sources: Callable[[str], bool]) -> None:
+        """Passes over messages that the archive holds already, from here on; for sources that replay.
+
+        Reads the footers of the table's files. A message is known by its source and position, so
+        both must mean the same message each time.
+
+        Args:
+            sources: tells which sources replay.
+
+        Raises:
+            OSError: the archive cannot be read, or a footer in it is damaged.
+        """
+        self._pipeline.skip_published(sources)
 
     def reject(
         self,
@@ -159,6 +186,7 @@ class TableWriter(Generic[M]):
         source: str = "",
         position: int | None = None,
         offset: int | None = None,
+        form: Form = "message",
     ) -> None:
         """Takes bytes that are known to be no message, for the dead letters.
 
@@ -168,6 +196,7 @@ class TableWriter(Generic[M]):
             source: where they come from.
             position: their place in the source.
             offset: the byte of the payload that is wrong.
+            form: what the bytes were taken for; `cdpgen dead-letters retry` goes by it.
 
         Raises:
             WriterFailed: something that was written before could not be.
@@ -175,10 +204,17 @@ class TableWriter(Generic[M]):
         """
         from .dead_letter import DeadLetter
 
-        self._pipeline.intake.put_letter(DeadLetter(payload, reason, source, position, offset))
+        if position is not None and not self._pipeline.missing(
+            source, range(position, position + 1)
+        ):
+            return
+        letter = DeadLetter(payload, reason, source, position, offset, form=form)
+        self._pipeline.intake.put_letter(letter)
 
     def flush(self) -> None:
-        """Publishes all files; everything written before this line is durable when it returns.
+        """Everything written before this line is durable when it returns.
+
+        With a journal it is there, synced to the disk; without one all files are published.
 
         Raises:
             WriterFailed: something that was written before could not be.
@@ -186,14 +222,18 @@ class TableWriter(Generic[M]):
         """
         self._pipeline.flush()
 
-    def close(self) -> None:
+    def close(self, seconds: float | None = None) -> None:
         """Publishes all files and ends. Calling it again does nothing.
 
+        Args:
+            seconds: how long to try; None for as long as it takes, however long the store is away.
+
         Raises:
-            WriterFailed: something that was written before could not be.
+            WriterFailed: something that was written before could not be published, or not in that time. It
+                is in the journal where there is one, and the next writer publishes it.
         """
         self._unclosed.detach()
-        self._pipeline.close()
+        self._pipeline.close(seconds)
 
     def __enter__(self) -> Self:
         return self

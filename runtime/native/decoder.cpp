@@ -19,7 +19,6 @@ constexpr const char* kTruncated = "the message ends inside a field";
 constexpr const char* kVarint = "malformed varint";
 constexpr const char* kUtf8 = "invalid UTF-8";
 constexpr const char* kTag = "malformed tag";
-constexpr const char* kDepth = "messages nested deeper than the limit";
 constexpr uint64_t kNanos = 1'000'000'000;
 constexpr const char* kGroup = "end of a group that was not begun";
 
@@ -103,6 +102,7 @@ size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_a
             __builtin_prefetch(payloads[index + 4].data + 64);
         }
         const int64_t row = rows.rows;
+        const uint8_t* start = payload.data;
         const uint8_t* end = payload.data + payload.size;
         limit_ = payload.limit;
         safe_ = limit_ - payload.data >= 8 ? limit_ - 8 : nullptr;
@@ -114,11 +114,13 @@ size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_a
             if (payload.data == nullptr) {
                 fail(payload.data, "no payload (null)");
             } else if (payload.size > limits_.max_message_bytes) {
-                fail(payload.data, "the message is larger than the limit");
-            } else if (message(*program_.message, row, payload.data, end, 0) != nullptr &&
-                       needs_raw_ && program_.raw != nullptr) {
-                program_.raw->put_text(row,
-                                       {reinterpret_cast<const char*>(payload.data), payload.size});
+                fail(payload.data, too_large_.c_str());
+            } else if ((registry_indexes_.empty() ||
+                        (start = behind_prefix(start, end)) != nullptr) &&
+                       message(*program_.message, row, start, end, 0) != nullptr && needs_raw_ &&
+                       program_.raw != nullptr) {
+                program_.raw->put_text(
+                    row, {reinterpret_cast<const char*>(start), static_cast<size_t>(end - start)});
             }
         } catch (const BatchFull&) {
             program_.root.reset_row(row);
@@ -139,6 +141,21 @@ size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_a
         if (stop_at_bad) return index + 1;
     }
     return index;
+}
+
+// Confluent's wire format: https://docs.confluent.io/platform/current/schema-registry/fundamentals
+// /serdes-develop/index.html#wire-format
+const uint8_t* Decoder::behind_prefix(const uint8_t* p, const uint8_t* end) {
+    constexpr ptrdiff_t kMagicAndId = 5;
+    if (p < end && *p != 0) return fail(p, "no magic byte 0 of the Schema Registry's prefix");
+    if (end - p < kMagicAndId)
+        return fail(p, "the payload ends inside the Schema Registry's prefix");
+    p += kMagicAndId;
+    const std::string_view rest(reinterpret_cast<const char*>(p), static_cast<size_t>(end - p));
+    for (const std::string& indexes : registry_indexes_) {
+        if (rest.starts_with(indexes)) return p + indexes.size();
+    }
+    return fail(p, "the Schema Registry's message indexes are those of another message");
 }
 
 const uint8_t* Decoder::message(Message& message, int64_t row, const uint8_t* p, const uint8_t* end,
@@ -295,7 +312,7 @@ const uint8_t* Decoder::step(FieldOp& op, Column& column, int64_t row, const uin
         case Op::Base32:
             return text(op, column, row, p, end);
         case Op::Message:
-            if (depth_ <= 0) return fail(start, kDepth, &op);
+            if (depth_ <= 0) return fail(start, too_deep_.c_str(), &op);
             p = read_length(p, end, size);
             if (p == nullptr) return fail(start, kTruncated, &op);
             column.mark(row);
@@ -490,7 +507,7 @@ const uint8_t* Decoder::text(FieldOp& op, Column& column, int64_t row, const uin
 const uint8_t* Decoder::sub_message(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
                                     const uint8_t* end) {
     const uint8_t* start = p;
-    if (depth_ <= 0) return fail(start, kDepth, &op);
+    if (depth_ <= 0) return fail(start, too_deep_.c_str(), &op);
     const uint8_t* stop = end;
     uint32_t group = op.number;
     if (op.wire == Wire::Length) {
@@ -541,7 +558,7 @@ const uint8_t* Decoder::map_entry(FieldOp& op, int64_t row, const uint8_t* p, co
     size_t size = 0;
     p = read_length(p, end, size);
     if (p == nullptr) return fail(start, kTruncated, &op);
-    if (depth_ <= 0) return fail(start, kDepth, &op);
+    if (depth_ <= 0) return fail(start, too_deep_.c_str(), &op);
     op.column->open_list(row);
     if (op.column->items->rows == op.column->offset_at(row)) op.entries.clear();
     const int64_t item = op.column->push_item(row);
@@ -700,7 +717,7 @@ bool Decoder::small_integers(const uint8_t* p, const uint8_t* end, std::span<int
 const uint8_t* Decoder::well_known(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
                                    const uint8_t* end) {
     const uint8_t* start = p;
-    if (depth_ <= 0) return fail(start, kDepth, &op);
+    if (depth_ <= 0) return fail(start, too_deep_.c_str(), &op);
     const uint8_t* next = nullptr;
     size_t size = 0;
     if (op.wire == Wire::Length) {
@@ -810,7 +827,7 @@ const uint8_t* Decoder::skip(uint32_t tag, const uint8_t* p, const uint8_t* end,
             return p == nullptr ? fail(start, kTruncated) : p + size;
         }
         case Wire::Start:
-            if (depth <= 0) return fail(start, kDepth);
+            if (depth <= 0) return fail(start, too_deep_.c_str());
             return check(nullptr, p, end, tag >> 3, depth - 1);
         case Wire::End:
             return fail(start, kGroup);
@@ -847,7 +864,7 @@ const uint8_t* Decoder::check(const Message* message, const uint8_t* p, const ui
                 if (p == nullptr) return nullptr;
             }
         } else if (op != nullptr && wire == Wire::Start && op->wire == Wire::Start) {
-            if (depth <= 0) return fail(start, kDepth, op);
+            if (depth <= 0) return fail(start, too_deep_.c_str(), op);
             p = check(op->message, p, end, number, depth - 1);
         } else {
             p = skip(tag, p, end, depth);
@@ -864,7 +881,7 @@ bool Decoder::check_content(const FieldOp& op, const uint8_t* p, const uint8_t* 
                             op.op == Op::Duration || op.op == Op::Date || op.op == Op::TimeOfDay ||
                             op.op == Op::Json;
     if (!is_message) return true;
-    if (depth <= 0) return fail(p, kDepth, &op) != nullptr;
+    if (depth <= 0) return fail(p, too_deep_.c_str(), &op) != nullptr;
     if (op.op == Op::Json) {
         scratch_.clear();
         const auto size = static_cast<size_t>(end - p);

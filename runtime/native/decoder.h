@@ -14,6 +14,7 @@ namespace cdp {
 struct Limits {
     int max_depth = 100;                   // nesting of messages, as protobuf counts it
     size_t max_message_bytes = INT32_MAX;  // of one payload
+    size_t max_columns = 10'000;           // of a table, those inside of others too
 };
 
 // One payload; `data` is null for a null entry.
@@ -32,7 +33,10 @@ struct Rejected {
 
 class Decoder {
   public:
-    Decoder(Program& program, Limits limits) : program_(program), limits_(limits) {}
+    // `registry_indexes`: payloads begin with the prefix of Confluent's Schema Registry (a zero
+    // byte, the id of a schema, message indexes), whose encoded indexes shall be one of these.
+    Decoder(Program& program, Limits limits, std::span<const std::string> registry_indexes = {})
+        : program_(program), limits_(limits), registry_indexes_(registry_indexes) {}
 
     // Decodes payloads from `first` on into the program's columns, until all are done, one is bad
     // and `stop_at_bad`, or the batch can take no more. Returns the index behind the last payload
@@ -66,6 +70,7 @@ class Decoder {
     bool check_content(const FieldOp& op, const uint8_t* p, const uint8_t* end, int depth);
     bool small_integers(const uint8_t* p, const uint8_t* end, std::span<int64_t> values);
 
+    const uint8_t* behind_prefix(const uint8_t* p, const uint8_t* end);
     bool close(FieldOp& op, int64_t row);
     static void put_enum_text(const FieldOp& op, Column& column, int64_t row, int32_t number);
     bool drop_repeated_keys(FieldOp& op, int64_t row);
@@ -85,6 +90,11 @@ class Decoder {
 
     Program& program_;
     const Limits limits_;
+    const std::span<const std::string> registry_indexes_;
+    const std::string too_deep_ =
+        "messages nested deeper than the limit of " + std::to_string(limits_.max_depth);
+    const std::string too_large_ = "the message is larger than the limit of " +
+                                   std::to_string(limits_.max_message_bytes) + " bytes";
 
     // Of the message being decoded.
     const uint8_t* limit_ = nullptr;  // the end of what may be read

@@ -205,18 +205,18 @@ Payloads payloads_of_sequence(const nb::object& sequence) {
 
 class Codec {
   public:
-    Codec(const nb::object& program, const nb::object& schema, int max_depth,
-          size_t max_message_bytes) {
+    Codec(const nb::object& program, const nb::object& schema, cdp::Limits limits,
+          std::vector<std::string> registry_indexes)
+        : limits_(limits), registry_indexes_(std::move(registry_indexes)) {
         nb::object keep;
         const ArrowSchema& arrow = schema_in(schema, keep);
         cdp::copy_schema(arrow, schema_);
         try {
-            program_ = cdp::Program::compile(*program_spec(program), arrow);
+            program_ = cdp::Program::compile(*program_spec(program), arrow, limits.max_columns);
         } catch (...) {
             schema_.release(&schema_);
             throw;
         }
-        limits_ = {max_depth, max_message_bytes};
     }
     ~Codec() {
         if (schema_.release != nullptr) schema_.release(&schema_);
@@ -232,7 +232,7 @@ class Codec {
         {
             nb::gil_scoped_release released;
             std::lock_guard lock(mutex_);
-            cdp::Decoder decoder(*program_, limits_);
+            cdp::Decoder decoder(*program_, limits_, registry_indexes_);
             size_t done = 0;
             do {
                 const auto clean = [&] { program_->rows.clear(); };
@@ -285,7 +285,8 @@ class Codec {
     std::mutex mutex_;
     std::unique_ptr<cdp::Program> program_;
     ArrowSchema schema_{};
-    cdp::Limits limits_;
+    const cdp::Limits limits_;
+    const std::vector<std::string> registry_indexes_;
 };
 
 // A buffer that Python code gave, held as long as this lives.
@@ -355,8 +356,20 @@ NB_MODULE(_native, module) {
         .def("__arrow_c_array__", &Exported::arrow_c_array,
              nb::arg("requested_schema") = nb::none());
     nb::class_<Codec>(module, "Codec")
-        .def(nb::init<const nb::object&, const nb::object&, int, size_t>(), nb::arg("program"),
-             nb::arg("schema"), nb::arg("max_depth"), nb::arg("max_message_bytes"))
+        .def(
+            "__init__",
+            [](Codec* self, const nb::object& program, const nb::object& schema, int max_depth,
+               size_t max_message_bytes, size_t max_columns, const nb::list& registry_indexes) {
+                std::vector<std::string> indexes;
+                for (nb::handle one : registry_indexes) {
+                    const auto bytes = nb::cast<nb::bytes>(one);
+                    indexes.emplace_back(bytes.c_str(), bytes.size());
+                }
+                new (self) Codec(program, schema, {max_depth, max_message_bytes, max_columns},
+                                 std::move(indexes));
+            },
+            nb::arg("program"), nb::arg("schema"), nb::arg("max_depth"),
+            nb::arg("max_message_bytes"), nb::arg("max_columns"), nb::arg("registry_indexes"))
         .def("decode", &Codec::decode, nb::arg("payloads"), nb::arg("stop_at_bad"))
         .def("encode", &Codec::encode, nb::arg("batch"));
     nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {

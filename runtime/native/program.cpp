@@ -62,13 +62,19 @@ class Compiler {
   public:
     explicit Compiler(Program& program) : program_(program) {}
 
-    void run(const ProgramSpec& spec, const ArrowSchema& schema) {
+    void run(const ProgramSpec& spec, const ArrowSchema& schema, size_t max_columns) {
         Column& root = program_.root;
         root.layout = Layout::Struct;
         root.domain = &program_.rows;
         root.name = spec.message;
         program_.rows.batch = &program_.batch;
         add_children(root, schema, spec.message);
+        const auto columns = static_cast<size_t>(program_.column_count - 1);
+        if (columns > max_columns) {
+            fail(spec.message, std::to_string(columns) +
+                                   " columns, those inside of others too, are over the limit of " +
+                                   std::to_string(max_columns));
+        }
         if (!spec.raw.empty()) {
             program_.raw = &child(root, spec.raw, spec.message);
             require(program_.raw, Layout::Text32, spec.message + "." + spec.raw);
@@ -534,9 +540,10 @@ FieldOp* Message::find_sparse(uint32_t number) const {
     return it != fields.end() && (*it)->number == number ? it->get() : nullptr;
 }
 
-std::unique_ptr<Program> Program::compile(const ProgramSpec& spec, const ArrowSchema& schema) {
+std::unique_ptr<Program> Program::compile(const ProgramSpec& spec, const ArrowSchema& schema,
+                                          size_t max_columns) {
     auto program = std::make_unique<Program>();
-    Compiler(*program).run(spec, schema);
+    Compiler(*program).run(spec, schema, max_columns);
     return program;
 }
 

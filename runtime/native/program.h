@@ -183,7 +183,8 @@ struct Program {
     std::vector<std::unique_ptr<Message>> messages;
 
     // `schema` is that of a struct (a record batch). Throws ProgramError.
-    static std::unique_ptr<Program> compile(const ProgramSpec& spec, const ArrowSchema& schema);
+    static std::unique_ptr<Program> compile(const ProgramSpec& spec, const ArrowSchema& schema,
+                                            size_t max_columns);
 };
 
 }  // namespace cdp

@@ -5,6 +5,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "decoder.h"
+
 namespace fuzz {
 
 // Reads what `Output` in tables.py writes: 64-bit integers, and bytes behind their length.
@@ -17,7 +19,7 @@ class Reader {
         for (Table& table : tables) {
             program(table.spec);
             table.schema = schema();
-            table.program = cdp::Program::compile(table.spec, table.schema->arrow);
+            table.program = cdp::Program::compile(table.spec, table.schema->arrow, cdp::Limits{}.max_columns);
             table.seeds.resize(static_cast<size_t>(integer()));
             for (std::string& seed : table.seeds) seed = text();
         }

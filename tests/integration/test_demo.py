@@ -58,7 +58,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 def test_every_message_is_a_row_or_a_dead_letter(shown: Demo) -> None:
     [(contract_data,)] = shown.rows("count(*)", "stellar.v1.ContractData")
     [(events,)] = shown.rows("count(*)", "stellar.v1.Event")
-    letters = dict(shown.rows("parse_filename(source), count(*)", "_dead_letter"))
+    file = "split_part(parse_filename(source), '#', 1)"
+    letters = dict(shown.rows(f"{file}, count(*)", "_dead_letter"))
     assert letters == {"contract_data.pb": 1, "events.pb": 1}
     assert (contract_data, events) == (MESSAGES * 5 // 8 - 1, MESSAGES * 3 // 8 - 1)
     assert f"{MESSAGES - 2:,} rows and 2 dead letters" in shown.output

@@ -49,7 +49,7 @@ def test_the_quick_start_archives_and_shows_what_it_says(
     assert "1 table" in built
     assert "3 messages" in archived
     assert "2 rows" in archived
-    assert re.search(r"│ shop.v1.Order +│", archived)
+    assert re.search(r"^shop.v1.Order +1 +2 +2 +2 ", archived, re.MULTILINE)
     assert "A-1" in queried
     assert "39.00" in queried
     assert "line 3: Failed" in queried
@@ -66,9 +66,11 @@ def test_the_module_shown_is_the_one_generated(followed: tuple[Path, list[str]])
 def test_the_commands_in_the_table_are_those_there_are() -> None:
     from cdpgen.cli import app
 
-    listed = re.findall(r"^\| `cdpgen (\w+)", README.read_text(), re.MULTILINE)
-    assert sorted(listed) == sorted(
+    listed = re.findall(r"^\| `cdpgen ([\w-]+)", README.read_text(), re.MULTILINE)
+    commands = [
         command.name or command.callback.__name__
         for command in app.registered_commands
         if command.callback
-    )
+    ]
+    groups = [group.typer_instance.info.name for group in app.registered_groups]
+    assert sorted(listed) == sorted([*commands, *groups])

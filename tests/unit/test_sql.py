@@ -99,6 +99,7 @@ class Shop:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._sources = 0
 
     def cdpgen(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "cdpgen", *arguments]
@@ -114,8 +115,10 @@ class Shop:
 
     def archive(self, table: str, *records: dict[str, Any], options: tuple[str, ...] = ()) -> None:
         text = "".join(json.dumps(record) + "\n" for record in records)
-        (self.folder / "records.ndjson").write_text(text)
-        source = ("--table", table, "--from", "records.ndjson", "--to", "archive")
+        self._sources += 1  # the same source again would be in the archive already
+        name = f"records_{self._sources}.ndjson"
+        (self.folder / name).write_text(text)
+        source = ("--table", table, "--from", name, "--to", "archive")
         self.cdpgen("archive", *source, *options)
 
     def query(self, query: str) -> list[tuple[Any, ...]]:
@@ -209,6 +212,38 @@ class TestDuckdb:
             (-1, "Ann", "OPEN", [], None, False, {}, None),
             (1 << 40, "Bo", "PAID", ["tea"], True, True, {"tea": 1}, None),
         ]
+
+    def test_what_it_cannot_say_of_older_files_it_says_in_comments(self, shop: Shop) -> None:
+        shop.build('syntax = "proto3"; package shop; message Order { int32 x = 1; }')
+        shop.archive("shop.Order", {"x": 1})
+        with (shop.folder / "newer.bin").open("wb") as stream:
+            stream.write(b"\x04\x08\x02\x10\x05")  # x: 2, and a field that is not known yet
+        source = ("--table", "shop.Order", "--from", "newer.bin", "--format", "delimited")
+        shop.cdpgen("archive", *source, "--to", "archive")
+        rules = "version: 1\nevolution: {defaults: {shop.Order.y: 7}}"
+        shop.build(
+            'syntax = "proto3"; package shop; message Order { int32 x = 1; int32 y = 2; }', rules
+        )
+        said = shop.cdpgen("sql", "archive")
+        assert "-- 1 rows of older files are kept whole in _raw: `cdpgen upgrade`" in said
+        assert shop.query('select x, y from shop."order" order by x') == [(1, 7), (2, 7)]
+        shop.cdpgen("upgrade", "archive")
+        said = shop.cdpgen("sql", "archive")
+        assert "kept whole" not in said
+        assert "-- y: the default of the rules is not in rows of upgraded files" in said
+        assert shop.query('select x, y from shop."order" order by x') == [(1, 0), (2, 5)]
+
+    def test_a_name_that_meant_another_column_once_is_an_error(self, shop: Shop) -> None:
+        proto = 'syntax = "proto3"; package shop; message Line {{ {} }} message Order {{ Line line = 1; }}'
+        shop.build(proto.format("string a = 1;"))
+        shop.archive("shop.Order", {"line": {"a": "x"}})
+        shop.build(proto.format("string b = 1; string a = 2;"))
+        command = [sys.executable, "-m", "cdpgen", "sql", "archive"]
+        ran = subprocess.run(command, cwd=shop.folder, capture_output=True, text=True, check=False)
+        assert ran.returncode == 2
+        assert "line.a was the name of another column" in ran.stderr
+        shop.cdpgen("upgrade", "archive")
+        assert shop.query('select line.b, line.a from shop."order"') == [("x", "")]
 
 
 LINE: list[pa.Field[Any]] = [pa.field("sku", pa.string()), pa.field("hash", pa.binary(4))]

@@ -29,7 +29,7 @@ _FORMATS: Final[dict[str, Format]] = {
 
 
 class Batch(NamedTuple):
-    """Messages of one input, and the place of each: a byte offset, or the number of a line."""
+    """Messages of one input, and the place of each: its number, or that of its line."""
 
     payloads: Payloads
     source: str
@@ -63,7 +63,7 @@ def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
 
     inputs = []
     for config in configs:
-        for path in expand(config.path):
+        for path in expand(config.path, config.storage_options):
             compression = compression_of(path)
             stem = path if compression is None else path.removesuffix("." + compression[1])
             found = config.format or _FORMATS.get(stem.rpartition(".")[2].lower())
@@ -82,7 +82,10 @@ def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
 
 
 def read_inputs(
-    inputs: Sequence[Input], message_type: Callable[[], type[Any]], stop: Stop
+    inputs: Sequence[Input],
+    message_type: Callable[[], type[Any]],
+    stop: Stop,
+    log: Any = None,
 ) -> Iterator[Batch | DeadLetter]:
     """Reads inputs one after the other until they end or a stop is requested.
 
@@ -90,19 +93,24 @@ def read_inputs(
         inputs: what to read.
         message_type: gives the class of the messages; asked only where JSON has to become one.
         stop: standard input is then read on as far as it has been sent; files are left at once.
+        log: told, for debugging, of each input as it begins and ends.
 
     Raises:
         OSError: an input cannot be read on.
     """
     from .delimited import read_delimited
     from .files import open_input
+    from .identity import Beginning, named
     from .ndjson import read_ndjson
 
     for one in inputs:
         if stop.requested:
             return
+        if log is not None:
+            log.debug("reading", source=one.path, format=one.format)
         limit = int(one.config.max_message_mb * (1 << 20))
-        with open_input(one.path, stop) as reader:
+        with open_input(one.path, stop, one.config.storage_options) as opened:
+            reader = Beginning(opened)
             if one.format == "delimited":
                 items = read_delimited(reader, one.path, max_message_bytes=limit)
             else:
@@ -114,7 +122,9 @@ def read_inputs(
                     ignore_unknown=one.config.ignore_unknown,
                     max_line_bytes=limit,
                 )
-            for item in items:
+            for item in named(items, one, reader):
                 yield item
                 if stop.requested and one.path != "-":
                     return
+        if log is not None:
+            log.debug("read to the end", source=one.path)

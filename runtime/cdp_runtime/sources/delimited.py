@@ -40,8 +40,6 @@ def read_delimited(
     wanted = 1
     while True:
         block, got = _read_behind(tail, reader, wanted)
-        if got == 0:
-            break
         try:
             messages, taken = split_delimited(block, max_message_bytes=max_message_bytes)
         except ConversionError as error:
@@ -51,6 +49,8 @@ def read_delimited(
             )
             yield from rest_of(reader, block.to_pybytes(), source, number, reason)
             return
+        if got == 0:
+            break
         if len(messages) > 0:
             yield Batch(messages, source, range(number, number + len(messages)))
         number += len(messages)

@@ -8,8 +8,8 @@ import glob
 import os
 import select
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
 
@@ -45,8 +45,8 @@ def compression_of(path: str) -> tuple[str, str] | None:
     return None if codec is None else (codec, path[len(path) - len(extension) :])
 
 
-def expand(path: str) -> list[str]:
-    """The files that a path, glob or URL names.
+def expand(path: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """The files that a path, glob or URL names; the options are for the store of a URL.
 
     Raises:
         ConfigError: there is none.
@@ -54,7 +54,7 @@ def expand(path: str) -> list[str]:
     if path == "-":
         return [path]
     if "://" in path:
-        filesystem, inside = filesystem_of(path)
+        filesystem, inside = filesystem_of(path, storage_options)
         names = [inside] if not glob.has_magic(path) else sorted(filesystem.glob(inside))
         found = [filesystem.unstrip_protocol(name) for name in names if filesystem.isfile(name)]
     else:
@@ -70,18 +70,20 @@ def expand(path: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def open_input(path: str, stop: Stop) -> Iterator[Reader]:
-    """Opens an input to be read from its start.
+def open_input(
+    path: str, stop: Stop, storage_options: Mapping[str, Any] | None = None
+) -> Iterator[Reader]:
+    """Opens an input to be read from its start; the options are for the store of a URL.
 
     Raises:
-        OSError: it cannot be opened; the message names it.
+        OSError: it cannot be opened, or not be read on; the message names it.
     """
     with contextlib.ExitStack() as stack:
         if path == "-":
-            yield _StandardInput(stop)
+            yield _Named("standard input", _StandardInput(stop))
             return
         if "://" in path:
-            filesystem, inside = filesystem_of(path)
+            filesystem, inside = filesystem_of(path, storage_options)
             file = stack.enter_context(filesystem.open(inside, "rb"))
         else:
             file = stack.enter_context(open(path, "rb", buffering=0))
@@ -89,7 +91,7 @@ def open_input(path: str, stop: Stop) -> Iterator[Reader]:
         if compression is not None:
             native = stack.enter_context(pa.PythonFile(file, "r"))
             file = stack.enter_context(pa.CompressedInputStream(native, compression[0]))
-        yield file
+        yield _Named(path, file)
 
 
 def rest_of(
@@ -113,9 +115,23 @@ def rest_of(
             piece += buffer[: got or 0]
             ended = not got
         if piece:
-            yield DeadLetter(bytes(piece[:_PIECE]), reason, source, position, 0)
+            yield DeadLetter(bytes(piece[:_PIECE]), reason, source, position, 0, False, "bytes")
             del piece[:_PIECE]
             position += 1
+
+
+class _Named:
+    """A stream whose errors tell which one it is: Arrow's codecs do not know."""
+
+    def __init__(self, name: str, reader: Reader) -> None:
+        self._name = name
+        self._reader = reader
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        try:
+            return self._reader.readinto(buffer)
+        except OSError as error:
+            raise OSError(f"{self._name}: {error.strerror or error}") from error
 
 
 class _StandardInput:

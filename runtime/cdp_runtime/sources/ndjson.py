@@ -17,12 +17,12 @@ from .files import Reader, rest_of
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = ["read_ndjson"]
+__all__ = ["NO_MESSAGE", "message_of", "read_ndjson"]
 
 _BLOCK: Final = 1 << 20
 """How much is read at once, in bytes; the messages of its lines are a batch."""
 
-_NO_MESSAGE: Final = (ValueError, TypeError, RecursionError, json_format.Error, EncodeError)
+NO_MESSAGE: Final = (ValueError, TypeError, RecursionError, json_format.Error, EncodeError)
 """What json, json_format and protobuf raise for a line that is no message."""
 
 
@@ -66,11 +66,16 @@ def read_ndjson(
         for line in lines:
             if text := line.strip():
                 try:
-                    payloads.append(_message(text, message_type, fields, ignore_unknown))
+                    payloads.append(message_of(text, message_type, fields, ignore_unknown))
                     numbers.append(number)
-                except _NO_MESSAGE as error:
+                except NO_MESSAGE as error:
+                    if payloads:  # whoever stops here has had everything before
+                        yield Batch(payloads, source, numbers)
+                        payloads, numbers = [], []
                     reason = f"line {number}: {' '.join(str(error).split())}"
-                    yield DeadLetter(bytes(line), reason, source, number)
+                    yield DeadLetter(
+                        bytes(line), reason, source, number, whole=not ended, form="json"
+                    )
             number += 1
         if payloads:
             yield Batch(payloads, source, numbers)
@@ -80,7 +85,7 @@ def read_ndjson(
             return
 
 
-def _message(
+def message_of(
     text: bytes, message_type: type[Message], fields: Mapping[str, str], ignore_unknown: bool
 ) -> bytes:
     """One line as a serialized message.
@@ -91,9 +96,10 @@ def _message(
     value = json.loads(text, object_pairs_hook=_without_duplicates)
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, not {type(value).__name__}")
-    for key, path in fields.items():
-        if key in value:
-            _put(value, path, value.pop(key))
+    # all are taken out before one is put in, so that names can be swapped
+    moved = [(path, value.pop(key)) for key, path in fields.items() if key in value]
+    for path, item in moved:
+        _put(value, path, item)
     message = json_format.ParseDict(value, message_type(), ignore_unknown_fields=ignore_unknown)
     return message.SerializeToString()
 

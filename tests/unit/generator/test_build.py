@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,42 @@ class TestBuild:
     def test_hidden_folders_are_nobodys_schemas(self, folder: Path) -> None:
         write(folder / "schemas/.venv/lib/broken.proto", "nonsense")
         assert run("build", "schemas") == 0
+
+
+class TestRoot:
+    """`schemas/` holds `shop/v1/sale.proto` of the package `shop.v1`."""
+
+    def test_a_folder_below_the_root_is_built_with_a_warning(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("build", "schemas/shop") == 0
+        assert capsys.readouterr().err == (
+            "schemas/shop/v1/sale.proto:1:1: warning: package shop.v1 begins in schemas, not in "
+            "schemas/shop: others import this file as shop/v1/sale.proto; if so, build schemas\n"
+        )
+
+    def test_the_root_and_a_folder_with_rules_of_its_own_are_taken_at_their_word(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("build", "schemas") == 0
+        write(folder / "schemas/shop/cdpgen.yaml", "version: 1\n")
+        assert run("build", "schemas/shop", "--out", "other") == 0
+        assert capsys.readouterr().err == ""
+
+    def test_an_import_that_lies_further_up_is_named(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other = 'syntax = "proto3"; package shop; import "shop/v1/sale.proto";'
+        write(folder / "schemas/shop/order.proto", other + "message Order { v1.Sale sale = 1; }")
+        assert run("build", "schemas/shop") == 2
+        said = "shop/v1/sale.proto lies in schemas: build that folder, not schemas/shop\n"
+        assert capsys.readouterr().err.endswith(said)
+
+
+class TestVersion:
+    def test_it_is_that_of_the_distribution(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("--version") == 0
+        assert capsys.readouterr().out == f"cdpgen {metadata.version('cdpgen')}\n"
 
 
 class TestSpeed:

@@ -6,13 +6,18 @@ that those cannot show: errors, positions, inputs, memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pytest
-from google.protobuf import timestamp_pb2
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+from google.protobuf import descriptor_pb2, timestamp_pb2, wrappers_pb2
 
-from cdp_runtime.converter import ConversionError, Converter, split_delimited
+from cdp_runtime.converter import ConversionError, Converter, message_indexes, split_delimited
 from cdp_runtime.program import Field, Program
 
 
@@ -170,7 +175,9 @@ class TestDecode:
     def test_a_message_over_the_limit_is_rejected(self) -> None:
         converter = NoteConverter(max_message_bytes=8)
         rejected = converter.decode([text(1, b"1234567"), b""]).rejected
-        assert [bad.reason for bad in rejected] == ["the message is larger than the limit"]
+        assert [bad.reason for bad in rejected] == [
+            "the message is larger than the limit of 8 bytes"
+        ]
 
 
 class TestToProtobuf:
@@ -190,6 +197,93 @@ class TestToProtobuf:
         batch = NoteConverter().to_arrow([FULL])
         shuffled = batch.select(list(reversed(batch.schema.names)))
         assert NoteConverter().to_protobuf(shuffled).to_pylist() == [FULL]
+
+
+class Int64Converter(Converter[wrappers_pb2.Int64Value]):
+    """The second or so of several messages of a file."""
+
+    schema = pa.schema([pa.field("value", pa.int64(), nullable=False), ("_raw", pa.binary())])
+    program = Program("google.protobuf.Int64Value", Field(1, "int64", "value"), raw="_raw")
+
+
+def with_prefix(message: Any) -> bytes:
+    """As Confluent's own serializer writes it."""
+    client = SchemaRegistryClient.new_client({"url": "mock://here"})
+    serializer = ProtobufSerializer(type(message), client, {"use.deprecated.format": False})
+    payload: bytes = serializer(message, SerializationContext("topic", MessageField.VALUE))
+    return payload
+
+
+class TestRegistryPrefix:
+    """Payloads behind the prefix of Confluent's Schema Registry."""
+
+    def test_a_first_message_is_decoded_behind_the_prefix(self) -> None:
+        message = timestamp_pb2.Timestamp(seconds=7)
+        descriptor = timestamp_pb2.Timestamp.DESCRIPTOR
+
+        class TimestampConverter(Converter[timestamp_pb2.Timestamp]):
+            schema = pa.schema([pa.field("seconds", pa.int64(), nullable=False)])
+            program = Program("google.protobuf.Timestamp", Field(1, "int64", "seconds"))
+
+        converter = TimestampConverter(registry_indexes=message_indexes(descriptor))
+        payload = with_prefix(message)
+        spelled_out = payload[:5] + b"\x02\x00" + payload[6:]
+        assert payload[5] == 0
+        batch = converter.to_arrow([payload, spelled_out])
+        assert batch.column("seconds").to_pylist() == [7, 7]
+
+    def test_a_later_message_has_its_number_in_the_prefix(self) -> None:
+        indexes = message_indexes(wrappers_pb2.Int64Value.DESCRIPTOR)
+        assert indexes == [2]
+        converter = Int64Converter(registry_indexes=indexes)
+        payload = with_prefix(wrappers_pb2.Int64Value(value=-5))
+        assert converter.to_arrow([payload]).column("value").to_pylist() == [-5]
+
+    def test_indexes_name_the_messages_around_first(self) -> None:
+        inner = descriptor_pb2.DescriptorProto.ExtensionRange.DESCRIPTOR
+        assert message_indexes(inner) == [2, 0]
+
+    def test_raw_is_the_message_without_the_prefix(self) -> None:
+        unknown = b"\x50\x01"
+        payload = with_prefix(wrappers_pb2.Int64Value(value=1))
+        batch = Int64Converter(registry_indexes=[2]).to_arrow([payload + unknown])
+        assert batch.column("_raw").to_pylist() == [b"\x08\x01" + unknown]
+        assert Int64Converter().to_protobuf(batch).to_pylist() == [b"\x08\x01" + unknown]
+
+    @pytest.mark.parametrize(
+        ("payload", "offset", "reason"),
+        [
+            (b"", 0, "ends inside the Schema Registry's prefix"),
+            (b"\0\0\0\0", 0, "ends inside the Schema Registry's prefix"),
+            (b"\x08\x01\0\0\0\0\0\0", 0, "no magic byte"),
+            (b"\0\0\0\0\x01\0", 5, "message indexes are those of another message"),
+            (b"\0\0\0\0\x01\x02\x04\x08", 7, "malformed|ends inside a field"),
+        ],
+    )
+    def test_what_is_not_behind_its_prefix_is_rejected(
+        self, payload: bytes, offset: int, reason: str
+    ) -> None:
+        decoded = Int64Converter(registry_indexes=[2]).decode([payload])
+        (bad,) = decoded.rejected
+        assert re.search(reason, bad.reason)
+        assert bad.offset >= offset
+
+
+class TestLimits:
+    """Each limit has its own error."""
+
+    def test_depth(self) -> None:
+        nested = b""
+        for _ in range(3):
+            nested = b"\x1b" + nested + b"\x1c"  # unknown groups
+        (bad,) = NoteConverter(max_depth=2).decode([nested]).rejected
+        assert bad.reason == "messages nested deeper than the limit of 2"
+        assert not NoteConverter(max_depth=3).decode([nested]).rejected
+
+    def test_columns(self) -> None:
+        with pytest.raises(ValueError, match=r"Note: 12 columns, .* over the limit of 11"):
+            NoteConverter(max_columns=11)
+        NoteConverter(max_columns=12)
 
 
 class TestSplitDelimited:

@@ -1,0 +1,368 @@
+"""`cdpgen dead-letters`: what was set apart, and another try with today's writers.
+
+A retry moves one file of dead letters after the other out of `_dead_letter/` into `_retry/`, writes what is a
+message by now to the table and the rest back to the dead letters, and then deletes it. So a letter is never
+among the dead letters and in the table at once, whenever it is interrupted: until everything of a file is
+published it lies in `_retry/`. What an interrupted retry had published carries the name of that file, by
+which the next retry finds and removes it before it begins anew: each letter ends up in one place, once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+
+from .config import ConfigError, WriterConfig, check
+from .dead_letter import FOLDER, RETRY_FOLDER, DeadLetter
+from .storage import Storage, StorageError, open_storage
+from .writer import TableWriter, WriterFailed
+
+__all__ = ["LetterFile", "Retried", "letter_files", "read_letters", "retry", "run"]
+
+_BATCH: Final = 1_024
+_REASONS_SHOWN: Final = 20
+_PAYLOAD_SHOWN: Final = 64
+_NAME_BYTES: Final = 120
+
+
+class LetterFile(NamedTuple):
+    """A file of dead letters: its table, its path below the archive, and whether a retry has taken it."""
+
+    table: str
+    path: str
+    taken: bool
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
+
+
+class Retried(NamedTuple):
+    """What came of the letters of a table that were retried: rows, and letters that stay."""
+
+    rows: int
+    letters: int
+
+
+def letter_files(storage: Storage, table: str | None = None) -> list[LetterFile]:
+    """The files of dead letters in an archive, of one table or of all."""
+    found = []
+    for file in storage.files():
+        folder, _, rest = file.path.partition("/")
+        name, _, inside = rest.partition("/")
+        if folder in (FOLDER, RETRY_FOLDER) and inside and table in (None, name):
+            found.append(LetterFile(name, file.path, folder == RETRY_FOLDER))
+    return found
+
+
+def read_letters(storage: Storage, path: str) -> Iterator[list[DeadLetter]]:
+    """The letters of a file, some at a time.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        with storage.open(path) as opened, pq.ParquetFile(opened) as file:
+            for batch in file.iter_batches(_BATCH):
+                yield [
+                    DeadLetter(
+                        row["payload"],
+                        row["reason"],
+                        row["source"] or "",
+                        row["position"],
+                        row["offset"],
+                        form=row.get("form", "message"),
+                        time=row["time"],
+                    )
+                    for row in batch.to_pylist()
+                ]
+    except KeyError as error:
+        raise StorageError(
+            f"{storage.describe(path)}: is no file of dead letters: it has no column {error}"
+        ) from None
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"{storage.describe(path)}: {error}") from error
+
+
+def retry(
+    url: str,
+    writers: Mapping[str, type[TableWriter[Any]]],
+    table: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Retried]:
+    """Tries the dead letters of an archive again.
+
+    Args:
+        url: the archive.
+        writers: today's, by the name of their table; the letters of other tables stay as they are.
+        table: only the letters of this table.
+        options: of the writers.
+
+    Returns:
+        What came of them, by table.
+
+    Raises:
+        ConfigError: an option is wrong.
+        StorageError: a file cannot be read.
+        WriterFailed: something could not be written; the letters are safe, and another retry goes on.
+    """
+    config = check(WriterConfig, options or {})
+    storage = open_storage(url, None, config.storage_options)
+    done: dict[str, Retried] = {}
+    files = letter_files(storage, table)
+    for name, writer in writers.items():
+        for file in (one for one in files if one.table == name):
+            came = _retry_file(storage, url, writer, file, config)
+            rows, letters = done.get(name, Retried(0, 0))
+            done[name] = Retried(rows + came.rows, letters + came.letters)
+    return done
+
+
+def run(
+    action: str,
+    url: str,
+    *,
+    table: str | None = None,
+    limit: int = 20,
+    generated: str = "generated",
+    options: Mapping[str, Any] | None = None,
+) -> int:
+    """Lists, shows or retries the dead letters of an archive.
+
+    Args:
+        action: `list`, `show` or `retry`.
+        url: the archive.
+        table: only the letters of this table.
+        limit: how many letters to show.
+        generated: the folder that `cdpgen build` wrote, for a retry.
+        options: of the writers, for a retry.
+
+    Returns:
+        The exit code: 0 fine, 1 something could not be read or written, 2 bad usage or configuration.
+    """
+    try:
+        if action == "retry":
+            from .archive import load_tables
+
+            _print_retried(retry(url, load_tables(generated), table, options))
+        else:
+            storage = open_storage(url)
+            files = letter_files(storage, table)
+            if action == "list":
+                _print_list(storage, files)
+            else:
+                _print_letters(storage, files, limit)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (OSError, WriterFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _retry_file(
+    storage: Storage,
+    url: str,
+    writer: type[TableWriter[Any]],
+    file: LetterFile,
+    config: WriterConfig,
+) -> Retried:
+    from .pipeline import Pipeline
+
+    decoder = _Decoder(writer)
+    path, identity = file.path, _identity(file.name)
+    if file.taken:
+        if not config.dry_run:
+            _undo(storage, file.table, identity)
+    else:
+        letters = 0
+        for batch in read_letters(storage, path):
+            if any(isinstance(one, bytes) for one in decoder.decode(batch)):
+                break
+            letters += len(batch)
+        else:
+            return Retried(0, letters)  # nothing would change
+        if not config.dry_run:
+            path = f"{RETRY_FOLDER}/{file.table}/{file.name}"
+            try:
+                storage.move(file.path, path)
+            except FileNotFoundError:
+                return Retried(0, 0)  # another retry has taken it
+    pipeline = Pipeline(writer, url, config, None, identity)
+    try:
+        rows = letters = 0
+        for batch in read_letters(storage, path):
+            for letter, found in zip(batch, decoder.decode(batch), strict=True):
+                if isinstance(found, DeadLetter):
+                    pipeline.intake.put_letter(found)
+                    letters += 1
+                else:
+                    pipeline.intake.put_one(found, letter.source, letter.position)
+                    rows += 1
+    finally:
+        pipeline.close()
+    if not config.dry_run:
+        storage.delete(path)
+    return Retried(rows, letters)
+
+
+def _undo(storage: Storage, table: str, identity: str) -> None:
+    """Removes what a retry that was interrupted had published."""
+    below = (f"{table}/", f"{FOLDER}/{table}/")
+    for file in list(storage.files()):
+        if file.path.startswith(below) and f"-{identity}-" in file.path.rpartition("/")[2]:
+            storage.delete(file.path)
+
+
+def _identity(name: str) -> str:
+    """The id of the writer that retries a file: always the same for the same file.
+
+    It begins with the id of the file's own writer, whose journal looks for what is published by that.
+    """
+    stem = name.removesuffix(".parquet").partition("-")[2]
+    if len(stem) > _NAME_BYTES:
+        import hashlib
+
+        stem = f"{stem.partition('-')[0]}-{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
+    return f"{stem}r"
+
+
+class _Decoder:
+    """Tells messages from those that still are none."""
+
+    def __init__(self, writer: type[TableWriter[Any]]) -> None:
+        self._converter = writer.converter()
+        self._message_type = writer.message_type
+
+    def decode(self, letters: Sequence[DeadLetter]) -> list[bytes | DeadLetter]:
+        """For each letter its message, or the letter with today's reason."""
+        found = [self._message(letter) for letter in letters]
+        rows = [row for row, one in enumerate(found) if isinstance(one, bytes)]
+        payloads = [one for one in found if isinstance(one, bytes)]
+        for row, offset, reason in self._converter.decode(payloads).rejected:
+            letter = letters[rows[row]]
+            found[rows[row]] = letter._replace(reason=reason, offset=offset)
+        return found
+
+    def _message(self, letter: DeadLetter) -> bytes | DeadLetter:
+        """The bytes that may be a message."""
+        from .sources.ndjson import NO_MESSAGE, message_of
+
+        if letter.payload is None or letter.form == "bytes":
+            return letter
+        if letter.form == "message":
+            return letter.payload
+        try:
+            return message_of(letter.payload, self._message_type(), {}, False)
+        except NO_MESSAGE as error:
+            return letter._replace(reason=" ".join(str(error).split()))
+
+
+def _print_retried(done: Mapping[str, Retried]) -> None:
+    if not done:
+        print("there are no dead letters of a table that can be retried")
+    for table, (rows, letters) in sorted(done.items()):
+        print(
+            f"{table}: {rows:,} of {rows + letters:,} dead letters are rows now, {letters:,} stay"
+        )
+
+
+class _Reason:
+    """Letters of one reason."""
+
+    def __init__(self) -> None:
+        self.letters = 0
+        self.times: list[datetime] = []
+        self.sources: set[str] = set()
+
+    def add(self, letter: DeadLetter) -> None:
+        assert letter.time is not None
+        self.letters += 1
+        self.times = [min([*self.times, letter.time]), max([*self.times, letter.time])]
+        self.sources.add(letter.source or "no source")
+
+    def lines(self, reason: str) -> Iterator[str]:
+        sources = sorted(self.sources)
+        more = f" and {len(sources) - 3:,} more" if len(sources) > 3 else ""
+        yield f"  {self.letters:,} x {reason}"
+        yield (
+            f"      {self.times[0]:%Y-%m-%d %H:%M:%S} to {self.times[1]:%Y-%m-%d %H:%M:%S} UTC, "
+            f"from {', '.join(sources[:3])}{more}"
+        )
+
+
+def _print_list(storage: Storage, files: Sequence[LetterFile]) -> None:
+    """How many letters there are of each table, and why."""
+    if not files:
+        print("there are no dead letters")
+    for table in sorted({file.table for file in files}):
+        reasons: defaultdict[str, _Reason] = defaultdict(_Reason)
+        taken = 0
+        for file in (one for one in files if one.table == table):
+            for batch in read_letters(storage, file.path):
+                taken += len(batch) * file.taken
+                for letter in batch:
+                    reasons[_plain(letter.reason)].add(letter)
+        total = sum(reason.letters for reason in reasons.values())
+        print(f"{table}: {total:,} dead letter{'' if total == 1 else 's'}")
+        if taken:
+            print(f"  {taken:,} of them in a retry that runs or was interrupted; another goes on")
+        most = sorted(reasons.items(), key=lambda item: -item[1].letters)
+        for text, reason in most[:_REASONS_SHOWN]:
+            print(*reason.lines(text), sep="\n")
+        if len(most) > _REASONS_SHOWN:
+            print(f"  ... {len(most) - _REASONS_SHOWN:,} more reasons")
+
+
+def _print_letters(storage: Storage, files: Iterable[LetterFile], limit: int) -> None:
+    """The letters themselves, oldest file first."""
+    shown = 0
+    for file in files:
+        for batch in read_letters(storage, file.path):
+            for letter in batch:
+                if shown == limit:
+                    print(f"... and more; --limit {limit * 10} shows more of them")
+                    return
+                shown += 1
+                print(_letter(file.table, letter))
+    if shown == 0:
+        print("there are no dead letters")
+
+
+def _letter(table: str, letter: DeadLetter) -> str:
+    place = letter.source or "no source"
+    if letter.position is not None:
+        place += f", position {letter.position:,}"
+    where = "" if letter.offset is None else f" at byte {letter.offset:,}"
+    return (
+        f"{table}: {place}, {letter.time:%Y-%m-%d %H:%M:%S} UTC\n"
+        f"  {letter.reason}{where}\n"
+        f"  {_payload(letter)}"
+    )
+
+
+def _payload(letter: DeadLetter) -> str:
+    payload = letter.payload
+    if payload is None:
+        return "null"
+    start = payload[:_PAYLOAD_SHOWN]
+    text = start.hex(" ")
+    if letter.form == "json":
+        text = start.decode(errors="backslashreplace")
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f"{len(payload):,} bytes: {text}{' ...' if len(payload) > _PAYLOAD_SHOWN else ''}"
+
+
+def _plain(reason: str) -> str:
+    """A reason without the number of the line, so that the same ones are counted together."""
+    head, colon, rest = reason.partition(": ")
+    return rest if colon and head.startswith("line ") else reason

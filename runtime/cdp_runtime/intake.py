@@ -1,0 +1,305 @@
+"""What callers' threads have given to a writer and its decode thread has not taken yet."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import pyarrow as pa
+
+from .dead_letter import DeadLetter
+from .metrics import Metrics
+from .payloads import Payloads, Positions, size_of
+from .writer import WriterFailed
+
+__all__ = ["Chunk", "Intake", "Letter", "Mark"]
+
+_BATCH_ROWS: Final = 4_096
+_BATCH_BYTES: Final = 2 << 20
+"""What is decoded at once at most, but for a single message that is larger."""
+
+_LINGER_SECONDS: Final = 0.05
+"""How long a few messages wait for more before they are decoded."""
+
+
+class Chunk:
+    """Messages of one source on their way to be decoded.
+
+    Args:
+        payloads: the messages; while the chunk is at the end of the intake, single ones are added.
+        source: where they come from.
+        positions: their places in the source, if it has some.
+        size: of the payloads in bytes.
+        segment: of the journal that holds them; 0 without a journal.
+    """
+
+    __slots__ = ("payloads", "positions", "segment", "size", "source")
+
+    def __init__(
+        self,
+        payloads: Payloads,
+        source: str,
+        positions: Positions | list[int] | None,
+        size: int,
+        segment: int = 0,
+    ) -> None:
+        self.payloads = payloads
+        self.source = source
+        self.positions = positions
+        self.size = size
+        self.segment = segment
+
+
+class Letter:
+    """A dead letter on its way to be written.
+
+    Args:
+        letter: what it says.
+        segment: of the journal that holds it; 0 without a journal.
+    """
+
+    __slots__ = ("letter", "segment", "size")
+
+    def __init__(self, letter: DeadLetter, segment: int = 0) -> None:
+        self.letter = letter
+        self.segment = segment
+        self.size: Final = len(letter.payload or b"")
+
+
+class Mark:
+    """Sent down the queues by `flush`, and by `close` as the last thing of all."""
+
+    size: Final = 0
+
+    def __init__(self, *, last: bool) -> None:
+        self.last: Final = last
+        self.reached: Final = threading.Event()
+
+
+class Intake:
+    """What callers' threads have written and the decode thread has not yet taken.
+
+    Bounded in messages and bytes; the one place where threads meet under a lock. With a journal it has
+    two ends: `take_new` is for who writes the journal and passes on (`pass_on`) what is in it, `take` for who
+    decodes that. Messages count until they are decoded.
+
+    Args:
+        max_messages: what may wait at most, in messages.
+        max_bytes: the same in bytes; a single larger message is let in alone.
+        metrics: counts what is taken in.
+        journaled: whether there is a journal in between.
+    """
+
+    def __init__(
+        self, max_messages: int, max_bytes: float, metrics: Metrics, *, journaled: bool = False
+    ) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._metrics = metrics
+        self._batch_rows = min(_BATCH_ROWS, max_messages)
+        self._batch_bytes = min(_BATCH_BYTES, max_bytes)
+        self._lock = threading.Lock()
+        self._drained = threading.Condition(self._lock)  # callers wait for it
+        self._filled = threading.Condition(self._lock)  # who takes what is new does
+        self._new: deque[Chunk | Letter | Mark] = deque()
+        self._ready = threading.Condition(self._lock) if journaled else self._filled
+        self._items: deque[Chunk | Letter | Mark] = deque() if journaled else self._new
+        self._messages = 0
+        self._bytes = 0
+        self._new_messages = 0
+        self._new_bytes = 0
+        self._blocked = 0
+        self._controls = 0
+        self._closed = False
+        self._failure: WriterFailed | None = None
+
+    def put_one(self, payload: bytes, source: str, position: int | None) -> None:
+        """Adds a message to the chunk at the end, if that is of its source."""
+        with self._lock:
+            self._wait_for_room(1, len(payload))
+            last = self._new[-1] if self._new else None
+            if (
+                isinstance(last, Chunk)
+                and last.source == source
+                and type(last.payloads) is list
+                and type(last.positions) is (list if position is not None else type(None))
+                and len(last.payloads) < self._batch_rows
+            ):
+                last.payloads.append(payload)
+                last.size += len(payload)
+                if position is not None:
+                    last.positions.append(position)  # type: ignore[union-attr]
+            else:
+                positions = None if position is None else [position]
+                self._new.append(Chunk([payload], source, positions, len(payload)))
+            self._count(1, len(payload))
+
+    def put_many(
+        self,
+        payloads: Payloads,
+        source: str,
+        positions: Sequence[int] | pa.Int64Array | None,
+    ) -> None:
+        """Adds messages in chunks that are each small enough to be decoded at once."""
+        if positions is not None:
+            if len(positions) != len(payloads):
+                raise ValueError(f"{len(payloads)} messages have {len(positions)} positions")
+            if not isinstance(positions, (range, pa.Int64Array)):
+                positions = pa.array(positions, pa.int64())
+        for chunk in self._pieces(Chunk(payloads, source, positions, size_of(payloads))):
+            with self._lock:
+                self._wait_for_room(len(chunk.payloads), chunk.size)
+                self._new.append(chunk)
+                self._count(len(chunk.payloads), chunk.size)
+
+    def put_letter(self, letter: DeadLetter) -> None:
+        """Adds bytes that need no decoding."""
+        item = Letter(letter)
+        with self._lock:
+            self._wait_for_room(1, item.size)
+            self._new.append(item)
+            self._controls += 1
+            self._count(1, item.size)
+
+    def put_mark(self, mark: Mark) -> None:
+        """Adds a mark behind everything; after the last one nothing more is taken."""
+        with self._lock:
+            if mark.last:
+                self._closed = True
+            else:
+                self._check()
+            self._new.append(mark)
+            self._controls += 1
+            self._filled.notify()
+            self._drained.notify_all()
+
+    def fail(self, failure: WriterFailed) -> None:
+        """Makes this and every later call of a caller raise."""
+        with self._lock:
+            self._failure = self._failure or failure
+            self._drained.notify_all()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the pipeline has failed, so that whatever comes is dropped."""
+        return self._failure is not None
+
+    def raise_failure(self) -> None:
+        """Raises what made the pipeline fail, if it did."""
+        if self._failure is not None:
+            raise WriterFailed(*self._failure.args) from self._failure.__cause__
+
+    def take(self) -> list[Chunk] | Letter | Mark:
+        """Waits for messages, and a little for more of them; gives about one batch, or what is no chunk."""
+        with self._lock:
+            if self._items is self._new:
+                self._wait_for_new()
+            else:
+                self._ready.wait_for(lambda: self._items)
+            taken = self._pop(self._items)
+            if not isinstance(taken, Mark):
+                chunks = taken if isinstance(taken, list) else [taken]
+                self._messages -= sum(_rows(chunk) for chunk in chunks)
+                self._bytes -= sum(chunk.size for chunk in chunks)
+                self._drained.notify_all()
+            return taken
+
+    def take_new(self) -> list[Chunk] | Letter | Mark:
+        """The same for who writes the journal; what is taken still fills the buffer."""
+        with self._lock:
+            self._wait_for_new()
+            return self._pop(self._new)
+
+    def pass_on(self, items: Sequence[Chunk | Letter | Mark]) -> None:
+        """Leaves to the decode thread what the journal holds."""
+        with self._lock:
+            self._items.extend(items)
+            self._ready.notify()
+
+    def _wait_for_new(self) -> None:
+        self._filled.wait_for(lambda: self._new)
+        deadline = time.monotonic() + _LINGER_SECONDS
+        while not self._is_batch() and self._filled.wait(deadline - time.monotonic()):
+            pass
+
+    def _pop(self, items: deque[Chunk | Letter | Mark]) -> list[Chunk] | Letter | Mark:
+        taken: list[Chunk] = []
+        rows = size = 0
+        while items and isinstance(chunk := items[0], Chunk):
+            rows += len(chunk.payloads)
+            size += chunk.size
+            if taken and (rows > self._batch_rows or size > self._batch_bytes):
+                break
+            taken.append(chunk)
+            items.popleft()
+        if not taken:
+            item = items.popleft()
+            assert not isinstance(item, Chunk)
+            if items is self._new:
+                self._controls -= 1
+                if isinstance(item, Letter):
+                    self._new_messages -= 1
+                    self._new_bytes -= item.size
+            return item
+        if items is self._new:
+            self._new_messages -= sum(len(chunk.payloads) for chunk in taken)
+            self._new_bytes -= sum(chunk.size for chunk in taken)
+        return taken
+
+    def _is_batch(self) -> bool:
+        return (
+            self._new_messages >= self._batch_rows
+            or self._new_bytes >= self._batch_bytes
+            or self._controls > 0
+            or self._blocked > 0
+        )
+
+    def _wait_for_room(self, messages: int, size: int) -> None:
+        self._check()
+        while self._messages > 0 and (
+            self._messages + messages > self._max_messages or self._bytes + size > self._max_bytes
+        ):
+            self._blocked += 1
+            self._filled.notify()
+            try:
+                self._drained.wait()
+            finally:
+                self._blocked -= 1
+            self._check()
+
+    def _check(self) -> None:
+        self.raise_failure()
+        if self._closed:
+            raise ValueError("the writer is closed")
+
+    def _count(self, messages: int, size: int) -> None:
+        self._metrics.messages += messages
+        self._metrics.message_bytes += size
+        was_empty = self._new_messages == 0
+        self._messages += messages
+        self._bytes += size
+        self._new_messages += messages
+        self._new_bytes += size
+        if was_empty or self._is_batch():
+            self._filled.notify()
+
+    def _pieces(self, chunk: Chunk) -> Iterator[Chunk]:
+        """Halves a chunk until each part can be decoded at once."""
+        rows = len(chunk.payloads)
+        if rows == 0:
+            return
+        if rows == 1 or (rows <= self._batch_rows and chunk.size <= self._batch_bytes):
+            yield chunk
+            return
+        half = rows // 2
+        for part in (slice(0, half), slice(half, rows)):
+            payloads = chunk.payloads[part]
+            positions = None if chunk.positions is None else chunk.positions[part]
+            yield from self._pieces(Chunk(payloads, chunk.source, positions, size_of(payloads)))
+
+
+def _rows(item: Chunk | Letter) -> int:
+    return len(item.payloads) if isinstance(item, Chunk) else 1

@@ -1,0 +1,372 @@
+"""What was given to a writer and is not published yet, on a local disk.
+
+For messages that nobody will send again. Each run of a writer has its own folder, locked while it lives:
+
+    <journal>/<table>/<writer id>.lock        locked by the kernel as long as the process lives
+    <journal>/<table>/<writer id>/about.json  the archive, and the ids of all writers that wrote from here
+    <journal>/<table>/<writer id>/000001.log  a segment
+
+A segment is a sequence of frames, each of some messages of one source:
+
+    length u64, CRC32C u32, then so many bytes:
+        length u32 of JSON {"source", "rows", "first", "nulls", "letter"}, and this
+        positions, int64 each, unless "first" says that they follow each other
+        offsets of the payloads, int32 each, one more than there are payloads
+        the payloads
+
+What a frame holds is durable once it is synced (`sync`; group commit: one for all frames before it). A frame
+that is not whole, and so was never acknowledged, ends the last segment. Segments of which every message is
+published are removed. What a dead writer left is written by the next one (`recover`), but for what the footers
+of the files that it published say is there: a message is known by source and position.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import struct
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple
+
+import google_crc32c
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .payloads import Payloads, Positions
+
+__all__ = ["Frame", "Journal", "Left", "decode", "encode", "left_behind"]
+
+_HEAD: Final = struct.Struct("<QI")
+_END: Final = struct.Struct("<i")
+_SEGMENTS: Final = 16
+"""The journal's bound is cut into so many segments, about."""
+
+_SMALLEST_SEGMENT: Final = 1 << 16
+
+
+class Frame(NamedTuple):
+    """Messages of one source, or one dead letter.
+
+    Attributes:
+        source: where they come from.
+        payloads: the messages.
+        positions: their places in the source.
+        letter: of a dead letter, its reason, offset and form.
+    """
+
+    source: str
+    payloads: Payloads
+    positions: Positions
+    letter: Mapping[str, Any] | None = None
+
+
+class Journal:
+    """The journal of one run of a writer. Appended to by one thread, settled by another.
+
+    Args:
+        folder: of all journals.
+        table: the full name of the table.
+        writer: the id of the writer.
+        url: the archive.
+        limit: of the size of all segments together, bytes.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, table: str, writer: str, url: str, limit: float) -> None:
+        own = folder / table
+        own.mkdir(parents=True, exist_ok=True)
+        self._limit = limit
+        self._segment_size = max(limit / _SEGMENTS, _SMALLEST_SEGMENT)
+        self._lock_path, self._lock_file = _new_lock(own, writer)
+        self._folder = own / writer
+        self._folder.mkdir()
+        _write_about(self._folder, {"url": url, "table": table, "writers": [writer]})
+        _sync(own)
+        self._room = threading.Condition()
+        self._number = 0
+        self._descriptor = -1
+        self._at = 0
+        self._unsynced = False
+        self._sizes: dict[int, int] = {}
+        self._unpublished: Counter[int] = Counter()
+        self._next_position = 0
+
+    @property
+    def size(self) -> int:
+        """Of all segments, bytes."""
+        return sum(self._sizes.values())
+
+    def unnumbered(self, rows: int) -> range:
+        """Positions for messages whose caller gave none."""
+        self._next_position += rows
+        return range(self._next_position - rows, self._next_position)
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes fit; a frame larger than the journal fits when there is no other."""
+        return not self._sizes or self.size + size <= self._limit
+
+    def wait_for_room(self, size: int, seconds: float) -> bool:
+        """Waits a while until so many bytes fit; the segment in use is closed, so that it can go too."""
+        with self._room:
+            if not self.has_room(size) and self._at:
+                self._seal()
+            return self._room.wait_for(lambda: self.has_room(size), seconds)
+
+    def append(self, frame: bytes, rows: int) -> int:
+        """Writes a frame behind the others; the number of its segment.
+
+        May be called again with the same frame when it failed.
+
+        Raises:
+            OSError: the disk.
+        """
+        if self._descriptor < 0 or self._at >= self._segment_size:
+            with self._room:
+                self._seal()
+                self._open()
+        at, rest = self._at, memoryview(frame)
+        while rest:
+            written = os.pwrite(self._descriptor, rest, at)
+            at, rest = at + written, rest[written:]
+        with self._room:
+            self._unsynced = True
+            self._at = self._sizes[self._number] = at
+            self._unpublished[self._number] += rows
+        return self._number
+
+    def sync(self) -> None:
+        """Makes durable what was appended before.
+
+        Raises:
+            OSError: it cannot be known what is durable; the journal must not be used any more.
+        """
+        if self._unsynced:
+            os.fdatasync(self._descriptor)
+            self._unsynced = False
+
+    def settle(self, segments: Mapping[int, int]) -> None:
+        """Takes note of published messages: how many of each segment."""
+        with self._room:
+            self._unpublished.subtract(segments)
+            for number in list(self._sizes):
+                if number != self._number or self._descriptor < 0:
+                    self._remove_if_published(number)
+            self._room.notify_all()
+
+    def end(self) -> None:
+        """Removes the journal: all that it holds is published."""
+        self.close()
+        shutil.rmtree(self._folder)
+        self._lock_path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leaves the journal to who recovers it."""
+        with self._room:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+        self._lock_file.close()
+
+    def _seal(self) -> None:
+        if self._descriptor >= 0:
+            self.sync()
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._at = 0
+            self._remove_if_published(self._number)
+
+    def _open(self) -> None:
+        path = self._folder / f"{self._number + 1:06}.log"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            _sync(self._folder)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        self._number += 1
+        self._at = 0
+        self._sizes[self._number] = 0
+
+    def _remove_if_published(self, number: int) -> None:
+        if number in self._sizes and self._unpublished[number] == 0:
+            (self._folder / f"{number:06}.log").unlink(missing_ok=True)
+            del self._sizes[number], self._unpublished[number]
+
+
+class Left:
+    """The journal of a writer that is dead, locked for who recovers it."""
+
+    def __init__(self, lock: Path, file: IO[bytes]) -> None:
+        self._lock = lock
+        self._file = file
+        self._folder = lock.with_suffix("")
+        self._about: dict[str, Any] = {"url": "", "writers": []}
+        with contextlib.suppress(FileNotFoundError):  # it died before it had written anything
+            self._about = json.loads((self._folder / "about.json").read_bytes())
+
+    @property
+    def url(self) -> str:
+        """The archive that it is for; empty when it holds nothing."""
+        url: str = self._about["url"]
+        return url
+
+    @property
+    def writers(self) -> list[str]:
+        """The ids of the writers that may have published something of it."""
+        return list(self._about["writers"])
+
+    def add_writer(self, writer: str) -> None:
+        """Notes, durably, that another writer will publish from here."""
+        self._about["writers"].append(writer)
+        _write_about(self._folder, self._about)
+
+    def frames(self) -> Iterator[Frame | bytes]:
+        """What it holds; as bytes the rest of a segment that is damaged as no crash explains."""
+        segments = sorted(self._folder.glob("*.log"))
+        for path in segments:
+            data = path.read_bytes()
+            at = 0
+            while at < len(data):
+                body = _body_at(data, at)
+                if body is None:
+                    if path != segments[-1]:
+                        yield data[at:]
+                    break
+                yield decode(body)
+                at += _HEAD.size + len(body)
+
+    def remove(self) -> None:
+        """Leaves nothing of it: all that it holds is published."""
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
+        self._lock.unlink(missing_ok=True)
+        self._file.close()
+
+    def close(self) -> None:
+        """Leaves it to another."""
+        self._file.close()
+
+
+def left_behind(folder: Path, table: str, url: str) -> Iterator[Left]:
+    """The journals that dead writers of this machine left for an archive."""
+    for lock in sorted((folder / table).glob("*.lock")):
+        with contextlib.suppress(FileNotFoundError):
+            file = lock.open("r+b")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            if not lock.exists():  # recovered by another in the meantime
+                file.close()
+                continue
+            left = Left(lock, file)
+            if left.url == url:
+                yield left
+            elif not left.url:
+                left.remove()
+            else:
+                left.close()
+
+
+def encode(frame: Frame) -> bytes:
+    """A frame as bytes; no work per message in Python."""
+    payloads: Any = frame.payloads
+    array = pa.array(payloads, pa.binary()) if isinstance(payloads, list) else payloads
+    if not pa.types.is_binary(array.type):
+        array = array.cast(pa.binary())
+    rows = len(array)
+    meta: dict[str, Any] = {"source": frame.source, "rows": rows}
+    each: Any = b""
+    if isinstance(frame.positions, range) and frame.positions.step == 1:
+        meta["first"] = frame.positions.start
+    else:
+        places = pa.array(frame.positions, pa.int64())
+        start = 8 * places.offset
+        each = memoryview(places.buffers()[1])[start : start + 8 * rows]
+    if array.null_count:
+        meta["nulls"] = pc.indices_nonzero(array.is_null()).to_pylist()
+    if frame.letter is not None:
+        meta["letter"] = frame.letter
+    told = json.dumps(meta).encode()
+    _, ends, data = array.buffers()
+    ends = memoryview(ends)[4 * array.offset : 4 * (array.offset + rows + 1)]
+    first, last = _END.unpack_from(ends, 0)[0], _END.unpack_from(ends, 4 * rows)[0]
+    data = b"" if data is None else memoryview(data)[first:last]
+    body = b"".join([_END.pack(len(told)), told, each, ends, data])
+    return _HEAD.pack(len(body), google_crc32c.value(body)) + body
+
+
+def decode(body: bytes) -> Frame:
+    """The inverse of `encode`, of what is behind length and checksum."""
+    buffer = pa.py_buffer(body)
+    (at,) = _END.unpack_from(body, 0)
+    at += _END.size
+    meta = json.loads(body[_END.size : at])
+    rows = meta["rows"]
+    positions: Any
+    if "first" in meta:
+        positions = range(meta["first"], meta["first"] + rows)
+    else:
+        positions = pa.Array.from_buffers(pa.int64(), rows, [None, buffer.slice(at, 8 * rows)])
+        at += 8 * rows
+    # a copy of the ends, as they count from the start of what the array was a part of
+    ends = pa.Array.from_buffers(
+        pa.int32(), rows + 1, [None, pa.py_buffer(body[at : at + 4 * (rows + 1)])]
+    )
+    ends = pc.subtract(ends, ends[0])
+    payloads: Any = pa.Array.from_buffers(
+        pa.binary(), rows, [None, ends.buffers()[1], buffer.slice(at + 4 * (rows + 1))]
+    )
+    if "nulls" in meta:
+        gone = set(meta["nulls"])
+        values = enumerate(payloads.to_pylist())
+        payloads = pa.array([None if row in gone else value for row, value in values], pa.binary())
+    return Frame(meta["source"], payloads, positions, meta.get("letter"))
+
+
+def _body_at(data: bytes, at: int) -> bytes | None:
+    """The body of the frame that begins there; None where none does that is whole."""
+    if len(data) < at + _HEAD.size:
+        return None
+    size, checksum = _HEAD.unpack_from(data, at)
+    body = data[at + _HEAD.size : at + _HEAD.size + size]
+    # zeros, which a power cut may leave, are a frame of nothing with the right checksum
+    whole = size > 0 and len(body) == size and google_crc32c.value(body) == checksum
+    return body if whole else None
+
+
+def _new_lock(folder: Path, writer: str) -> tuple[Path, IO[bytes]]:
+    path = folder / f"{writer}.lock"
+    unlocked = folder / f".{writer}.new"
+    file = unlocked.open("wb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    unlocked.rename(path)  # nobody ever sees it without its lock
+    return path, file
+
+
+def _write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    path = folder / "about.new"
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(about, file)
+        file.flush()
+        os.fsync(file.fileno())
+    path.rename(folder / "about.json")
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

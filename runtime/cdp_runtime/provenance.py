@@ -1,0 +1,117 @@
+"""Who wrote what: columns for it, and whether other versions of a table are in an archive.
+
+`include_metadata` adds columns that tell of each row where it came from, who wrote it and when. They are
+no part of the table: the lock does not know them, a message cannot hold them, and files with and without
+them lie side by side. Their field ids are from a range of their own, above all that a lock gives
+(it counts up from 1) and below those that Iceberg keeps for itself (from 2,147,483,447).
+"""
+
+from __future__ import annotations
+
+import datetime
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import pyarrow as pa
+
+from .config import ConfigError
+from .storage import Storage, StorageError
+
+__all__ = [
+    "FIELDS",
+    "FIRST_FIELD_ID",
+    "forbid_other_versions",
+    "schema_with",
+    "with_provenance",
+]
+
+FIRST_FIELD_ID: Final = 2_000_000_001
+"""Ids from here on are for columns that no lock has."""
+
+_READERS: Final = 8
+
+_NAME: Final = pa.dictionary(pa.int32(), pa.utf8())
+_TIME: Final = pa.timestamp("us", "UTC")
+
+FIELDS: Final[tuple[pa.Field[Any], ...]] = (
+    # The file, URL or name that the caller gave; null where it gave none.
+    pa.field("_source", _NAME, metadata={"PARQUET:field_id": str(FIRST_FIELD_ID)}),
+    # The id of the writer, as in the file's name and footer.
+    pa.field("_writer", _NAME, False, metadata={"PARQUET:field_id": str(FIRST_FIELD_ID + 1)}),
+    # When the message was decoded, which is moments after it was written to the writer.
+    pa.field("_ingested_at", _TIME, False, metadata={"PARQUET:field_id": str(FIRST_FIELD_ID + 2)}),
+)
+
+
+def schema_with(schema: pa.Schema) -> pa.Schema:
+    """A table's schema with the columns behind its own.
+
+    Raises:
+        ConfigError: the table has a column of such a name.
+    """
+    for field in FIELDS:
+        if field.name in schema.names:
+            raise ConfigError(
+                f"include_metadata: True is not allowed: the table has a column {field.name} of its own"
+            )
+        schema = schema.append(field)
+    return schema
+
+
+def with_provenance(
+    batch: pa.RecordBatch, schema: pa.Schema, source: str, writer: str
+) -> pa.RecordBatch:
+    """Rows of this moment with the columns.
+
+    Args:
+        batch: rows of one source.
+        schema: of the result, by `schema_with`.
+        source: where they come from; empty when the caller did not say.
+        writer: the id of the writer.
+    """
+    rows = batch.num_rows
+    now = datetime.datetime.now(datetime.UTC)
+    columns = [
+        *batch.columns,
+        _names(source or None, rows),
+        _names(writer, rows),
+        pa.repeat(pa.scalar(now, _TIME), rows),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def forbid_other_versions(storage: Storage, table: str, version: int, fingerprint: str) -> None:
+    """Checks that all files of a table are of this version, by their footers.
+
+    Raises:
+        ConfigError: one is of another version.
+        StorageError: one cannot be read.
+    """
+    with ThreadPoolExecutor(_READERS) as readers:
+        paths = [one.path for one in storage.files() if one.path.startswith(f"{table}/")]
+        for path, (found, other) in zip(
+            paths, readers.map(lambda path: _version_of(storage, path), paths), strict=True
+        ):
+            if other not in ("", fingerprint):
+                readers.shutdown(wait=False, cancel_futures=True)
+                raise ConfigError(
+                    f"schema_evolution: False is not allowed: {storage.describe(path)} is of version "
+                    f"{found} of {table}, and this writer of version {version}"
+                )
+
+
+def _version_of(storage: Storage, path: str) -> tuple[str, str]:
+    """The version of the table that a file says it is of, and the fingerprint of that."""
+    import pyarrow.parquet as pq
+
+    try:
+        with storage.open(path) as file:
+            told = pq.read_metadata(file).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"{storage.describe(path)}: {error}") from error
+    return told.get(b"cdpgen.version", b"").decode(), told.get(b"cdpgen.fingerprint", b"").decode()
+
+
+def _names(value: str | None, rows: int) -> pa.Array[Any]:
+    indices = pa.repeat(pa.scalar(None if value is None else 0, pa.int32()), rows)
+    return pa.DictionaryArray.from_arrays(indices, pa.array([value or ""], pa.utf8()))

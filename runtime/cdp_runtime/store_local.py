@@ -1,0 +1,188 @@
+"""An archive in a folder on a disk: files are written below `_tmp`, synced, and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from .storage import TEMPORARY, FileInfo, Upload, checked_path, is_archive_file
+from .store_errors import StorageError, is_transient
+from .store_upload import BufferedUpload
+
+__all__ = ["LocalStorage"]
+
+
+class LocalStorage:
+    """A folder on a disk.
+
+    Args:
+        root: the folder.
+        writer: the id of the writer that will create files; None to read only.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+
+    def __init__(self, root: Path, writer: str | None) -> None:
+        self.url = str(root)
+        self._root = root
+        self._temporary = root / TEMPORARY
+        self._life: _Life | None = None
+        if writer is not None:
+            try:
+                _make_folders(self._temporary)
+                self._life = _Life(self._temporary, writer)
+            except OSError as error:
+                raise StorageError(
+                    f"{root}: cannot write there: {error.strerror or error}",
+                    transient=is_transient(error),
+                ) from None
+
+    def create(self, path: str) -> Upload:
+        """Begins a file."""
+        final = self._root / checked_path(path)
+        return _LocalUpload(self._temporary / f"{final.name}.tmp", final)
+
+    def files(self, prefix: str = "") -> Iterator[FileInfo]:
+        """The published files, by their paths."""
+        for path in sorted((self._root / prefix).rglob("*.parquet")):
+            inside = path.relative_to(self._root).as_posix()
+            if is_archive_file(inside):
+                yield FileInfo(inside, path.stat().st_size)
+
+    def open(self, path: str) -> IO[bytes]:
+        """Opens a published file to read."""
+        return (self._root / checked_path(path)).open("rb")
+
+    def move(self, path: str, to: str) -> None:
+        """Renames a published file."""
+        before, after = self._root / checked_path(path), self._root / checked_path(to)
+        _make_folders(after.parent)
+        before.rename(after)
+        _sync(after.parent)
+        _sync(before.parent)
+
+    def delete(self, path: str) -> None:
+        """Removes a published file."""
+        file = self._root / checked_path(path)
+        with contextlib.suppress(FileNotFoundError):
+            file.unlink()
+            _sync(file.parent)
+
+    def describe(self, path: str) -> str:
+        """The path with that of the archive."""
+        return str(self._root / path)
+
+    def close(self) -> None:
+        """Lets go of the lock."""
+        if self._life is not None:
+            self._life.end()
+            self._life = None
+
+
+class _LocalUpload(BufferedUpload):
+    def __init__(self, temporary: Path, final: Path) -> None:
+        super().__init__()
+        self._temporary = temporary
+        self._final = final
+        self._descriptor: int | None = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666
+        )
+        self._renamed = False
+
+    def _push(self, *, last: bool) -> None:
+        while self._taken.size:
+            data = self._taken.cut(1 << 24)
+            written = 0
+            try:
+                # on a disk that is about full a part is taken, and the next call says so
+                assert self._descriptor is not None
+                written = os.write(self._descriptor, data)
+            finally:
+                self._taken.put_back(data[written:])
+
+    def _finish(self) -> None:
+        if self._descriptor is not None:
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                # after a failed fsync the kernel may have dropped the pages: a second one would lie
+                raise StorageError(
+                    f"{self._temporary}: the disk did not take it: {error.strerror or error}"
+                ) from None
+            os.close(self._descriptor)
+            self._descriptor = None
+        if not self._renamed:
+            _make_folders(self._final.parent)
+            os.replace(self._temporary, self._final)
+            self._renamed = True
+        _sync(self._final.parent)
+
+    def _forget(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+
+class _Life:
+    """Tells the living writers of this host from the dead by a lock that the kernel lets go with them.
+
+    `_tmp/<writer id>@<host>.lock` is locked while the writer lives. Whoever starts and can lock
+    that of another writer of the same host removes what that one left behind.
+    """
+
+    def __init__(self, folder: Path, writer: str) -> None:
+        import fcntl
+
+        self._path = folder / f"{writer}@{socket.gethostname()}.lock"
+        unlocked = self._path.with_suffix(".new")
+        self._file = unlocked.open("wb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        unlocked.rename(self._path)  # nobody ever sees it without its lock
+        for lock in folder.glob(f"*@{socket.gethostname()}.lock"):
+            if lock != self._path:
+                self._bury(lock)
+
+    def end(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+
+    @staticmethod
+    def _bury(lock: Path) -> None:
+        import fcntl
+
+        with contextlib.suppress(FileNotFoundError), lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            dead = lock.name.partition("@")[0]
+            for orphan in lock.parent.glob(f"*-{dead}-*"):
+                orphan.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+def _make_folders(folder: Path) -> None:
+    """Makes a folder and those above it, each durable in the one that holds it."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        _sync(one.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,222 @@
+"""`cdpgen upgrade`: old files of an archive rewritten as today's version.
+
+A file is replaced by one of the same path and the same rows in the same order: columns as `open_archive` reads
+them, what was kept whole in `_raw` decoded with today's schema. The new file is made whole below `_tmp`, then
+moved over the old one, which happens at once (a rename on a disk, a copy within an object store): a reader sees
+the old file or the new one, never both or none, whatever becomes of the process. Run again, it goes on with the
+files that are left.
+
+What the footer says of positions stays true, so a stream resumes as before. Columns that are retired stay in
+the file. Defaults of the rules are not written down, as no message had them: the footer keeps the ids of the
+columns that the rows are older than (`cdpgen.older`), and `open_archive` fills them as before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from . import descriptor
+from .archive import load_tables
+from .config import ConfigError
+from .dataset import OLDER, WRITTEN_AS, ArchiveError, older_ids, open_parquet, written_as
+from .encoding import Encoding
+from .metrics import Metrics
+from .parquet import parquet_writer
+from .patience import Patience
+from .storage import TEMPORARY, FileInfo, Storage, open_storage, writer_id
+from .versions import Evolution, with_retired
+from .writer import TableWriter
+
+__all__ = ["Upgraded", "run", "upgrade"]
+
+
+class Upgraded(NamedTuple):
+    """What was done for one file.
+
+    Attributes:
+        table: the full name of the table.
+        url: of the file, as a person would type it.
+        version: that it was of; empty when its footer did not say.
+        rows: how many it has; 0 when nothing had to be done.
+        size: in bytes, before and after.
+        problem: why it was left as it is; empty when it is of today's version now.
+    """
+
+    table: str
+    url: str
+    version: str
+    rows: int
+    size: tuple[int, int]
+    problem: str = ""
+
+
+def run(url: str, *, generated: str = "generated", table: str | None = None) -> int:
+    """Upgrades the files of an archive and prints a line for each table.
+
+    Args:
+        url: the archive.
+        generated: the folder that `cdpgen build` wrote.
+        table: the full name of the only table to upgrade; all when left out.
+
+    Returns:
+        The exit code: 0 all files are of today's version, 1 some could not be upgraded, 2 bad usage.
+    """
+    done: dict[str, list[Upgraded]] = {}
+    try:
+        with _progress() as step:
+            for file in upgrade(
+                url, generated=generated, tables=None if table is None else [table]
+            ):
+                done.setdefault(file.table, []).append(file)
+                step(file)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; run it again to go on", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for name, files in done.items():
+        new = [file for file in files if file.rows]
+        versions = sorted({file.version or "?" for file in new}, key=lambda v: (len(v), v))
+        of = f" (of version {', '.join(versions)})" if versions else ""
+        before, after = (sum(file.size[i] for file in new) for i in (0, 1))
+        print(
+            f"{name}: {len(new):,} of {len(files):,} files upgraded{of}, {sum(f.rows for f in new):,} "
+            f"rows, {before:,} bytes before, {after:,} after"
+        )
+    if not done:
+        print(f"{url}: there are no files of the tables in {generated}", file=sys.stderr)
+        return 1
+    problems = [file for files in done.values() for file in files if file.problem]
+    for file in problems:
+        print(f"{file.url}: {file.problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def upgrade(
+    url: str | os.PathLike[str],
+    *,
+    generated: str | os.PathLike[str] = "generated",
+    tables: Sequence[str] | None = None,
+) -> Iterator[Upgraded]:
+    """Upgrades the files of an archive, one after the other.
+
+    Args:
+        url: the archive: a path or a URL of any fsspec protocol.
+        generated: the folder that `cdpgen build` wrote.
+        tables: the full names of the tables to upgrade; all that have a writer when left out.
+
+    Yields:
+        What was done for each file, once it is durable.
+
+    Raises:
+        ConfigError: there is no such folder, or no such table in it.
+        StorageError: the store cannot be used.
+    """
+    writers = load_tables(generated)
+    for name in tables or ():
+        if name not in writers:
+            known = ", ".join(sorted(writers))
+            raise ConfigError(f"{name}: no such table in {os.fspath(generated)}; it has {known}")
+    identity = writer_id()
+    storage = open_storage(url, identity)
+    try:
+        # the listing as a whole, before anything in it changes
+        for file in list(storage.files()):
+            table = file.path.partition("/")[0]
+            if table in writers and (tables is None or table in tables):
+                yield _upgrade_file(storage, identity, file, writers[table])
+    finally:
+        storage.close()
+
+
+def _upgrade_file(
+    storage: Storage, identity: str, file: FileInfo, writer: type[TableWriter[Any]]
+) -> Upgraded:
+    shown = storage.describe(file.path)
+    size = (file.size, file.size)
+    try:
+        parquet = open_parquet(storage, file.path)
+    except ArchiveError as error:
+        return Upgraded(writer.table, shown, "", 0, size, str(error).removeprefix(f"{shown}: "))
+    footer = dict(parquet.metadata.metadata or {})
+    version = footer.get(b"cdpgen.version", b"").decode()
+    if footer.get(b"cdpgen.fingerprint", b"").decode() == writer.fingerprint:
+        return Upgraded(writer.table, shown, version, 0, size)
+    if version.isdigit() and int(version) > writer.version:
+        problem = (
+            f"is of version {version}, and the writer of version {writer.version} only; build anew"
+        )
+        return Upgraded(writer.table, shown, version, 0, size, problem)
+    source = parquet.schema_arrow
+    converter = writer.converter()
+    schema = with_retired(converter.schema, [source])
+    evolution = Evolution(
+        converter, schema, source, current=False, older=older_ids(footer), defaults=None
+    )
+    told: dict[str, str] = {
+        **{key.decode(): value.decode() for key, value in footer.items() if key != b"ARROW:schema"},
+        "cdpgen.version": str(writer.version),
+        "cdpgen.fingerprint": writer.fingerprint,
+        OLDER: ",".join(map(str, evolution.older)),
+        WRITTEN_AS: written_as(footer),
+    }
+    told.pop(descriptor.KEY, None)
+    today = descriptor.descriptor_of(writer.message_type())
+    if today is not None:
+        told[descriptor.KEY] = today
+    codec = (
+        parquet.metadata.row_group(0).column(0).compression if parquet.num_row_groups else "ZSTD"
+    )
+    stem = file.path.rpartition("/")[2].removesuffix(".parquet")
+    temporary = f"{TEMPORARY}/{stem}-{identity}-000001.parquet"
+    patience = Patience(f"upgrade {identity}", Metrics())
+    upload = storage.create(temporary)
+    try:
+        made = parquet_writer(upload.sink, schema, Encoding(codec).options())
+        for group in range(parquet.num_row_groups):
+            table = parquet.read_row_group(group)
+            rows = [evolution.apply(batch, schema.names) for batch in table.to_batches()]
+            whole = pa.Table.from_batches(rows, schema).unify_dictionaries()
+            made.write_table(whole, row_group_size=max(1, table.num_rows))
+            patience.call(upload.drain, f"write {shown}")
+        made.add_key_value_metadata(told)
+        made.close()
+        after = upload.sink.tell()
+        patience.call(upload.publish, f"write {shown}")
+        patience.call(lambda: storage.move(temporary, file.path), f"replace {shown}")
+    except (pa.ArrowException, ValueError) as error:
+        upload.discard()
+        return Upgraded(writer.table, shown, version, 0, size, str(error))
+    except BaseException:
+        upload.discard()
+        raise
+    return Upgraded(writer.table, shown, version, parquet.metadata.num_rows, (file.size, after))
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[Upgraded], None]]:
+    """A line on a terminal that tells how far things are, while the block runs."""
+    if not sys.stderr.isatty():
+        yield lambda file: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("files", total=None)
+
+        def step(file: Upgraded) -> None:
+            progress.update(task, advance=1, description=f"{file.table}  {file.url}")
+
+        yield step

@@ -1,0 +1,463 @@
+"""Rows of any version of a table as rows of today's: columns found by their ids, widened, filled.
+
+`Evolution` is made for the files of one schema and then converts their batches. Nothing is copied but what
+changes: columns of the same type are passed on, nested ones are put together anew from the same buffers.
+
+Rows that a writer kept whole in `_raw`, because its columns could not hold all of them, are decoded again with
+today's converter: what was unknown then may be a column now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .converter import Converter
+from .program import Enum, Program
+
+__all__ = [
+    "Evolution",
+    "children_of",
+    "enums_of",
+    "field_id",
+    "is_nested",
+    "with_retired",
+    "without_columns",
+    "zero_of",
+]
+
+# The stubs of pyarrow lack too much to type these.
+Array: TypeAlias = Any
+Field: TypeAlias = Any
+DataType: TypeAlias = Any
+
+_ID: Final = b"PARQUET:field_id"
+
+
+def field_id(field: Field) -> int | None:
+    """The id of a column; None where it has none, as in files that cdpgen did not write."""
+    text = (field.metadata or {}).get(_ID)
+    return None if text is None else int(text)
+
+
+class Evolution:
+    """Makes rows of one version of a table rows of today's.
+
+    Args:
+        converter: today's.
+        schema: what rows become: the converter's schema, and retired columns where they are asked for.
+        source: the schema of the files, as pyarrow reads it.
+        current: whether the files are of today's version, so that decoding them again would tell nothing new.
+        older: ids of columns that the files have though their rows are older (see `cdp_runtime.upgrade`).
+        defaults: what rows older than a column have in it, by the column's dotted path, instead of
+            protobuf's own default.
+    """
+
+    def __init__(
+        self,
+        converter: Converter[Any],
+        schema: pa.Schema,
+        source: pa.Schema,
+        *,
+        current: bool,
+        older: Collection[int] = (),
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._converter = converter
+        self._source = _by_id(source)
+        self._target = {field.name: field for field in schema}
+        self._enums = {} if current else dict(enums_of(converter.program, converter.schema))
+        self._names = dict(enums_of(converter.program, converter.schema))
+        self._older = frozenset(older)
+        self._defaults = defaults or {}
+        self._raw = self._raw_of(current)
+        known = set(_ids(source))
+        self.older: Final = sorted(set(_ids(converter.schema)) - known | self._older)
+        """The ids of today's columns that the rows are older than."""
+
+    def _raw_of(self, current: bool) -> str | None:
+        """The column of the files with messages that today's converter may make more of."""
+        name = self._converter.program.raw
+        if current or not name:
+            return None
+        found = self._source.get(
+            field_id(self._target.get(name) or self._converter.schema.field(name))
+        )
+        return None if found is None else str(found.name)
+
+    @property
+    def raw(self) -> str | None:
+        """The column of the files with messages that are decoded again."""
+        return self._raw
+
+    def source_of(self, column: str) -> Field | None:
+        """The column of the files that one of today's goes on from."""
+        return self._source.get(field_id(self._target[column]))
+
+    def needs(self, columns: Sequence[str]) -> list[str]:
+        """The columns of the files that these of today's are made of."""
+        found = [source.name for name in columns if (source := self.source_of(name)) is not None]
+        if columns and self._raw is not None and self._raw not in found:
+            found.append(self._raw)
+        return found
+
+    def is_plain(self, column: str) -> bool:
+        """Whether a column has the values that the files have, or one and the same where they have it not."""
+        return not (
+            self.source_of(column) is not None
+            and field_id(self._target[column]) in self._older
+            and column in self._defaults
+        )
+
+    def missing(self, column: str) -> pa.Scalar[Any]:
+        """What rows of files without a column have in it."""
+        scalar: pa.Scalar[Any] = self._missing(self._target[column], column, 1)[0]
+        return scalar
+
+    def apply(self, batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+        """Makes rows of the files rows of today's.
+
+        Args:
+            batch: with at least the columns that these need.
+            columns: of today's schema; only they are made.
+
+        Raises:
+            pyarrow.ArrowInvalid: a value does not fit today's column (after an accepted breaking change).
+        """
+        rows = batch.num_rows
+        fields = [self._target[name] for name in columns]
+        arrays = []
+        for field in fields:
+            source = self.source_of(field.name)
+            if source is None:
+                arrays.append(self._missing(field, field.name, rows))
+            else:
+                try:
+                    made = self._convert(batch.column(source.name), source, field, field.name)
+                except pa.ArrowException as error:
+                    raise pa.ArrowInvalid(f"column {field.name}: {error}") from None
+                arrays.append(made)
+        if self._raw is not None and columns:
+            arrays = self._decoded_again(batch.column(self._raw), fields, arrays)
+        return _batch(arrays, fields, rows)
+
+    # ---- values that the files have
+
+    def _convert(self, array: Array, source: Field, target: Field, name: str) -> Array:
+        kind = target.type
+        if pa.types.is_struct(kind):
+            made = self._struct(array, source, target, name)
+        elif pa.types.is_map(kind):
+            entries = pa.StructArray.from_arrays(
+                [
+                    self._convert(array.keys, source.type.key_field, kind.key_field, f"{name}.key"),
+                    self._convert(
+                        array.items, source.type.item_field, kind.item_field, f"{name}.value"
+                    ),
+                ],
+                fields=[kind.key_field, kind.item_field],
+            )
+            made = _rebuilt(array, kind, entries)
+        elif pa.types.is_list(kind):
+            items = self._convert(
+                array.values, source.type.value_field, kind.value_field, f"{name}[]"
+            )
+            made = _rebuilt(array, kind, items)
+        else:
+            if name in self._enums:
+                array = _with_names(array, self._enums[name])
+            made = _cast(array, kind)
+        if source.nullable and not target.nullable and made.null_count:
+            made = _chosen(made, self._missing(target, name, len(made)), made.is_null())
+        return self._with_default(made, target, name)
+
+    def _struct(self, array: Array, source: Field, target: Field, name: str) -> Array:
+        known = _by_id(source.type)
+        children = []
+        for child in target.type:
+            inner = known.get(field_id(child))
+            path = f"{name}.{child.name}"
+            if inner is None:
+                children.append(self._missing(child, path, len(array)))
+            else:
+                values = array.field(source.type.get_field_index(inner.name))
+                children.append(self._convert(values, inner, child, path))
+        return pa.StructArray.from_arrays(
+            children,
+            fields=list(target.type),
+            mask=array.is_null() if array.null_count else None,
+        )
+
+    def _with_default(self, array: Array, target: Field, name: str) -> Array:
+        """The default where rows that are older than a column have nothing in it."""
+        if field_id(target) not in self._older or name not in self._defaults:
+            return array
+        default = self._missing(target, name, len(array))
+        return _chosen(array, default, self._absent(array, target, name))
+
+    # ---- values that they have not
+
+    def _missing(self, target: Field, name: str, rows: int) -> Array:
+        kind = target.type
+        if name in self._defaults:
+            return _repeated(self._defaults[name], kind, rows)
+        if pa.types.is_struct(kind):
+            # the Parquet writer wants values in what is not nullable even where nothing is around it
+            children = [self._missing(child, f"{name}.{child.name}", rows) for child in kind]
+            mask = pa.repeat(pa.scalar(target.nullable), rows)
+            return pa.StructArray.from_arrays(children, fields=list(kind), mask=mask)
+        if target.nullable:
+            return pa.nulls(rows, kind)
+        return _repeated(zero_of(kind, self._names.get(name)), kind, rows)
+
+    def _absent(self, array: Array, target: Field, name: str) -> Array:
+        """Where protobuf would say that nothing is there: null, zero or empty."""
+        if target.nullable or pa.types.is_struct(target.type):
+            return array.is_null()
+        if is_nested(target.type):
+            return pc.equal(array.offsets[1:], array.offsets[:-1])
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        zero = _repeated(zero_of(target.type, self._names.get(name)), array.type, 1)[0]
+        return pc.fill_null(pc.equal(array, zero), True)
+
+    # ---- messages that the columns of the files do not hold
+
+    def _decoded_again(
+        self, raw: Array, fields: Sequence[Field], arrays: Sequence[Array]
+    ) -> list[Array]:
+        rows = pc.indices_nonzero(raw.is_valid())
+        if len(rows) == 0:
+            return list(arrays)
+        decoded, rejected = self._converter.decode(raw.take(rows))
+        if rejected:
+            bad = pa.array([one.row for one in rejected], pa.uint64())
+            good = pc.invert(pc.is_in(pa.array(range(len(rows)), pa.uint64()), value_set=bad))
+            rows = rows.filter(good)
+        if len(rows) == 0:
+            return list(arrays)
+        places = rows.to_pylist()
+        order = list(range(len(raw)))
+        for i, place in enumerate(places):
+            order[place] = len(raw) + i
+        taken = pa.array(order, pa.int64())
+        known = {field_id(field): field.name for field in self._converter.schema}
+        made = []
+        for field, array in zip(fields, arrays, strict=True):
+            name = known.get(field_id(field))
+            if name is None:  # retired
+                made.append(array)
+                continue
+            found = pa.concat_arrays([batch.column(name) for batch in decoded])
+            if name == self._converter.program.raw:
+                again = found
+            else:
+                again = self._merged(
+                    self._retyped(found, field, name), array.take(rows), field, name
+                )
+                again = self._older_default(again, field, name)
+            made.append(pa.concat_arrays([array, again]).take(taken))
+        return made
+
+    def _retyped(self, array: Array, target: Field, name: str) -> Array:
+        """Of today's type; with room for retired columns within, where they are asked for."""
+        if array.type.equals(target.type):
+            return array
+        source = self._converter.schema.field(name)
+        return self._convert(array, source, target, name)
+
+    def _older_default(self, array: Array, target: Field, name: str) -> Array:
+        if name in self._defaults and self.source_of(name) is None:
+            default = self._missing(target, name, len(array))
+            return _chosen(array, default, self._absent(array, target, name))
+        return self._with_default(array, target, name)
+
+    def _merged(self, again: Array, before: Array, target: Field, name: str) -> Array:
+        """What decoding again gives, and the value of before where that is nothing.
+
+        For it knows a field by its number, and a declared rename may have given it another one.
+        """
+        if self.source_of(name.partition(".")[0].partition("[")[0]) is None:
+            return again
+        if pa.types.is_struct(target.type):
+            children = [
+                self._merged(again.field(i), before.field(i), child, f"{name}.{child.name}")
+                for i, child in enumerate(target.type)
+            ]
+            mask = pc.and_(again.is_null(), before.is_null())
+            return pa.StructArray.from_arrays(children, fields=list(target.type), mask=mask)
+        return _chosen(again, before, self._absent(again, target, name))
+
+
+def _by_id(fields: Any) -> dict[int | None, Field]:
+    return {number: field for field in fields if (number := field_id(field)) is not None}
+
+
+def _ids(fields: Any) -> Iterator[int]:
+    """The ids of columns and of what is nested in them."""
+    for field in fields:
+        number = field_id(field)
+        if number is not None:
+            yield number
+        yield from _ids(children_of(field.type))
+
+
+def children_of(kind: DataType) -> list[Field]:
+    """The columns within a struct, list or map."""
+    if pa.types.is_map(kind):
+        return [kind.key_field, kind.item_field]
+    if pa.types.is_list(kind):
+        return [kind.value_field]
+    return list(kind) if pa.types.is_struct(kind) else []
+
+
+def is_nested(kind: DataType) -> bool:
+    """Whether a type has types within."""
+    return bool(children_of(kind))
+
+
+def enums_of(program: Program, fields: Any, prefix: str = "") -> Iterator[tuple[str, Enum]]:
+    """The enums that columns hold the names of, by the dotted path of the column."""
+    types = {field.name: field.type for field in fields}
+    for item in program.fields:
+        if item.encoding == "flatten" and item.program is not None:
+            yield from enums_of(item.program, fields, prefix)
+        if not item.column or item.column not in types:
+            continue
+        name, kind = prefix + item.column, types[item.column]
+        if pa.types.is_list(kind):
+            name, kind = f"{name}[]", kind.value_type
+        if item.enum is not None and not pa.types.is_integer(kind):
+            yield name, item.enum
+        elif pa.types.is_map(kind) and item.program is not None:
+            yield from enums_of(item.program, [kind.key_field, kind.item_field], f"{name}.")
+        elif pa.types.is_struct(kind) and item.program is not None:
+            yield from enums_of(item.program, kind, f"{name}.")
+
+
+def _with_names(array: Array, enum: Enum) -> Array:
+    """The names of numbers that had none when the file was written."""
+    names = {str(number): name for number, name in reversed(enum.values)}
+    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    if not any(value in names for value in values):
+        return array
+    known = pa.array([names.get(value, value) for value in values], pa.string())
+    return pa.DictionaryArray.from_arrays(encoded.indices, known).dictionary_decode()
+
+
+def _cast(array: Array, kind: DataType) -> Array:
+    if array.type.equals(kind):
+        return array
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_dictionary(kind):
+        return array.cast(kind.value_type).dictionary_encode()
+    return array.cast(kind)
+
+
+def _rebuilt(array: Array, kind: DataType, child: Array) -> Array:
+    """A list or map with the offsets of another."""
+    return pa.Array.from_buffers(
+        kind,
+        len(array),
+        array.buffers()[:2],
+        offset=array.offset,
+        children=[child],
+    )
+
+
+def zero_of(kind: DataType, enum: Enum | None = None) -> Any:
+    """What protobuf says of a field that is not there, as the column has it."""
+    if enum is not None:
+        return dict(reversed(enum.values)).get(0, "0")
+    if pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return ""
+    if is_nested(kind):
+        return []
+    if pa.types.is_boolean(kind):
+        return False
+    if pa.types.is_fixed_size_binary(kind):
+        return bytes(kind.byte_width)
+    return b"" if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else 0
+
+
+def _repeated(value: Any, kind: DataType, rows: int) -> Array:
+    """One value in all rows."""
+    if rows == 0:  # of nothing pyarrow makes no list
+        return pa.array([], kind)
+    if pa.types.is_dictionary(kind):
+        indices = pa.repeat(pa.scalar(0, kind.index_type), rows)
+        return pa.DictionaryArray.from_arrays(indices, pa.array([value], kind.value_type))
+    if pa.types.is_temporal(kind) and isinstance(value, int):
+        width = pa.int64() if kind.bit_width == 64 else pa.int32()
+        point: Any = pa.scalar(value, width).cast(kind)
+        return pa.repeat(point, rows)
+    if isinstance(value, str) and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return pa.repeat(pa.scalar(value).cast(kind), rows)
+    return pa.repeat(pa.scalar(value, kind), rows)
+
+
+def _chosen(array: Array, other: Array, mask: Array) -> Array:
+    """The values of another array where the mask says so; for any type."""
+    rows = len(array)
+    places = pa.array(range(rows), pa.int64())
+    taken = pc.if_else(mask, pc.add(places, rows), places)
+    return pa.concat_arrays([array, other]).take(taken)
+
+
+def _batch(arrays: Sequence[Array], fields: Sequence[Field], rows: int) -> pa.RecordBatch:
+    if not fields:
+        return without_columns(rows)
+    return pa.RecordBatch.from_arrays(list(arrays), schema=pa.schema(list(fields)))
+
+
+def without_columns(rows: int) -> pa.RecordBatch:
+    """What has no columns and still has rows."""
+    nothing: Any = pa.array([{}], pa.struct([]))
+    return pa.RecordBatch.from_struct_array(nothing.take(pa.array([0] * rows, pa.int8())))
+
+
+def with_retired(schema: pa.Schema, sources: Sequence[pa.Schema]) -> pa.Schema:
+    """A schema and the columns that only older files have, within messages too.
+
+    Args:
+        schema: today's.
+        sources: the schemas of files, newest first; a retired column has the type that it had last. Where its
+            name is taken by now, its id follows.
+    """
+    fields = list(schema)
+    for source in sources:
+        fields = _joined(fields, list(source))
+    return pa.schema(fields)
+
+
+def _joined(fields: list[Field], sources: list[Field]) -> list[Field]:
+    known = {field_id(field): i for i, field in enumerate(fields)}
+    joined = list(fields)
+    for source in sources:
+        at = known.get(field_id(source))
+        if at is None:
+            names = {field.name for field in joined}
+            name = source.name
+            if name in names:
+                name = f"{name}_{field_id(source)}"
+            joined.append(source.with_name(name).with_nullable(True))
+        else:
+            joined[at] = joined[at].with_type(_joined_type(joined[at].type, source.type))
+    return joined
+
+
+def _joined_type(kind: DataType, source: DataType) -> DataType:
+    if pa.types.is_struct(kind) and pa.types.is_struct(source):
+        return pa.struct(_joined(list(kind), list(source)))
+    if pa.types.is_map(kind) and pa.types.is_map(source):
+        key, item = kind.key_field, kind.item_field
+        return pa.map_(key, item.with_type(_joined_type(item.type, source.item_field.type)))
+    if pa.types.is_list(kind) and pa.types.is_list(source):
+        item = kind.value_field
+        return pa.list_(item.with_type(_joined_type(item.type, source.value_field.type)))
+    return kind

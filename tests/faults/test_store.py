@@ -1,0 +1,263 @@
+"""The store fails: what passes is waited out, what does not is told, and nothing is lost or there twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from cdp_runtime.patience import Patience
+from cdp_runtime.writer import WriterFailed
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.faults import checks
+from tests.faults.failing_store import FailingStore
+
+URL = "failing://bucket/archive"
+MESSAGES = 600
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(Patience, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(Patience, "LONGEST_WAIT", 0.01)
+    FailingStore.empty()
+    yield
+    FailingStore.empty()
+
+
+def numbers() -> list[int]:
+    """The messages in the store, rows and dead letters, sorted."""
+    store, found = FailingStore(), []
+    plan, FailingStore.plan = FailingStore.plan, None
+    for path in store.find("/bucket/archive"):
+        if path.endswith(".parquet") and "/_tmp/" not in path:
+            table = pq.read_table(pa.BufferReader(store.cat_file(path)))
+            if "_dead_letter" in path:
+                found += [int(one[1:]) for one in table["payload"].to_pylist()]
+            else:
+                found += pc.cast(table["code"], pa.int64()).to_pylist()
+    FailingStore.plan = plan
+    return sorted(found)
+
+
+def write(journal: Path | None = None) -> AssetDetailsWriter:
+    """Writes messages into the store; small row groups and files."""
+    with AssetDetailsWriter(
+        URL,
+        row_group_mb=0.01,
+        max_file_rows=150,
+        journal=None if journal is None else str(journal),
+    ) as writer:
+        for start in range(0, MESSAGES, 100):
+            writer.write_many([checks.payload(n) for n in range(start, start + 100)])
+            writer.flush()
+    return writer
+
+
+def calls_of_a_run() -> int:
+    write()
+    calls = FailingStore.calls
+    FailingStore.empty()
+    return calls
+
+
+class TestWhatPasses:
+    @pytest.mark.parametrize("after", [False, True])
+    def test_each_call_in_turn_may_fail_before_or_after_it_was_done(self, after: bool) -> None:
+        calls = calls_of_a_run()
+        assert calls > 50
+        for failing in range(1, calls + 1):
+            FailingStore.empty()
+            FailingStore.plan = lambda call, name, done, failing=failing: (
+                ConnectionResetError(104, "reset") if call == failing and done == after else None
+            )
+            write()
+            assert numbers() == list(range(MESSAGES)), failing
+
+    def test_a_store_that_is_away_pauses_the_writer_and_it_goes_on_by_itself(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        away = threading.Event()
+        FailingStore.plan = lambda call, name, done: (
+            ConnectionRefusedError(111, "refused") if away.is_set() and not done else None
+        )
+        with AssetDetailsWriter(URL) as writer:
+            away.set()
+            writer.write_many([checks.payload(n) for n in range(MESSAGES)])
+            flushing = threading.Thread(target=writer.flush)
+            flushing.start()
+            until = time.monotonic() + 10
+            while writer.metrics.healthy and time.monotonic() < until:
+                time.sleep(0.005)
+            assert not writer.metrics.healthy
+            assert flushing.is_alive()
+            away.clear()
+            flushing.join(10)
+            assert writer.metrics.healthy
+        assert numbers() == list(range(MESSAGES))
+        events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+        assert "failed, trying again" in events
+        assert "paused until the store is back" in events
+        assert events[-1] == "resumed"
+
+    def test_with_a_journal_flush_returns_while_the_store_is_away(self, tmp_path: Path) -> None:
+        away = threading.Event()
+        FailingStore.plan = lambda call, name, done: (
+            ConnectionRefusedError(111, "refused") if away.is_set() and not done else None
+        )
+        with AssetDetailsWriter(URL, journal=str(tmp_path), max_file_rows=10) as writer:
+            away.set()
+            for start in range(0, MESSAGES, 100):
+                writer.write_many([checks.payload(n) for n in range(start, start + 100)])
+                writer.flush()
+            assert numbers() == []
+            away.clear()
+        assert numbers() == list(range(MESSAGES))
+
+    def test_a_close_that_runs_out_of_time_leaves_the_rest_to_the_journal(
+        self, tmp_path: Path
+    ) -> None:
+        away = threading.Event()
+        FailingStore.plan = lambda call, name, done: (
+            ConnectionRefusedError(111, "refused") if away.is_set() and not done else None
+        )
+        writer = AssetDetailsWriter(URL, journal=str(tmp_path), max_file_rows=100)
+        writer.write_many([checks.payload(n) for n in range(MESSAGES // 2)])
+        writer.flush()
+        away.set()
+        writer.write_many([checks.payload(n) for n in range(MESSAGES // 2, MESSAGES)])
+        began = time.monotonic()
+        with pytest.raises(WriterFailed, match=r"within 0\.2 s; the rest is left to the journal"):
+            writer.close(0.2)
+        assert time.monotonic() - began < 3
+        with pytest.raises(WriterFailed):
+            writer.close()
+        away.clear()
+        assert len(numbers()) < MESSAGES
+        AssetDetailsWriter(URL, journal=str(tmp_path)).close()
+        assert numbers() == list(range(MESSAGES))
+
+
+class TestWhatDoesNot:
+    @pytest.mark.parametrize("after", [False, True])
+    def test_each_call_in_turn_may_fail_for_good_and_the_journal_has_the_rest(
+        self, after: bool, tmp_path: Path
+    ) -> None:
+        calls = calls_of_a_run()
+        failed = 0
+        for failing in range(1, calls + 1, 3):
+            FailingStore.empty()
+            journal = tmp_path / str(failing)
+            FailingStore.plan = lambda call, name, done, failing=failing: (
+                PermissionError(13, "forbidden") if call >= failing and done == after else None
+            )
+            try:
+                write(journal)
+            except (WriterFailed, OSError):
+                failed += 1
+            FailingStore.plan = None
+            before = numbers()
+            assert len(before) == len(set(before))
+            if list(journal.glob("*/*/*.log")):
+                AssetDetailsWriter(URL, journal=str(journal)).close()
+                there = numbers()
+                assert len(there) == len(set(there))
+                # all that was flushed, and perhaps what was written just before it failed
+                assert there == list(range(len(there)))
+                assert len(there) % 100 == 0
+            assert not list(journal.glob("*/*"))
+        assert failed > calls // 6
+
+    def test_the_next_call_of_the_caller_tells_what_it_was(self) -> None:
+        writer = AssetDetailsWriter(URL)
+        FailingStore.plan = lambda call, name, done: PermissionError(13, "forbidden")
+        writer.write(checks.payload(1))
+        with pytest.raises(WriterFailed, match="forbidden") as raised:
+            writer.flush()
+        assert raised.value.__cause__ is not None
+        for call in (writer.flush, writer.close, lambda: writer.write(b"")):
+            with pytest.raises(WriterFailed, match="forbidden"):
+                call()
+
+
+FULL_DISK = """
+import os, sys, threading, time
+from cdp_runtime.patience import Patience
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.faults import checks
+
+Patience.FIRST_WAIT, Patience.LONGEST_WAIT = 0.005, 0.05
+folder, where = sys.argv[1:]
+with open(f"{folder}/ballast", "wb") as file:
+    file.write(bytes(os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize - 100_000))
+options = {"max_file_rows": 4_000, "row_group_mb": 0.05, "compression": "none"}
+archive = f"{folder}/archive"
+if where == "journal":
+    archive, options["journal"] = "/tmp/%d" % os.getpid(), f"{folder}/journal"
+with AssetDetailsWriter(archive, **options) as writer:
+    def make_room():
+        while writer.metrics.healthy:
+            time.sleep(0.01)
+        print("paused", flush=True)
+        os.unlink(f"{folder}/ballast")
+    thread = threading.Thread(target=make_room)
+    thread.start()
+    for start in range(0, 20_000, 500):
+        writer.write_many([checks.payload(n) for n in range(start, start + 500)])
+    writer.flush()
+    thread.join()
+assert writer.metrics.healthy
+from pathlib import Path
+assert checks.numbers_in(Path(archive)) == list(range(20_000))
+print("whole", flush=True)
+if where == "journal":
+    import shutil
+    shutil.rmtree(archive)
+"""
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="a small disk needs a mount of one's own, which this machine does not allow",
+)
+@pytest.mark.parametrize("where", ["archive", "journal"])
+def test_a_full_disk_is_waited_for(where: str, tmp_path: Path) -> None:
+    script = f'mount -t tmpfs -o size=8m tmpfs "{tmp_path}" && exec "$@"'
+    done = subprocess.run(
+        *(
+            [
+                [
+                    "unshare",
+                    "-rm",
+                    "sh",
+                    "-c",
+                    script,
+                    "sh",
+                    sys.executable,
+                    "-c",
+                    FULL_DISK,
+                    str(tmp_path),
+                    where,
+                ]
+            ]
+        ),
+        cwd=checks.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["paused", "whole"], done.stderr[-3_000:]
+    assert done.returncode == 0
+    assert "No space left on device" in done.stderr

@@ -1,0 +1,94 @@
+"""Between writer and store things go wrong: nothing is lost, nothing is there twice, and it is counted."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from cdp_runtime.metrics import Metrics
+from cdp_runtime.patience import Patience
+from cdp_runtime.storage import StorageError, open_storage, writer_id
+from cdp_runtime.store_parts import PART_BYTES
+from generated.stellar.v1.event_writer import EventWriter
+from tests.integration.stores import proxy
+from tests.integration.stores.conftest import Archive, on
+from tests.integration.stores.proxy import Proxy
+from tests.integration.stores.servers import Server
+from tests.integration.stores.test_stores import event, ids_in
+
+PASSING = ["reset", "reset-after", "stall", "truncate", "429", "500", "503"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Patience, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(Patience, "LONGEST_WAIT", 0.05)
+
+
+def behind(server: Server, wall: Proxy, folder: str) -> Archive:
+    archive = on(server, folder, wall.endpoint)
+    if server.protocol == "s3":
+        archive.options["config_kwargs"] = {"read_timeout": 1}
+    return archive
+
+
+class TestUpload:
+    @pytest.mark.parametrize("fault", PASSING)
+    @pytest.mark.parametrize("size", [1_000, 2 * PART_BYTES + 1_000])
+    def test_a_file_is_there_once_and_whole_whatever_happens_to_each_request(
+        self, server: Server, fault: str, size: int
+    ) -> None:
+        with proxy.before(server.endpoint) as wall:
+            archive = behind(server, wall, f"{fault}-{size}")
+            metrics = Metrics()
+            patience = Patience("test", metrics)
+            storage = open_storage(archive.url, writer_id(), archive.options)
+            wall.spoil_writes(fault)
+            data = os.urandom(size)
+            upload = storage.create("t/f-w-000001.parquet")
+            for start in range(0, size, 5_000_000):
+                upload.sink.write(data[start : start + 5_000_000])
+                patience.call(upload.drain, "drain")
+            patience.call(upload.publish, "publish")
+            assert archive.names() == ["t/f-w-000001.parquet"]
+            assert archive.read("t/f-w-000001.parquet") == data
+            assert 1 <= metrics.retries <= len(wall.spoiled)
+            wall.choose = lambda request: None
+            storage.close()
+
+    def test_what_waiting_does_not_mend_is_raised_at_once(self, server: Server) -> None:
+        with proxy.before(server.endpoint) as wall:
+            archive = behind(server, wall, "forbidden")
+            storage = open_storage(archive.url, writer_id(), archive.options)
+            wall.spoil_writes("403")
+            upload = storage.create("t/f-w-000001.parquet")
+            upload.sink.write(b"data")
+            metrics = Metrics()
+            with pytest.raises(StorageError) as raised:
+                Patience("test", metrics).call(upload.publish, "publish")
+            assert not raised.value.transient
+            assert metrics.retries == 0
+            upload.discard()
+            storage.close()
+            assert archive.names() == []
+
+
+class TestWriter:
+    @pytest.mark.parametrize("fault", ["reset-after", "503"])
+    def test_each_row_is_there_once_and_the_retries_are_counted(
+        self, server: Server, fault: str
+    ) -> None:
+        with proxy.before(server.endpoint) as wall:
+            archive = behind(server, wall, f"rows-{fault}")
+            options: dict[str, Any] = {"max_file_rows": 300, "storage_options": archive.options}
+            with EventWriter(archive.url, **options) as writer:
+                wall.spoil_writes(fault)
+                writer.write_many([event(number) for number in range(1_000)])
+                writer.flush()
+                assert writer.metrics.healthy
+                assert 1 <= writer.metrics.retries <= len(wall.spoiled)
+                wall.choose = lambda request: None
+            assert ids_in(archive) == Counter(f"{number:09}" for number in range(1_000))

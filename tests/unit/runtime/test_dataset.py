@@ -1,0 +1,497 @@
+"""`open_archive`: files of every version in today's schema, and filters and projections that reach them."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+import cdp_runtime
+from cdp_runtime.config import ConfigError
+from cdp_runtime.dataset import ArchiveError
+from tests.versions import History
+
+field: Callable[..., Any] = pc.field
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> History:
+    return History(tmp_path, "shop.Order")
+
+
+def message(*fields: str, before: str = "") -> str:
+    body = "\n".join(fields)
+    imports = 'import "google/protobuf/timestamp.proto"; import "google/protobuf/wrappers.proto";'
+    return f'syntax = "proto3"; package shop; {imports} {before} message Order {{ {body} }}'
+
+
+class TestVersions:
+    def test_renamed_columns_line_up_at_any_depth(self, orders: History) -> None:
+        line = "message Line { string sku = 1; }"
+        fields = "string buyer = 1; Line one = 2; repeated Line many = 3; map<string, Line> by = 4;"
+        orders.build(message(fields, before=line))
+        orders.write(
+            {"buyer": "Ann", "one": {"sku": "a"}, "many": [{"sku": "b"}], "by": {"k": {"sku": "c"}}}
+        )
+        renamed = fields.replace("buyer", "customer").replace("many", "lines")
+        orders.build(message(renamed, before=line.replace("sku", "code")))
+        assert orders.rows() == [
+            {
+                "customer": "Ann",
+                "one": {"code": "a"},
+                "lines": [{"code": "b"}],
+                "by": {"k": {"code": "c"}},
+                "_raw": None,
+            }
+        ]
+
+    def test_a_column_renamed_to_another_number_keeps_its_values(self, orders: History) -> None:
+        orders.build(message("string buyer = 1;", "google.protobuf.Timestamp at = 3;"))
+        orders.write({"buyer": "Ann"}, {"buyer": "Bo", "at": "2024-04-21T00:00:00.000000001Z"})
+        rules = "version: 1\nevolution: {renames: {shop.Order.buyer: customer}}"
+        moved = "reserved 1; string customer = 2;"
+        orders.build(message(moved, "google.protobuf.Timestamp at = 3;"), rules)
+        assert [row["customer"] for row in orders.rows()] == ["Ann", "Bo"]
+
+    @pytest.mark.parametrize(
+        ("before", "after", "value", "expected"),
+        [
+            ("int32 x = 1;", "int64 x = 1;", -5, -5),
+            ("uint32 x = 1;", "uint64 x = 1;", 2**32 - 1, 2**32 - 1),
+            ("uint32 x = 1;", "int64 x = 1;", 2**32 - 1, 2**32 - 1),
+            ("sint32 x = 1;", "sint64 x = 1;", -5, -5),
+            ("google.protobuf.Int32Value x = 1;", "google.protobuf.Int64Value x = 1;", 7, 7),
+            ("string x = 1;", "bytes x = 1;", "tea", b"tea"),
+            ("int32 x = 1;", "optional int32 x = 1;", 5, 5),
+            ("repeated int32 x = 1;", "repeated int64 x = 1;", [5, -1], [5, -1]),
+            ("map<int32, int32> x = 1;", "map<int32, int64> x = 1;", {"1": 2}, {1: 2}),
+            ("repeated string x = 1;", "repeated bytes x = 1;", ["a"], [b"a"]),
+        ],
+    )
+    def test_a_widened_column_has_its_values(
+        self, orders: History, before: str, after: str, value: object, expected: object
+    ) -> None:
+        orders.build(message(before))
+        orders.write({"x": value}, {})
+        orders.build(message(after))
+        assert next(row["x"] for row in orders.rows()) == expected
+        schema = orders.open().to_table().schema
+        assert schema.equals(orders.writer.converter.schema, check_metadata=True)
+
+    @pytest.mark.parametrize(
+        ("declared", "before", "after", "value", "expected"),
+        [
+            ("Status x = 1;", "{}", "{enum: string}", "PAID", "PAID"),
+            ("Status x = 1;", "{enum: string}", "{enum: names}", "PAID", "PAID"),
+            ("string x = 1;", '{type: "decimal(4, 1)"}', '{type: "decimal(50, 1)"}', "1.5", "1.5"),
+            (
+                "optional string x = 1;",
+                "{encoding: hex, size: 1}",
+                "{encoding: hex}",
+                "ff",
+                b"\xff",
+            ),
+            ("string x = 1;", "{}", "{large: true}", "tea", "tea"),
+        ],
+    )
+    def test_so_has_one_widened_by_a_rule(
+        self, orders: History, declared: str, before: str, after: str, value: str, expected: object
+    ) -> None:
+        proto = message(declared, before="enum Status { OPEN = 0; PAID = 1; }")
+        rules = "version: 1\ntables: {{shop.Order: {{columns: {{x: {}}}}}}}"
+        orders.build(proto, rules.format(before))
+        orders.write({"x": value})
+        orders.build(proto, rules.format(after))
+        (row,) = orders.rows()
+        assert str(row["x"]) == str(expected)
+
+    def test_a_column_that_a_file_has_not_is_null_or_protobufs_default(
+        self, orders: History
+    ) -> None:
+        orders.build(
+            message("string buyer = 1;", "Line line = 2;", before="message Line { int32 a = 1; }")
+        )
+        orders.write({"buyer": "Ann", "line": {"a": 1}})
+        more = [
+            "bool b = 3; double d = 4; string s = 5; bytes y = 6; Status e = 7; optional int32 o = 8;",
+            "Line m = 9; repeated Line r = 10; map<string, Line> p = 11;",
+            "google.protobuf.Timestamp t = 12; optional Status oe = 13;",
+        ]
+        inner = "message Line { int32 a = 1; int64 b = 2; optional string c = 3; Status e = 4; }"
+        status = "enum Status { OPEN = 0; PAID = 1; }"
+        orders.build(message("string buyer = 1;", "Line line = 2;", *more, before=inner + status))
+        assert orders.rows() == [
+            {
+                "buyer": "Ann",
+                "line": {"a": 1, "b": 0, "c": None, "e": "OPEN"},
+                "b": False,
+                "d": 0.0,
+                "s": "",
+                "y": b"",
+                "e": "OPEN",
+                "o": None,
+                "m": None,
+                "r": [],
+                "p": {},
+                "t": None,
+                "oe": None,
+                "_raw": None,
+            }
+        ]
+
+    def test_or_the_default_of_the_rules(self, orders: History) -> None:
+        line = "message Line { int32 a = 1;%s }"
+        status = "enum Status { OPEN = 0; PAID = 1; }"
+        orders.build(message("Line line = 1; repeated Line lines = 2;", before=line % "" + status))
+        orders.write({"line": {"a": 1}, "lines": [{}, {"a": 2}]}, {})
+        rules = """
+version: 1
+tables: {shop.Order: {columns: {total: {type: "decimal(6, 2)"}}}}
+evolution:
+  defaults:
+    shop.Order.status: PAID
+    shop.Order.at: 2024-04-21
+    shop.Order.total: "12.5"
+    shop.Order.line.b: 7
+    shop.Order.lines[].b: 8
+    shop.Order.note: none
+"""
+        added = (
+            "Status status = 3; google.protobuf.Timestamp at = 4; string total = 5;"
+            " optional string note = 6;"
+        )
+        before = line % " int32 b = 2;" + status
+        orders.build(
+            message("Line line = 1; repeated Line lines = 2;", added, before=before), rules
+        )
+        orders.write({"lines": [{}]})  # not older: what is absent stays so
+        at = datetime.datetime(2024, 4, 21, tzinfo=datetime.UTC)
+        found = {row["status"]: row for row in orders.rows() if row["line"] is None}
+        assert found["PAID"]["at"] == at
+        assert str(found["PAID"]["total"]) == "12.50"
+        assert found["PAID"]["note"] == "none"
+        assert found["OPEN"]["at"] is None
+        assert found["OPEN"]["lines"] == [{"a": 0, "b": 0}]
+        (whole,) = (row for row in orders.rows() if row["line"])
+        assert whole["line"] == {"a": 1, "b": 7}
+        assert whole["lines"] == [{"a": 0, "b": 8}, {"a": 2, "b": 8}]
+
+    def test_retired_columns_come_on_request_with_the_name_and_type_that_they_had_last(
+        self, orders: History
+    ) -> None:
+        line = "message Line { int32 a = 1; string old = 2; }"
+        orders.build(message("int32 x = 1; string gone = 2; Line line = 3;", before=line))
+        orders.write({"x": 1, "gone": "a", "line": {"a": 2, "old": "o"}})
+        orders.build(message("int32 x = 1; bytes went = 2; Line line = 3;", before=line))
+        orders.write({"x": 2, "went": "Yg=="})
+        line = "message Line { int32 a = 1; reserved 2; }"
+        orders.build(
+            message("int32 x = 1; reserved 2; Line line = 3; string went = 4;", before=line)
+        )
+        orders.write({"x": 3, "went": "new"})
+        assert orders.open().schema.names == ["x", "line", "went", "_raw"]
+        opened = orders.open(retired=True)
+        old = next(name for name in opened.schema.names if name.startswith("went_"))
+        assert opened.schema.names == ["x", "line", "went", "_raw", old]
+        rows = sorted(opened.to_table().to_pylist(), key=lambda row: int(row["x"]))
+        assert [(row["went"], row[old]) for row in rows] == [("", b"a"), ("", b"b"), ("new", None)]
+        assert rows[0]["line"] == {"a": 2, "old": "o"}
+
+    def test_a_number_that_had_no_name_then_has_the_name_that_it_has_now(
+        self, orders: History
+    ) -> None:
+        fields = "Status x = 1; repeated Status xs = 2;"
+        rules = "version: 1\ntables: {shop.Order: {columns: {xs: {enum: string}}}}"
+        old = message(fields, before="enum Status { OPEN = 0; PAID = 1; }")
+        new = message(fields, before="enum Status { OPEN = 0; PAID = 1; SENT = 2; }")
+        orders.build(old, rules)
+        orders.build(new, rules)
+        orders.write({"x": "SENT", "xs": ["PAID", "SENT", 9]}, {"x": "PAID"}, version=1)
+        orders.write({"x": "SENT"})
+        assert sorted(row["x"] for row in orders.rows()) == ["PAID", "SENT", "SENT"]
+        assert ["PAID", "SENT", "9"] in [row["xs"] for row in orders.rows()]
+        assert orders.open().count_rows(filter=field("x") == "SENT") == 2
+
+    def test_what_a_writer_did_not_know_yet_is_read_from_the_raw_message(
+        self, orders: History
+    ) -> None:
+        orders.build(message("int32 x = 1;"))
+        orders.build(message("int32 x = 1; string new = 2; optional string more = 3;"))
+        orders.write({"x": 1, "new": "a"}, {"x": 2}, {"x": 3, "new": "c"}, version=1)
+        assert orders.rows() == [
+            {"x": 1, "new": "a", "more": None, "_raw": None},
+            {"x": 2, "new": "", "more": None, "_raw": None},
+            {"x": 3, "new": "c", "more": None, "_raw": None},
+        ]
+        assert orders.rows(columns=["new"], filter=field("new") == "c") == [{"new": "c"}]
+
+    def test_what_no_column_holds_stays_raw(self, orders: History) -> None:
+        orders.build(message("google.protobuf.Timestamp at = 1;"))
+        (payload,) = orders.write({"at": "2024-04-21T00:00:00.000000001Z"})
+        orders.build(message("google.protobuf.Timestamp at = 1; int32 x = 2;"))
+        assert [row["_raw"] for row in orders.rows()] == [payload]
+
+    def test_times_in_seconds_which_parquet_has_not_come_back_as_they_are(
+        self, orders: History
+    ) -> None:
+        rules = "version: 1\ntables: {shop.Order: {columns: {at: {unit: s}}}}"
+        orders.build(message("google.protobuf.Timestamp at = 1;"), rules)
+        orders.write({"at": "2024-04-21T20:16:09Z"}, {"at": "2024-04-22T20:16:09Z"})
+        assert orders.open().to_table().schema.field("at").type == pa.timestamp("s", "UTC")
+        day = pa.scalar(datetime.datetime(2024, 4, 22, tzinfo=datetime.UTC))
+        assert orders.open().count_rows(filter=field("at") > day) == 1
+
+    def test_rows_go_back_to_their_messages(self, orders: History) -> None:
+        orders.build(message("int32 x = 1; string y = 2;"))
+        payloads = orders.write({"x": 1, "y": "a"}, {})
+        orders.build(message("int64 x = 1; string z = 2; bool more = 3;"))
+        assert orders.writer.converter().to_protobuf(orders.batch()).to_pylist() == payloads
+
+
+DAYS = """
+version: 1
+tables:
+  shop.Order:
+    partition_by: [{day: at}, status, {range: number, size: 100}]
+"""
+DAY = "google.protobuf.Timestamp at = 1; Status status = 2; int64 number = 3; string text = 4;"
+STATUS = "enum Status { OPEN = 0; PAID = 1; }"
+
+
+def spoil(path: Path, column: str | None = None, group: int = 0) -> None:
+    """Makes a file, or one column of a row group, such that reading it fails."""
+    data = bytearray(path.read_bytes())
+    if column is None:
+        data[-8:] = b"\xff" * 8
+    else:
+        footer = pq.read_metadata(path).row_group(group)
+        chunk = next(
+            footer.column(i)
+            for i in range(footer.num_columns)
+            if footer.column(i).path_in_schema == column
+        )
+        start = chunk.dictionary_page_offset or chunk.data_page_offset
+        data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(data)
+
+
+class TestPushdown:
+    """What must not be read is spoilt, and the answer comes all the same."""
+
+    @pytest.fixture
+    def days(self, orders: History) -> History:
+        orders.build(message(DAY, before=STATUS), DAYS)
+        orders.write({"at": "2024-04-21T00:00:00Z", "number": 5})
+        orders.write({"at": "2024-04-21T23:59:59Z", "number": 105, "status": "PAID"})
+        orders.write({"at": "2024-04-22T00:00:00Z", "number": -5})
+        orders.write({"number": 7})
+        return orders
+
+    @pytest.mark.parametrize(
+        ("filter", "numbers"),
+        [
+            (field("at_day") == datetime.date(2024, 4, 22), [-5]),
+            (field("at_day").is_null(), [7]),
+            (field("at") >= pa.scalar(datetime.datetime(2024, 4, 22, tzinfo=datetime.UTC)), [-5]),
+            (
+                field("at") < pa.scalar(datetime.datetime(2024, 4, 22, tzinfo=datetime.UTC)),
+                [5, 105],
+            ),
+            (field("status") == "PAID", [105]),
+            (field("number") < 0, [-5]),
+            (field("number").isin([7]), [7]),
+            (field("number_range") == "100-199", [105]),
+        ],
+    )
+    def test_files_of_other_partitions_are_not_opened(
+        self, days: History, filter: Any, numbers: list[int]
+    ) -> None:
+        # in the same range as 7 is 5; and of no day is what is in no year that a folder can have
+        more = {"number": [5, 7], "at ": [7]}
+        left = numbers + next((n for key, n in more.items() if f"({key}" in f"({filter}"), [])
+        for path in days.archive.rglob("*.parquet"):
+            if (
+                pq.read_table(path, columns=["number"], partitioning=None)["number"][0].as_py()
+                not in left
+            ):
+                spoil(path)
+        found = days.open().to_table(columns=["number"], filter=filter)
+        assert sorted(found["number"].to_pylist()) == sorted(numbers)
+        with pytest.raises(ArchiveError, match="cannot be read"):
+            days.open().to_table()
+
+    def test_row_groups_outside_of_a_filter_are_not_read_whatever_the_column_was_called(
+        self, orders: History
+    ) -> None:
+        orders.build(message("int32 count = 1; string name = 2;"))
+        records = [{"count": i, "name": f"n{i:06}"} for i in range(30_000)]
+        orders.write(*records, row_group_mb=0.1)
+        orders.build(message("int64 number = 1; string title = 2; bool added = 3;"))
+        (path,) = orders.archive.rglob("*.parquet")
+        groups = pq.read_metadata(path).num_row_groups
+        assert groups > 2
+        for group in range(1, groups):
+            spoil(path, "name", group)
+        first = pq.read_metadata(path).row_group(0).num_rows
+        opened = orders.open()
+        found = opened.to_table(filter=field("number") < first)
+        assert found["title"].to_pylist() == [f"n{i:06}" for i in range(first)]
+        assert opened.to_table(filter=field("title") == "n000007").num_rows == 1
+        assert opened.to_table(filter=field("added")).num_rows == 0
+        query = "select title from opened where number between 5 and 6"
+        assert duckdb.sql(query).fetchall() == [("n000005",), ("n000006",)]
+        with pytest.raises(ArchiveError):
+            opened.to_table()
+
+    def test_columns_that_nobody_asks_for_are_not_read(self, orders: History) -> None:
+        orders.build(message("int32 count = 1; string name = 2;"))
+        orders.write({"count": 1, "name": "a"})
+        orders.build(message("int64 number = 1; string title = 2;"))
+        (path,) = orders.archive.rglob("*.parquet")
+        spoil(path, "name")
+        opened = orders.open()
+        assert opened.to_table(columns=["number"]).to_pylist() == [{"number": 1}]
+        assert opened.count_rows() == 1
+        assert duckdb.sql("select number + 1 from opened").fetchall() == [(2,)]
+        assert pl.scan_pyarrow_dataset(opened).select("number").collect().rows() == [(1,)]
+        with pytest.raises(ArchiveError):
+            opened.to_table(columns=["title"])
+
+    def test_statistics_count_for_nothing_where_rows_are_read_from_raw_messages(
+        self, orders: History
+    ) -> None:
+        orders.build(message("int32 x = 1;"))
+        orders.build(message("int32 x = 1; int32 y = 2;"))
+        orders.write({"x": 1, "y": 5}, version=1)
+        assert orders.rows(filter=field("y") == 5) == [{"x": 1, "y": 5, "_raw": None}]
+        assert orders.rows(filter=field("y") == 0) == []
+
+    def test_nan_is_found_by_a_filter_that_no_range_passes(self, orders: History) -> None:
+        orders.build(message("double x = 1;"))
+        orders.write({"x": "NaN"}, {"x": 1.0})
+        assert orders.open().count_rows(filter=~(field("x") <= 5)) == 1
+
+
+class TestEngines:
+    @pytest.fixture
+    def opened(self, orders: History) -> Any:
+        orders.build(message("int32 n = 1; Status status = 2; Line line = 3;", before=LINE))
+        orders.write({"n": 1, "status": "PAID", "line": {"sku": "a"}}, {"n": 2})
+        orders.build(message("int64 number = 1; Status status = 2; Line line = 3;", before=LINE))
+        orders.write({"number": 2**40, "status": "PAID", "line": {"sku": "b"}})
+        return orders.open()
+
+    def test_duckdb_filters_joins_and_counts(self, opened: Any) -> None:
+        query = "select number, line.sku from opened where status = 'PAID' order by number"
+        assert duckdb.sql(query).fetchall() == [(1, "a"), (2**40, "b")]
+        assert duckdb.sql("select count(*) from opened").fetchall() == [(3,)]
+        both = "select count(*) from opened a join opened b using (number) where b.line.sku = 'a'"
+        assert duckdb.sql(both).fetchall() == [(1,)]
+        some = "select number from opened where number in (2, 3) or line is null"
+        assert duckdb.sql(some).fetchall() == [(2,)]
+
+    def test_polars_filters_lazily(self, opened: Any) -> None:
+        lazy = pl.scan_pyarrow_dataset(opened).filter(pl.col("number") > 1).select("status")
+        assert sorted(lazy.collect().rows()) == [("OPEN",), ("PAID",)]
+        assert len(pl.DataFrame(opened)) == 3
+
+    def test_pyarrow_has_tables_batches_heads_and_expressions(self, opened: Any) -> None:
+        assert isinstance(opened, ds.Dataset)
+        assert opened.head(2, columns=["number"]).num_rows == 2
+        doubled = opened.to_table(columns={"x": field("number") * 2}, filter=field("number") < 3)
+        assert sorted(doubled["x"].to_pylist()) == [2, 4]
+        batches = list(opened.to_batches(columns=["number"], batch_size=1))
+        assert [batch.num_rows for batch in batches] == [1, 1, 1]
+        reader = opened.scanner(columns=["number"]).to_reader()
+        assert reader.read_all().num_rows == 3
+        assert opened.take([0]).num_rows == 1
+        narrowed = opened.filter(field("number") < 3).filter(field("number") > 1)
+        assert narrowed.to_table(columns=["number"]).to_pylist() == [{"number": 2}]
+
+    def test_what_pyarrow_would_do_by_name_it_refuses(self, opened: Any) -> None:
+        with pytest.raises(FileNotFoundError, match=r"use to_table\(\)"):
+            opened.sort_by("number")
+        with pytest.raises(FileNotFoundError, match=r"use to_table\(\)"):
+            ds.Scanner.from_dataset(opened).to_table()
+
+
+LINE = f"{STATUS} message Line {{ string sku = 1; }}"
+
+
+class TestOpenArchive:
+    def test_it_takes_columns_and_a_filter(self, orders: History) -> None:
+        orders.build(message("int32 x = 1; string y = 2;"))
+        orders.write({"x": 1, "y": "a"}, {"x": 2, "y": "b"})
+        opened = orders.open(columns=["y"], filter=field("x") > 1)
+        assert opened.schema.names == ["y"]
+        assert opened.to_table().to_pylist() == [{"y": "b"}]
+        assert opened.to_table(filter=field("y") == "a").num_rows == 0
+
+    def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(
+        self, orders: History
+    ) -> None:
+        orders.build(message("int32 x = 1; string y = 2;"))
+        orders.write(*({"x": i, "y": f"{i}"} for i in range(30_000)), row_group_mb=0.1)
+        (path,) = orders.archive.rglob("*.parquet")
+        batches = orders.open().to_batches()
+        next(batches)
+        other = path.with_suffix(".new")
+        other.write_bytes(b"something else")
+        other.replace(path)
+        assert sum(batch.num_rows for batch in batches) > 0
+
+    @pytest.mark.parametrize(
+        ("table", "options", "error", "said"),
+        [
+            ("shop.Oder", {}, ConfigError, "shop.Oder: no such table in .*; it has shop.Order"),
+            ("shop.Order", {"columns": ["z"]}, ConfigError, "shop.Order has no column z; it has x"),
+        ],
+    )
+    def test_what_there_is_not_is_an_error_that_says_what_there_is(
+        self,
+        orders: History,
+        table: str,
+        options: dict[str, Any],
+        error: type[Exception],
+        said: str,
+    ) -> None:
+        orders.build(message("int32 x = 1;"))
+        orders.write({"x": 1})
+        generated = orders.today.generated
+        with pytest.raises(error, match=said):
+            cdp_runtime.open_archive(orders.archive, table, generated=generated, **options)
+
+    def test_an_archive_without_files_of_the_table_is_an_error(self, orders: History) -> None:
+        orders.build(message("int32 x = 1;"))
+        with pytest.raises(ArchiveError, match=r"archive/shop\.Order: there are no files"):
+            orders.open()
+
+    def test_a_file_that_cdpgen_did_not_write_is_named(self, orders: History) -> None:
+        orders.build(message("int32 x = 1;"))
+        orders.write({"x": 1})
+        other = orders.archive / "shop.Order" / "other.parquet"
+        pq.write_table(pa.table({"x": [1]}), other)
+        with pytest.raises(ArchiveError, match=r"other\.parquet: its columns have no field ids"):
+            orders.open().to_table()
+
+    def test_a_value_that_does_not_fit_after_an_accepted_change_is_named(
+        self, orders: History
+    ) -> None:
+        rules = "version: 1\ntables: {{shop.Order: {{columns: {{x: {{type: 'decimal({}, 0)'}}}}}}}}"
+        accept = (
+            "\nevolution: {accept: [{rule: COLUMN_TYPE_NARROWED, path: shop.Order.x, reason: y}]}"
+        )
+        orders.build(message("string x = 1;"), rules.format(9))
+        orders.write({"x": "12345"})
+        orders.build(message("string x = 1;"), rules.format(3) + accept)
+        with pytest.raises(ArchiveError, match=r"\.parquet: .*column x: .*precision"):
+            orders.open().to_table()

@@ -1,0 +1,308 @@
+"""Dead letters listed, shown and retried; a retry that dies leaves each letter in one place."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
+from cdp_runtime.dead_letters import letter_files, read_letters, retry, run
+from cdp_runtime.positions import runs
+from cdp_runtime.storage import open_storage
+from generated.stellar.v1.event_pb2 import Event
+from generated.stellar.v1.event_writer import EventWriter
+
+TABLE = "stellar.v1.Event"
+ROOT = Path(__file__).parents[3]
+GENERATED = str(ROOT / "generated")
+WRITERS = {TABLE: EventWriter}
+
+
+def event(name: str, day: int = 0) -> bytes:
+    one = Event(id=name)
+    one.ledger_closed_at.seconds = day * 86_400
+    return one.SerializeToString()
+
+
+def set_apart(url: str | Path) -> None:
+    """An archive with a row, letters that are messages by now, and letters that still are none."""
+    with EventWriter(url) as writer:
+        writer.write(event("row"), source="events.pb", position=0)
+        for position, (payload, form) in enumerate(
+            [
+                (event("a"), "message"),
+                (b"\xff\xff", "message"),
+                (event("b", day=1), "message"),
+                (b'{"id": "c"}', "json"),
+                (b'{"id": ', "json"),
+                (event("piece"), "bytes"),
+            ],
+            start=1,
+        ):
+            writer.reject(
+                payload,
+                "the schema of then did not know it",
+                source="events.pb",
+                position=position,
+                form=form,  # type: ignore[arg-type]
+            )
+
+
+def rows_in(folder: Path) -> Counter[str]:
+    """The ids of the rows of the table, which may be there twice."""
+    return Counter(
+        name
+        for path in (folder / TABLE).rglob("*.parquet")
+        for name in pq.read_table(path).column("id").to_pylist()
+    )
+
+
+def letters_in(folder: Path, below: str = FOLDER) -> Counter[bytes]:
+    """The payloads of dead letters."""
+    return Counter(
+        payload
+        for path in (folder / below).rglob("*.parquet")
+        for payload in pq.read_table(path).column("payload").to_pylist()
+    )
+
+
+STAYING = Counter([b"\xff\xff", b'{"id": ', event("piece")])
+
+
+class TestRetry:
+    def test_messages_become_rows_and_the_rest_stay_letters(self, tmp_path: Path) -> None:
+        set_apart(tmp_path)
+        assert retry(str(tmp_path), WRITERS) == {TABLE: (3, 3)}
+        assert rows_in(tmp_path) == Counter(["row", "a", "b", "c"])
+        assert letters_in(tmp_path) == STAYING
+        assert letters_in(tmp_path, RETRY_FOLDER) == Counter()
+
+    def test_rows_go_to_their_partitions_with_their_source_and_position(
+        self, tmp_path: Path
+    ) -> None:
+        set_apart(tmp_path)
+        retry(str(tmp_path), WRITERS)
+        (path,) = (tmp_path / TABLE / "ledger_day=1970-01-02").iterdir()
+        (run_,) = runs(pq.read_metadata(path).metadata or {})
+        assert run_ == ("events.pb", 3, 1)
+
+    def test_what_stays_has_its_time_source_and_position_and_the_reason_of_today(
+        self, tmp_path: Path
+    ) -> None:
+        set_apart(tmp_path)
+        (before,) = letter_files(open_storage(tmp_path))
+        old = {
+            letter.position: letter
+            for batch in read_letters(open_storage(tmp_path), before.path)
+            for letter in batch
+        }
+        retry(str(tmp_path), WRITERS)
+        (after,) = letter_files(open_storage(tmp_path))
+        new = [
+            letter for batch in read_letters(open_storage(tmp_path), after.path) for letter in batch
+        ]
+        assert [letter.position for letter in new] == [2, 5, 6]
+        for letter in new:
+            then = old[letter.position]
+            assert (letter.time, letter.source, letter.payload, letter.form) == (
+                then.time,
+                then.source,
+                then.payload,
+                then.form,
+            )
+        assert new[0].reason != old[2].reason
+        assert new[0].offset is not None
+        assert new[2].reason == old[6].reason
+
+    def test_where_nothing_has_become_a_message_no_file_is_touched(self, tmp_path: Path) -> None:
+        set_apart(tmp_path)
+        retry(str(tmp_path), WRITERS)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+        assert retry(str(tmp_path), WRITERS) == {TABLE: (0, 3)}
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before
+
+    def test_letters_of_other_tables_stay(self, tmp_path: Path) -> None:
+        set_apart(tmp_path)
+        assert retry(str(tmp_path), WRITERS, "stellar.v1.ContractData") == {}
+        assert retry(str(tmp_path), {}) == {}
+        assert sum(letters_in(tmp_path).values()) == 6
+
+    def test_a_dry_run_changes_nothing(self, tmp_path: Path) -> None:
+        set_apart(tmp_path)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+        assert retry(str(tmp_path), WRITERS, options={"dry_run": True}) == {TABLE: (3, 3)}
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before
+
+    def test_what_was_retried_in_part_can_be_retried_again_and_again(self, tmp_path: Path) -> None:
+        with EventWriter(tmp_path) as writer:
+            for number in range(3):
+                writer.reject(event(str(number)), "later", form="bytes")
+        for number in range(3):
+            (path,) = (tmp_path / FOLDER / TABLE).iterdir()
+            table = pq.read_table(path)
+            forms = ["message"] + ["bytes"] * (table.num_rows - 1)
+            index = table.column_names.index("form")
+            pq.write_table(table.set_column(index, "form", pa.array(forms)), path)
+            assert retry(str(tmp_path), WRITERS) == {TABLE: (1, 2 - number)}
+        assert rows_in(tmp_path) == Counter("012")
+
+    def test_other_stores_work_the_same(self) -> None:
+        store = fsspec.filesystem("memory")
+        if store.exists("/letters"):
+            store.rm("/letters", recursive=True)
+        set_apart("memory://letters")
+        assert retry("memory://letters", WRITERS) == {TABLE: (3, 3)}
+        names = store.find("/letters")
+        assert not [name for name in names if name.startswith(f"/letters/{RETRY_FOLDER}/")]
+        found = Counter(
+            value
+            for name in names
+            if name.startswith(f"/letters/{TABLE}/")
+            for value in pq.read_table(store.open(name)).column("id").to_pylist()
+        )
+        assert found == Counter(["row", "a", "b", "c"])
+
+
+DIES = """
+import os, sys
+from cdp_runtime import store_local
+from cdp_runtime.dead_letters import retry
+from generated.stellar.v1.event_writer import EventWriter
+
+left = int(sys.argv[2])
+
+def dying(real):
+    def call(*args):
+        global left
+        for at in ("before", "after"):
+            left -= 1
+            if left == 0:
+                os._exit(9)
+            if at == "before":
+                result = real(*args)
+        return result
+    return call
+
+store_local.LocalStorage.move = dying(store_local.LocalStorage.move)
+store_local.LocalStorage.delete = dying(store_local.LocalStorage.delete)
+store_local._LocalUpload.publish = dying(store_local._LocalUpload.publish)
+retry(sys.argv[1], {"stellar.v1.Event": EventWriter})
+"""
+
+
+class TestInterrupted:
+    @pytest.mark.parametrize("died_at", range(1, 13))
+    def test_each_letter_is_in_one_place_then_and_after_another_retry(
+        self, tmp_path: Path, died_at: int
+    ) -> None:
+        set_apart(tmp_path)
+        died = subprocess.run(
+            [sys.executable, "-c", DIES, str(tmp_path), str(died_at)],
+            cwd=ROOT,
+            timeout=60,
+            check=False,
+        )
+        assert died.returncode == 9
+        rows, letters = rows_in(tmp_path), letters_in(tmp_path)
+        for name, payload in {
+            "a": event("a"),
+            "b": event("b", day=1),
+            "c": b'{"id": "c"}',
+        }.items():
+            assert not (rows[name] and letters[payload]), f"{name} is in both"
+            taken = letters_in(tmp_path, RETRY_FOLDER)[payload]
+            assert rows[name] + letters[payload] + taken >= 1, f"{name} is lost"
+        retry(str(tmp_path), WRITERS)
+        assert rows_in(tmp_path) == Counter(["row", "a", "b", "c"])
+        assert letters_in(tmp_path) == STAYING
+        assert letters_in(tmp_path, RETRY_FOLDER) == Counter()
+
+    def test_there_are_no_other_moments_to_die_at(self, tmp_path: Path) -> None:
+        set_apart(tmp_path)
+        subprocess.run(
+            [sys.executable, "-c", DIES, str(tmp_path), "13"], cwd=ROOT, timeout=60, check=True
+        )
+
+    def test_the_list_tells_of_it(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        set_apart(tmp_path)
+        subprocess.run(
+            [sys.executable, "-c", DIES, str(tmp_path), "2"], cwd=ROOT, timeout=60, check=False
+        )
+        assert run("list", str(tmp_path)) == 0
+        assert "6 of them in a retry that runs or was interrupted" in capsys.readouterr().out
+
+
+class TestRun:
+    def test_list_counts_letters_by_reason(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.reject(b"1", "line 1: no object", source="a.ndjson", position=1)
+            writer.reject(b"2", "line 2: no object", source="b.ndjson", position=2)
+            writer.reject(b"3", "too long")
+        assert run("list", str(tmp_path)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"{TABLE}: 3 dead letters"
+        assert lines[1] == "  2 x no object"
+        assert lines[2].endswith("UTC, from a.ndjson, b.ndjson")
+        assert lines[3] == "  1 x too long"
+
+    def test_show_tells_where_what_and_how_it_begins(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.reject(b"\xff" * 100, "bad tag", source="a.pb", position=1_000, offset=3)
+            writer.reject(b'{"id"\x1b[31m', "no json", form="json")
+        assert run("show", str(tmp_path)) == 0
+        shown = capsys.readouterr().out
+        assert f"{TABLE}: a.pb, position 1,000, 2" in shown
+        assert "  bad tag at byte 3\n  100 bytes: ff ff" in shown
+        assert " ff ...\n" in shown
+        assert f"{TABLE}: no source, 2" in shown
+        assert '10 bytes: {"id"\\x1b[31m\n' in shown
+
+    def test_show_ends_at_its_limit_and_says_so(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        set_apart(tmp_path)
+        assert run("show", str(tmp_path), limit=2) == 0
+        shown = capsys.readouterr().out
+        assert shown.count("events.pb, position") == 2
+        assert shown.endswith("... and more; --limit 20 shows more of them\n")
+
+    def test_retry_tells_what_came_of_them(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        set_apart(tmp_path)
+        assert run("retry", str(tmp_path), generated=GENERATED) == 0
+        assert capsys.readouterr().out == f"{TABLE}: 3 of 6 dead letters are rows now, 3 stay\n"
+
+    def test_without_letters_each_says_so(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for action in ("list", "show"):
+            assert run(action, str(tmp_path)) == 0
+            assert capsys.readouterr().out == "there are no dead letters\n"
+        assert run("retry", str(tmp_path), generated=GENERATED) == 0
+        assert capsys.readouterr().out.startswith("there are no dead letters of a table")
+
+    def test_a_file_that_cannot_be_read_is_1_and_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        set_apart(tmp_path)
+        (path,) = (tmp_path / FOLDER / TABLE).iterdir()
+        path.write_bytes(b"nothing")
+        for action in ("list", "show", "retry"):
+            assert run(action, str(tmp_path), generated=GENERATED) == 1
+            assert capsys.readouterr().err.startswith(f"{path}: ")
+
+    def test_wrong_options_are_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("retry", str(tmp_path), generated=GENERATED, options={"x": "1"}) == 2
+        assert capsys.readouterr().err.startswith("x: no such option")

@@ -1,0 +1,98 @@
+"""What `cdpgen inspect` reads from an archive, and what it prints of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cdp_runtime.inspect import inspect, run
+from generated.stellar.v1.event_pb2 import Event
+from generated.stellar.v1.event_writer import EventWriter
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Two days of events and a dead letter."""
+    folder = tmp_path / "archive"
+    with EventWriter(folder) as writer:
+        for seconds in (0, 1, 86_400):
+            event = Event(id=f"event {seconds}", topic=["AAAA"])
+            event.ledger_closed_at.seconds = seconds
+            writer.write(event)
+        writer.write(b"\xff")
+    return folder
+
+
+class TestInspect:
+    def test_each_file_is_told_from_its_footer(self, archive: Path) -> None:
+        dead, *files = sorted(inspect(str(archive)), key=lambda one: one.partition)
+        assert [(one.partition, one.rows) for one in files] == [
+            ("ledger_day=1970-01-01", 2),
+            ("ledger_day=1970-01-02", 1),
+        ]
+        assert (dead.dead_letters, dead.rows, dead.partition) == (True, 1, "")
+        for one in (dead, *files):
+            assert (one.table, one.version, one.unreadable) == ("stellar.v1.Event", "1", "")
+            assert one.uncompressed > 0
+        assert sum(one.size for one in (dead, *files)) == sum(
+            path.stat().st_size for path in archive.rglob("*.parquet")
+        )
+
+    def test_a_file_that_is_none_is_told_and_does_not_hide_the_others(self, archive: Path) -> None:
+        bad = archive / "stellar.v1.Event" / "bad.parquet"
+        bad.write_bytes(b"PAR1 and nothing more")
+        files = inspect(str(archive))
+        assert len(files) == 4
+        (broken,) = (one for one in files if one.unreadable)
+        assert broken.partition == str(bad)
+
+
+class TestRun:
+    def test_the_tables_say_what_there_is(
+        self, archive: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(str(archive)) == 0
+        shown = capsys.readouterr().out
+        assert re.search(r"stellar\.v1\.Event +1 +2 +2 +3 +[\d.]+ KB +[\d.]+:1 +1\n", shown)
+        assert re.search(r"ledger_day=1970-01-01 +1 +1 +2 ", shown)
+
+    def test_names_are_never_cut_where_there_is_no_terminal(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        code = "x" * 120
+        with EventWriter(tmp_path, partition_by="contract_id") as writer:
+            writer.write(Event(contract_id=code))
+        assert run(str(tmp_path)) == 0
+        assert f"contract_id={code} " in capsys.readouterr().out
+
+    def test_many_partitions_are_cut_in_the_middle_and_counted(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path, partition_by="contract_id") as writer:
+            writer.write_many(Event(contract_id=f"c{number:02}") for number in range(50))
+        assert run(str(tmp_path)) == 0
+        shown = capsys.readouterr().out
+        assert "... 10 more ..." in shown
+        assert shown.count("contract_id=c") == 40
+        assert "contract_id=c00" in shown
+        assert "contract_id=c49" in shown
+
+    def test_an_archive_with_nothing_in_it_is_1(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(str(tmp_path)) == 1
+        assert capsys.readouterr().err == f"{tmp_path}: there are no Parquet files\n"
+
+    def test_a_broken_file_is_1_and_named(
+        self, archive: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        bad = archive / "stellar.v1.Event" / "bad.parquet"
+        bad.write_bytes(b"")
+        assert run(str(archive)) == 1
+        assert capsys.readouterr().err.startswith(f"{bad}: ")
+
+    def test_a_store_that_nobody_knows_is_2(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("nothing://bucket") == 2
+        assert "nothing" in capsys.readouterr().err

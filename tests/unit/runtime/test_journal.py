@@ -1,0 +1,297 @@
+"""The journal: what is read is what was appended, up to where the disk ends."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdp_runtime.journal import Frame, Journal, decode, encode, left_behind
+from generated.stellar.v1.asset_details_pb2 import AssetDetails
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.faults import checks
+
+HEAD = 12
+"""Length and checksum of a frame, bytes."""
+
+
+def listed(values: Any) -> list[Any]:
+    return values.to_pylist() if isinstance(values, pa.Array) else list(values)
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> Frame:
+    values = draw(st.lists(st.binary(max_size=40), min_size=1, max_size=9))
+    rows = len(values)
+    payloads: Any = values
+    if kind := draw(st.sampled_from([None, pa.binary(), pa.large_binary(), pa.binary_view()])):
+        nullable = [None if draw(st.integers(0, 9)) == 0 else value for value in values]
+        payloads = pa.array([b"before", *nullable, b"behind"], kind).slice(1, rows)
+    positions: Any = draw(
+        st.builds(lambda start: range(start, start + rows), st.integers(-(2**40), 2**40))
+        | st.builds(lambda start: range(start, start + 3 * rows, 3), st.integers(0, 99))
+        | st.lists(st.integers(-(2**63), 2**63 - 1), min_size=rows, max_size=rows)
+    )
+    if isinstance(positions, list):
+        positions = pa.array([0, *positions], pa.int64()).slice(1)
+    letter = {"reason": "ü", "offset": None} if draw(st.booleans()) else None
+    return Frame(draw(st.text(max_size=9)), payloads, positions, letter)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path, "a.B", "w1", "/archive", 1 << 20)
+
+
+def frame(number: int, size: int = 10) -> bytes:
+    return encode(Frame("s", [b"U" * size], range(number, number + 1)))
+
+
+def positions_left(folder: Path) -> list[int | str]:
+    """What a dead writer left, after which it is nobody's again."""
+    [left] = left_behind(folder, "a.B", "/archive")
+    found: list[int | str] = []
+    for one in left.frames():
+        found += ["damaged"] if isinstance(one, bytes) else listed(one.positions)
+    left.close()
+    return found
+
+
+class TestEncode:
+    @given(frames())
+    @settings(deadline=None)
+    def test_what_is_decoded_is_what_was_encoded(self, frame: Frame) -> None:
+        back = decode(encode(frame)[HEAD:])
+        assert back.source == frame.source
+        assert back.letter == frame.letter
+        assert listed(back.payloads) == listed(frame.payloads)
+        assert listed(back.positions) == listed(frame.positions)
+
+
+class TestJournal:
+    def test_frames_are_left_in_their_order(self, journal: Journal, tmp_path: Path) -> None:
+        for number in range(9):
+            journal.append(frame(number), 1)
+        journal.sync()
+        journal.close()
+        assert positions_left(tmp_path) == list(range(9))
+
+    def test_a_journal_that_ended_leaves_nothing(self, journal: Journal, tmp_path: Path) -> None:
+        journal.append(frame(1), 1)
+        journal.end()
+        assert not list((tmp_path / "a.B").iterdir())
+
+    def test_a_segment_goes_when_all_of_it_is_published(
+        self, journal: Journal, tmp_path: Path
+    ) -> None:
+        segments = [journal.append(frame(number, 30_000), 1) for number in range(12)]
+        assert sorted(set(segments)) == [1, 2, 3, 4]
+        journal.settle({1: 2})
+        journal.settle({2: 3})
+        assert sorted(path.name for path in tmp_path.rglob("*.log")) == [
+            "000001.log",
+            "000003.log",
+            "000004.log",
+        ]
+        journal.settle({1: 1, 3: 3, 4: 3})
+        # the one in use stays: more is appended to it
+        assert [path.name for path in tmp_path.rglob("*.log")] == ["000004.log"]
+        journal.close()
+
+    def test_a_full_journal_has_room_again_when_something_is_published(
+        self, journal: Journal
+    ) -> None:
+        size = 300_000
+        segments = [journal.append(frame(number, size), 1) for number in range(3)]
+        assert not journal.has_room(size)
+        assert not journal.wait_for_room(size, 0.01)
+        journal.settle({segments[0]: 1})
+        assert journal.wait_for_room(size, 0.01)
+        journal.close()
+
+    def test_the_segment_in_use_makes_room_as_well(self, journal: Journal) -> None:
+        segment = journal.append(frame(0, 1_000_000), 1)
+        assert not journal.wait_for_room(100_000, 0.01)
+        journal.settle({segment: 1})
+        assert journal.wait_for_room(100_000, 0.01)
+        journal.close()
+
+    def test_a_frame_larger_than_the_journal_fits_alone(self, journal: Journal) -> None:
+        assert journal.has_room(1 << 30)
+        journal.close()
+
+
+class TestLeftBehind:
+    def test_the_journal_of_a_living_writer_is_not_touched(
+        self, journal: Journal, tmp_path: Path
+    ) -> None:
+        assert list(left_behind(tmp_path, "a.B", "/archive")) == []
+        journal.close()
+        assert len(list(left_behind(tmp_path, "a.B", "/archive"))) == 1
+
+    def test_nor_that_of_another_table_or_archive(self, journal: Journal, tmp_path: Path) -> None:
+        journal.append(frame(1), 1)
+        journal.close()
+        assert list(left_behind(tmp_path, "a.C", "/archive")) == []
+        assert list(left_behind(tmp_path, "a.B", "/other")) == []
+        assert positions_left(tmp_path) == [1]
+
+    def test_only_one_recovers_it(self, journal: Journal, tmp_path: Path) -> None:
+        journal.close()
+        [left] = left_behind(tmp_path, "a.B", "/archive")
+        assert list(left_behind(tmp_path, "a.B", "/archive")) == []
+        left.remove()
+
+    def test_a_lock_without_a_journal_is_removed(self, tmp_path: Path) -> None:
+        (tmp_path / "a.B").mkdir()
+        (tmp_path / "a.B" / "w0.lock").touch()
+        assert list(left_behind(tmp_path, "a.B", "/archive")) == []
+        assert not list((tmp_path / "a.B").iterdir())
+
+    def test_who_recovers_is_among_the_writers_from_then_on(
+        self, journal: Journal, tmp_path: Path
+    ) -> None:
+        journal.close()
+        [left] = left_behind(tmp_path, "a.B", "/archive")
+        left.add_writer("w2")
+        left.close()
+        [left] = left_behind(tmp_path, "a.B", "/archive")
+        assert left.writers == ["w1", "w2"]
+        left.close()
+
+
+class TestFrames:
+    def test_cut_anywhere_the_frames_before_the_cut_are_left(
+        self, journal: Journal, tmp_path: Path
+    ) -> None:
+        ends = []
+        for number in range(4):
+            journal.append(frame(number, number + 1), 1)
+            ends.append(next(tmp_path.rglob("*.log")).stat().st_size)
+        journal.close()
+        [segment] = tmp_path.rglob("*.log")
+        data = segment.read_bytes()
+        for size in range(len(data) + 1):
+            for tail in (b"", bytes(40), b"\xa7" * 40):
+                segment.write_bytes(data[:size] + tail)
+                assert positions_left(tmp_path) == list(range(sum(end <= size for end in ends)))
+
+    def test_any_flipped_bit_is_seen(self, journal: Journal, tmp_path: Path) -> None:
+        journal.append(frame(0), 1)
+        journal.close()
+        [segment] = tmp_path.rglob("*.log")
+        data = segment.read_bytes()
+        for bit in range(8 * len(data)):
+            changed = bytearray(data)
+            changed[bit // 8] ^= 1 << bit % 8
+            segment.write_bytes(changed)
+            assert positions_left(tmp_path) == []
+
+    def test_damage_before_the_last_segment_is_told(self, journal: Journal, tmp_path: Path) -> None:
+        for number in range(6):
+            journal.append(frame(number, 30_000), 1)
+        journal.close()
+        first = min(tmp_path.rglob("*.log"))
+        data = bytearray(first.read_bytes())
+        data[40_000] ^= 1
+        first.write_bytes(data)
+        assert positions_left(tmp_path) == [0, "damaged", 3, 4, 5]
+
+
+class TestWriter:
+    """The option `journal` of a writer."""
+
+    def crashed(self, tmp_path: Path, payloads: list[bytes]) -> None:
+        """Leaves a journal as a writer does that dies before anything is published."""
+        left = Journal(tmp_path / "j", checks.TABLE, "dead", str(tmp_path / "archive"), 1 << 20)
+        left.append(encode(Frame("s", payloads, range(5, 5 + len(payloads)))), len(payloads))
+        left.append(
+            encode(
+                Frame(
+                    "s",
+                    pa.array([None], pa.binary()),
+                    range(99, 100),
+                    {"reason": "why", "offset": 3, "form": "json"},
+                )
+            ),
+            1,
+        )
+        left.close()
+
+    def test_a_writer_that_ended_well_leaves_no_journal(self, tmp_path: Path) -> None:
+        with AssetDetailsWriter(tmp_path / "archive", journal=str(tmp_path / "j")) as writer:
+            writer.write(AssetDetails(code="1"))
+            writer.flush()
+            assert list((tmp_path / "j").rglob("*.log"))
+            assert checks.numbers_in(tmp_path / "archive") == []
+        assert not list((tmp_path / "j").glob("*/*"))
+        assert checks.numbers_in(tmp_path / "archive") == [1]
+
+    def test_the_next_writer_writes_what_was_left(self, tmp_path: Path) -> None:
+        self.crashed(tmp_path, [checks.payload(1), checks.payload(97)])
+        AssetDetailsWriter(tmp_path / "archive", journal=str(tmp_path / "j")).close()
+        rows = [pq.read_table(p) for p in checks.files(tmp_path / "archive")]
+        [letters] = [t.to_pylist() for t in rows if "reason" in t.column_names]
+        assert [(one["position"], one["payload"], one["form"]) for one in letters] == [
+            (6, checks.payload(97), "message"),
+            (99, None, "json"),
+        ]
+        assert (letters[1]["reason"], letters[1]["offset"]) == ("why", 3)
+        [messages] = [t["code"].to_pylist() for t in rows if "code" in t.column_names]
+        assert messages == ["1"]
+
+    def test_damage_becomes_a_dead_letter(self, tmp_path: Path) -> None:
+        left = Journal(tmp_path / "j", checks.TABLE, "dead", str(tmp_path / "archive"), 1 << 20)
+        for number in range(3):
+            payload = AssetDetails(code=str(number), issuer="G" * 40_000).SerializeToString()
+            left.append(encode(Frame("s", [payload], range(number, number + 1))), 1)
+        left.close()
+        first = min((tmp_path / "j").rglob("*.log"))
+        first.write_bytes(first.read_bytes()[:-1])
+        AssetDetailsWriter(tmp_path / "archive", journal=str(tmp_path / "j")).close()
+        [letters] = (tmp_path / "archive" / "_dead_letter").rglob("*.parquet")
+        assert "damaged" in pq.read_table(letters)["reason"][0].as_py()
+
+    def test_a_small_journal_makes_the_writer_wait_and_loses_nothing(self, tmp_path: Path) -> None:
+        with AssetDetailsWriter(
+            tmp_path / "archive", journal=str(tmp_path / "j"), journal_mb=0.2
+        ) as writer:
+            for start in range(0, 30_000, 1_000):
+                writer.write_many([checks.payload(n) for n in range(start, start + 1_000)])
+                segments = (tmp_path / "j").rglob("*.log")
+                sizes = 0
+                for one in segments:
+                    try:
+                        sizes += one.stat().st_size
+                    except FileNotFoundError:
+                        continue
+                assert sizes <= 0.2 * (1 << 20)
+        assert checks.numbers_in(tmp_path / "archive") == list(range(30_000))
+
+    def test_two_writers_may_have_one_journal_folder(self, tmp_path: Path) -> None:
+        writers = [
+            AssetDetailsWriter(tmp_path / "archive", journal=str(tmp_path / "j")) for _ in range(2)
+        ]
+        for number, writer in enumerate(writers):
+            writer.write(AssetDetails(code=str(number + 1)))
+            writer.flush()
+        for writer in writers:
+            writer.close()
+        assert checks.numbers_in(tmp_path / "archive") == [1, 2]
+
+
+def test_the_lock_goes_with_the_process_and_not_with_the_file(
+    journal: Journal, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.B" / "w1.lock"
+    with path.open("rb") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    journal.close()
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

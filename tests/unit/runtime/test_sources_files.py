@@ -1,0 +1,271 @@
+"""What a path names, how inputs are opened, and how standard input ends."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pytest
+
+from cdp_runtime.archive import _Stop
+from cdp_runtime.config import ConfigError, SourceConfig
+from cdp_runtime.dead_letter import DeadLetter
+from cdp_runtime.sources import Batch, inputs_of, read_inputs
+from cdp_runtime.sources.files import Reader, compression_of, expand, open_input, rest_of
+from generated.stellar.v1.event_pb2 import Event
+
+DATA = bytes(range(256)) * 4_000
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "zst": lambda data: bytes(pa.compress(data, "zstd", asbytes=True)),
+}
+
+
+class Never:
+    """No request to stop."""
+
+    requested = False
+
+    def fileno(self) -> int:
+        raise AssertionError("nothing waits")
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    with open_input(os.fspath(path), Never()) as reader:
+        return drain(reader)
+
+
+def drain(reader: Reader) -> bytes:
+    data = bytearray()
+    buffer = bytearray(100_000)
+    while got := reader.readinto(memoryview(buffer)):
+        data += buffer[:got]
+    return bytes(data)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A pipe as standard input; the end to write to."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end) as file:
+        monkeypatch.setattr("sys.stdin", file)
+        yield write_end
+
+
+class TestCompressionOf:
+    @pytest.mark.parametrize(
+        ("path", "expected"),
+        [
+            ("a.pb.gz", ("gzip", "gz")),
+            ("a.pb.ZST", ("zstd", "ZST")),
+            ("s3://bucket/a.ndjson.bz2", ("bz2", "bz2")),
+            ("a.pb", None),
+            ("gz", ("gzip", "gz")),
+            ("-", None),
+        ],
+    )
+    def test_the_extension_tells(self, path: str, expected: tuple[str, str] | None) -> None:
+        assert compression_of(path) == expected
+
+
+class TestExpand:
+    def test_a_glob_names_its_files_in_the_order_of_names(self, tmp_path: Path) -> None:
+        for name in ("b.pb", "a.pb", "c.txt"):
+            (tmp_path / name).touch()
+        (tmp_path / "d.pb").mkdir()
+        assert expand(f"{tmp_path}/*.pb") == [f"{tmp_path}/a.pb", f"{tmp_path}/b.pb"]
+
+    def test_a_file_whose_name_looks_like_a_glob_is_itself(self, tmp_path: Path) -> None:
+        for name in ("[ab].pb", "a.pb"):
+            (tmp_path / name).touch()
+        assert expand(f"{tmp_path}/[ab].pb") == [f"{tmp_path}/[ab].pb"]
+
+    def test_the_home_directory_is_known(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "a.pb").touch()
+        assert expand("~/a.pb") == [f"{tmp_path}/a.pb"]
+
+    def test_urls_are_looked_up_in_their_store(self) -> None:
+        store = fsspec.filesystem("memory")
+        store.pipe({"/expand/b.pb": b"", "/expand/a.pb": b"", "/expand/c.txt": b""})
+        assert expand("memory://expand/*.pb") == ["memory:///expand/a.pb", "memory:///expand/b.pb"]
+        assert expand("memory://expand/c.txt") == ["memory:///expand/c.txt"]
+
+    def test_what_is_not_there_is_told(self, tmp_path: Path) -> None:
+        for path in (f"{tmp_path}/*.pb", f"{tmp_path}/a.pb", "memory://nothing/a.pb"):
+            with pytest.raises(ConfigError) as raised:
+                expand(path)
+            assert str(raised.value) == f"{path}: there is no such file"
+
+    def test_a_folder_is_told_with_what_to_write(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            ConfigError, match=r"is a folder; name its files, for example .*/\*\.pb"
+        ):
+            expand(str(tmp_path))
+
+
+class TestOpenInput:
+    @pytest.mark.parametrize("codec", COMPRESS)
+    def test_compressed_files_are_decompressed(self, tmp_path: Path, codec: str) -> None:
+        path = tmp_path / f"a.pb.{codec}"
+        path.write_bytes(COMPRESS[codec](DATA))
+        assert read(path) == DATA
+
+    @pytest.mark.parametrize("codec", COMPRESS)
+    def test_files_that_were_appended_to_each_other_are_read_to_the_end(
+        self, tmp_path: Path, codec: str
+    ) -> None:
+        path = tmp_path / f"a.pb.{codec}"
+        path.write_bytes(COMPRESS[codec](DATA) + COMPRESS[codec](DATA[::-1]))
+        assert read(path) == DATA + DATA[::-1]
+
+    @pytest.mark.parametrize("codec", COMPRESS)
+    @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data + b"junk"])
+    def test_a_damaged_one_is_an_error_that_names_it(
+        self, tmp_path: Path, codec: str, damage: Callable[[bytes], bytes]
+    ) -> None:
+        path = tmp_path / f"a.pb.{codec}"
+        path.write_bytes(damage(COMPRESS[codec](DATA)))
+        with pytest.raises(OSError, match=f"^{path}: .*(stream|header|magic|frame)"):
+            read(path)
+
+    def test_an_empty_file_is_empty(self, tmp_path: Path) -> None:
+        (tmp_path / "a.pb").touch()
+        assert read(tmp_path / "a.pb") == b""
+
+    def test_a_url_is_read_from_its_store_decompressed(self) -> None:
+        fsspec.filesystem("memory").pipe("/open/a.pb.gz", gzip.compress(DATA))
+        assert read("memory://open/a.pb.gz") == DATA
+
+
+class TestRestOf:
+    def test_it_gives_every_byte_again_in_pieces(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.pb"
+        path.write_bytes(DATA * 3)
+        with open_input(str(path), Never()) as reader:
+            letters = list(rest_of(reader, b"start", "a.pb", 7, "lost"))
+        assert b"".join(one.payload or b"" for one in letters) == b"start" + DATA * 3
+        assert max(len(one.payload or b"") for one in letters) == 1 << 20
+        assert [one.position for one in letters] == list(range(7, 7 + len(letters)))
+        assert {(one.source, one.reason) for one in letters} == {("a.pb", "lost")}
+
+
+class TestStandardInput:
+    def test_it_gives_what_was_sent_before_more_comes(self, sent: int) -> None:
+        with _Stop() as stop, open_input("-", stop) as reader:
+            buffer = bytearray(100)
+            for text in (b"one", b"two"):
+                os.write(sent, text)
+                assert reader.readinto(memoryview(buffer)) == 3
+                assert buffer[:3] == text
+            os.close(sent)
+            assert reader.readinto(memoryview(buffer)) == 0
+
+    def test_a_request_to_stop_ends_the_wait_and_what_was_sent_is_read(self, sent: int) -> None:
+        with _Stop() as stop, open_input("-", stop) as reader:
+            os.write(sent, b"sent")
+            timer = threading.Timer(0.1, lambda: stop._ask(15, None))
+            timer.start()
+            assert drain(reader) == b"sent"
+            timer.join()
+        os.close(sent)
+
+    def test_after_a_stop_no_more_is_read_than_a_pipe_holds(self, sent: int) -> None:
+        ended = threading.Event()
+
+        def flood() -> None:
+            try:
+                while True:
+                    os.write(sent, bytes(1 << 16))
+            except BrokenPipeError:
+                ended.set()
+
+        with _Stop() as stop, open_input("-", stop) as reader:
+            stop._ask(15, None)
+            thread = threading.Thread(target=flood)
+            thread.start()
+            read_after = len(drain(reader))
+        assert read_after < (1 << 20) + 100_000
+        sys.stdin.close()
+        thread.join(10)
+        assert ended.is_set()
+        os.close(sent)
+
+
+class TestInputsOf:
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            *(("a.pb", "delimited"), ("a.binpb", "delimited"), ("a.delimited", "delimited")),
+            *(("a.ndjson", "ndjson"), ("a.jsonl", "ndjson"), ("a.JSONL.gz", "ndjson")),
+        ],
+    )
+    def test_the_extension_tells_the_format(self, tmp_path: Path, name: str, expected: str) -> None:
+        (tmp_path / name).touch()
+        (found,) = inputs_of([SourceConfig(path=str(tmp_path / name))])
+        assert found.format == expected
+
+    def test_the_format_that_is_asked_for_counts_more(self, tmp_path: Path) -> None:
+        (tmp_path / "a.pb").touch()
+        (found,) = inputs_of([SourceConfig(path=str(tmp_path / "a.pb"), format="ndjson")])
+        assert found.format == "ndjson"
+
+    def test_a_name_that_tells_nothing_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "a.bin").touch()
+        with pytest.raises(ConfigError, match="its name does not tell the format: say delimited"):
+            inputs_of([SourceConfig(path=str(tmp_path / "a.bin"))])
+
+    def test_standard_input_must_be_told_its_format(self) -> None:
+        with pytest.raises(ConfigError, match=r"standard input \(-\) does not tell its format"):
+            inputs_of([SourceConfig(path="-")])
+        (found,) = inputs_of([SourceConfig(path="-", format="delimited")])
+        assert found.format == "delimited"
+
+
+class Asked:
+    """A request to stop that comes when it is set."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def fileno(self) -> int:
+        raise AssertionError("nothing waits")
+
+
+class TestReadInputs:
+    @pytest.fixture
+    def inputs(self, tmp_path: Path) -> list[Any]:
+        (tmp_path / "a.ndjson").write_text('{"id": "1"}\nno json\n')
+        (tmp_path / "b.pb.gz").write_bytes(gzip.compress(b"\x03*\x012"))
+        return inputs_of([SourceConfig(path=f"{tmp_path}/{name}") for name in ("a*", "b*")])
+
+    def test_inputs_come_one_after_the_other_each_by_its_format(self, inputs: list[Any]) -> None:
+        lines, letter, blocks = read_inputs(inputs, lambda: Event, Asked())
+        assert isinstance(letter, DeadLetter)
+        assert letter.payload == b"no json"
+        assert isinstance(lines, Batch)
+        assert Event.FromString(lines.payloads[0]).id == "1"
+        assert isinstance(blocks, Batch)
+        assert Event.FromString(blocks.payloads[0].as_py()).id == "2"
+        assert [
+            source.rpartition("#")[0] for source in (lines.source, blocks.source)
+        ] == [one.path for one in inputs]
+
+    def test_files_are_left_at_a_request_to_stop(self, inputs: list[Any]) -> None:
+        stop = Asked()
+        items = read_inputs(inputs, lambda: Event, stop)
+        next(items)
+        stop.requested = True
+        assert list(items) == []

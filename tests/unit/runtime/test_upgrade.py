@@ -1,0 +1,263 @@
+"""`cdpgen upgrade`: files of old versions become files of today's, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import cdp_runtime
+from cdp_runtime.positions import runs
+from cdp_runtime.upgrade import upgrade
+from tests.versions import History
+
+TIMES = 'import "google/protobuf/timestamp.proto";'
+OLD = "int32 number = 1; string buyer = 2; google.protobuf.Timestamp at = 3;"
+NEW = (
+    "int64 number = 1; string customer = 2; google.protobuf.Timestamp at = 3; string note = 4;"
+    " repeated Status was = 5; optional bool late = 6; Line line = 7; Status status = 8;"
+)
+STATUS = "enum Status { OPEN = 0; PAID = 1; } message Line { string sku = 1; }"
+DEFAULTS = "version: 1\nevolution: {defaults: {shop.Order.status: PAID, shop.Order.note: none}}"
+
+
+def order(fields: str, before: str = "") -> str:
+    return f'syntax = "proto3"; package shop; {TIMES} {before} message Order {{ {fields} }}'
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> History:
+    """An archive with files of two versions, some rows with more than their columns hold."""
+    history = History(tmp_path, "shop.Order")
+    history.build(order(OLD))
+    history.build(order(NEW, STATUS), DEFAULTS)
+    history.write(
+        {"number": 1, "customer": "Ann"},
+        {"number": 2, "note": "more", "was": ["PAID", "OPEN"], "late": False, "line": {"sku": "a"}},
+        {"number": 3, "at": "2024-04-21T20:16:09.123456789Z", "late": True},
+        {},
+        version=1,
+    )
+    history.write({"number": 5, "customer": "Bo", "status": "OPEN"})
+    return history
+
+
+def files(history: History) -> list[Path]:
+    return sorted(history.archive.rglob("*.parquet"))
+
+
+def footer(path: Path) -> dict[bytes, bytes]:
+    return dict(pq.read_metadata(path).metadata or {})
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cdpgen", "upgrade", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+class TestUpgrade:
+    def test_what_an_old_writer_did_not_know_is_in_columns_then(self, orders: History) -> None:
+        old = next(path for path in files(orders) if footer(path)[b"cdpgen.version"] == b"1")
+        assert pq.read_table(old, partitioning=None)["_raw"].null_count == 2
+        done = {
+            file.version: file for file in upgrade(orders.archive, generated=orders.today.generated)
+        }
+        assert (done["1"].rows, done["2"].rows) == (4, 0)
+        table = pq.read_table(old, partitioning=None)
+        assert footer(old)[b"cdpgen.version"] == b"2"
+        assert table["note"].to_pylist() == ["", "more", "", ""]
+        assert table["was"].to_pylist() == [[], ["PAID", "OPEN"], [], []]
+        assert table["late"].to_pylist() == [None, False, True, None]
+        assert table["line"].to_pylist() == [None, {"sku": "a"}, None, None]
+        assert [raw is not None for raw in table["_raw"].to_pylist()] == [False, False, True, False]
+
+    def test_every_message_comes_back_from_the_new_file(self, orders: History) -> None:
+        records = [
+            {"number": i, "customer": f"c{i}", "note": "n" * i, "was": ["PAID"] * i}
+            for i in range(20)
+        ]
+        payloads = orders.write(*records, version=1)
+        list(upgrade(orders.archive, generated=orders.today.generated))
+        converter = orders.writer.converter()
+        found = []
+        for path in files(orders):
+            table = pq.read_table(path, partitioning=None).cast(converter.schema)
+            for batch in table.combine_chunks().to_batches():
+                found += converter.to_protobuf(batch).to_pylist()
+        assert sorted(payloads) == sorted(set(found) & set(payloads))
+
+    def test_the_archive_reads_the_same_before_and_after_defaults_included(
+        self, orders: History
+    ) -> None:
+        before = orders.open().to_table()
+        assert sorted(before["status"].to_pylist()) == ["OPEN", "PAID", "PAID", "PAID", "PAID"]
+        list(upgrade(orders.archive, generated=orders.today.generated))
+        assert orders.open().to_table().to_pylist() == before.to_pylist()
+
+    def test_of_what_is_todays_already_nothing_is_written(self, orders: History) -> None:
+        list(upgrade(orders.archive, generated=orders.today.generated))
+        stamps = [path.stat().st_mtime_ns for path in files(orders)]
+        again = list(upgrade(orders.archive, generated=orders.today.generated))
+        assert [file.rows for file in again] == [0, 0]
+        assert [path.stat().st_mtime_ns for path in files(orders)] == stamps
+
+    def test_positions_and_writer_stay_so_a_stream_resumes_as_before(self, orders: History) -> None:
+        with orders.versions[0].writers["shop.Order"](orders.archive) as writer:
+            writer.write_many([b"", b"\x08\x01"], source="a", positions=[5, 6])
+        path = next(path for path in files(orders) if b'"a"' in footer(path)[b"cdpgen.positions"])
+        before = footer(path)
+        list(upgrade(orders.archive, generated=orders.today.generated))
+        after = footer(path)
+        assert after[b"cdpgen.version"] == b"2"
+        assert list(runs(after)) == list(runs(before))
+        assert after[b"cdpgen.writer"] == before[b"cdpgen.writer"]
+
+    def test_the_descriptor_in_the_footer_is_todays(self, orders: History) -> None:
+        list(upgrade(orders.archive, generated=orders.today.generated))
+        old, new = (footer(path) for path in files(orders))
+        assert old[b"cdpgen.descriptor"] == new[b"cdpgen.descriptor"]
+
+    def test_retired_columns_stay_in_the_file(self, orders: History) -> None:
+        fewer = "reserved 2; " + NEW.replace("string customer = 2;", "")
+        orders.build(order(fewer, STATUS))
+        before = orders.open(retired=True).to_table()
+        assert "Ann" in before["customer"].to_pylist()
+        list(upgrade(orders.archive, generated=orders.today.generated))
+        assert orders.open(retired=True).to_table().to_pylist() == before.to_pylist()
+        assert "customer" not in orders.open().schema.names
+
+    def test_columns_that_say_where_rows_come_from_stay_too(self, orders: History) -> None:
+        orders.write({"number": 9}, version=1, include_metadata=True)
+        path = next(p for p in files(orders) if "_writer" in pq.read_schema(p).names)
+        names = ["_writer", "_ingested_at"]
+        before = pq.read_table(path, partitioning=None).select(names).to_pylist()
+        list(upgrade(orders.archive, generated=orders.today.generated))
+        assert footer(path)[b"cdpgen.version"] == b"2"
+        assert pq.read_table(path, partitioning=None).select(names).to_pylist() == before
+
+    def test_row_groups_and_the_order_of_rows_stay(self, orders: History) -> None:
+        orders.write(*({"number": i} for i in range(20_000)), version=1, row_group_mb=0.1)
+        path = max(files(orders), key=lambda each: each.stat().st_size)
+        groups = pq.read_metadata(path).num_row_groups
+        assert groups > 2
+        list(upgrade(orders.archive, generated=orders.today.generated))
+        assert pq.read_metadata(path).num_row_groups == groups
+        assert pq.read_table(path, partitioning=None)["number"].to_pylist() == [*range(20_000)]
+
+    def test_a_store_that_is_no_disk_is_upgraded_too(self, orders: History) -> None:
+        memory = fsspec.filesystem("memory")
+        root = f"/{random.randrange(1 << 40)}"
+        memory.put(str(orders.archive / "shop.Order"), f"{root}/shop.Order", recursive=True)
+        url = f"memory:/{root}"
+        generated = orders.today.generated
+        before = cdp_runtime.open_archive(url, "shop.Order", generated=generated).to_table()
+        done = list(upgrade(url, generated=generated))
+        assert sorted(file.rows for file in done) == [0, 4]
+        assert sorted(file.rows for file in upgrade(url, generated=generated)) == [0, 0]
+        after = cdp_runtime.open_archive(url, "shop.Order", generated=generated).to_table()
+        assert after.to_pylist() == before.to_pylist()
+        memory.rm(root, recursive=True)
+
+
+class TestRun:
+    def test_it_says_what_it_did(self, orders: History) -> None:
+        generated = ("--generated", str(orders.today.generated))
+        ran = run("archive", *generated, folder=orders.archive.parent)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.startswith("shop.Order: 1 of 2 files upgraded (of version 1), 4 rows, ")
+        ran = run("archive", *generated, folder=orders.archive.parent)
+        assert ran.stdout.startswith("shop.Order: 0 of 2 files upgraded, 0 rows")
+
+    def test_a_damaged_file_is_named_and_the_others_are_upgraded(self, orders: History) -> None:
+        bad = orders.archive / "shop.Order" / "bad.parquet"
+        bad.write_bytes(b"PAR1 nothing PAR1")
+        generated = ("--generated", str(orders.today.generated))
+        ran = run("archive", *generated, folder=orders.archive.parent)
+        assert ran.returncode == 1
+        assert ran.stdout.startswith("shop.Order: 1 of 3 files upgraded")
+        assert ran.stderr.startswith(f"{bad}: cannot be read: ")
+        assert bad.read_bytes() == b"PAR1 nothing PAR1"
+
+    def test_files_of_a_newer_version_are_left_alone(self, orders: History) -> None:
+        generated = ("--generated", str(orders.versions[0].generated))
+        before = [path.read_bytes() for path in files(orders)]
+        ran = run("archive", *generated, folder=orders.archive.parent)
+        assert ran.returncode == 1
+        assert "is of version 2, and the writer of version 1 only; build anew" in ran.stderr
+        assert [path.read_bytes() for path in files(orders)] == before
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "said"),
+        [
+            (("archive", "--generated", "nowhere"), 2, "cdpgen build SCHEMAS --out nowhere"),
+            (("archive", "--table", "shop.Oder"), 2, "shop.Oder: no such table"),
+            (("nothing",), 1, "nothing: there are no files of the tables in"),
+        ],
+    )
+    def test_what_there_is_not_is_said(
+        self, orders: History, arguments: tuple[str, ...], code: int, said: str
+    ) -> None:
+        if "--generated" not in arguments:
+            arguments = (*arguments, "--generated", str(orders.today.generated))
+        ran = run(*arguments, folder=orders.archive.parent)
+        assert (ran.returncode, ran.stdout) == (code, "")
+        assert said in ran.stderr
+
+    def test_killed_at_any_point_and_run_again_it_has_every_row_once(self, orders: History) -> None:
+        rows = 0
+        for part in range(8):
+            records = [{"number": rows + i, "note": "x" * 20} for i in range(3_000)]
+            orders.write(*records, version=1)
+            rows += len(records) * (part >= 0)
+        numbers = sorted(orders.open().to_table(columns=["number"])["number"].to_pylist())
+        expected = pa.array(numbers)
+        command = [sys.executable, "-m", "cdpgen", "upgrade", "archive", "--generated"]
+        command.append(str(orders.today.generated))
+        began = time.monotonic()
+        rng = random.Random(4)
+        killed = 0
+        for _ in range(12):
+            started = subprocess.Popen(
+                command, cwd=orders.archive.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            # the interpreter starts, then files are read and replaced
+            upgraded = [footer(path)[b"cdpgen.version"] for path in files(orders)]
+            left = upgraded.count(b"1")
+            if left > 2:
+                _wait_for_work(orders, left)
+                time.sleep(rng.random() * 0.03)
+                started.send_signal(signal.SIGKILL)
+            killed += started.wait() == -signal.SIGKILL
+            started.communicate()
+            found = orders.open().to_table(columns=["number"])["number"]
+            assert sorted(found.to_pylist()) == expected.to_pylist()
+            if left <= 2 or time.monotonic() - began > 20:
+                break
+        assert killed >= 1
+        ran = run(*command[4:], folder=orders.archive.parent)
+        assert ran.returncode == 0, ran.stderr
+        assert {footer(path)[b"cdpgen.version"] for path in files(orders)} == {b"2"}
+        found = orders.open().to_table(columns=["number", "note"])
+        assert sorted(found["number"].to_pylist()) == expected.to_pylist()
+        assert found["note"].to_pylist().count("x" * 20) == rows
+        assert os.listdir(orders.archive / "_tmp") == []
+
+
+def _wait_for_work(orders: History, left: int) -> None:
+    """Until the upgrade has begun with another file."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if any((orders.archive / "_tmp").glob("*.tmp")):
+            return
+        if sum(footer(path)[b"cdpgen.version"] == b"1" for path in files(orders)) < left:
+            return
+        time.sleep(0.001)
