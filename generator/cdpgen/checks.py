@@ -285,9 +285,8 @@ def _(table: TableChange) -> Iterator[Change]:
         "MESSAGE_SAME_REQUIRED_FIELDS",
         "No field becomes `required`.",
         "wire",
-        "messages without it, which were valid, are no messages any more: they would go to the "
-        "dead "
-        "letters",
+        "messages without it, which were valid, are none any more for strict readers; and the column, "
+        "which cannot be null, has the same for absent and for empty",
         "make the field optional",
     )
 )

@@ -149,6 +149,7 @@ class Table:
     version: int = 0
     fingerprint: str = ""
     defaults: Mapping[str, bool | int | float | str | bytes] = field(default_factory=dict)
+    bloom_filters: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -357,6 +358,7 @@ class _TablePlanner:
             partitions=partitions,
             partition_by=partition_by,
             sort_by=self._sort_by(columns),
+            bloom_filters=self._bloom_filters(columns),
             extensions=self._extensions,
         )
 
@@ -867,6 +869,23 @@ class _TablePlanner:
                         f"{place}: `{name}` is a {column.type.text}, which has no order"
                     )
                 found.append(column.full_name)
+        return tuple(found)
+
+    def _bloom_filters(self, columns: Sequence[Column]) -> tuple[str, ...]:
+        """The columns that get a bloom filter, by their paths in the Parquet file."""
+        found = []
+        for i, name in enumerate(self._rule.bloom_filters):
+            place = self._rules.position("tables", self._message.full_name, "bloom_filters", i)
+            column = self._find(name, columns, place, {})
+            if column is None:
+                continue
+            elements = column.type is arrow.LIST
+            inner = column.children[0] if elements else column
+            if inner.children or inner.type.text == "bool":
+                self.problems.append(
+                    f"{place}: `{name}` is a {column.type.text}, which a bloom filter tells nothing of"
+                )
+            found.append(column.full_name + (".list.element" if elements else ""))
         return tuple(found)
 
     def _find(

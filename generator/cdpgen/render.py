@@ -100,6 +100,7 @@ class _Block:
     defaults: list[str]
     partition_by: str
     sort_by: str
+    bloom_filters: list[str]
     converter: list[str]
     converter_doc: str
     writer: list[str]
@@ -245,6 +246,15 @@ class _Module:
             else [],
             partition_by=_text_of(tuple_of([quoted(name) for name in table.partition_by])),
             sort_by=_text_of(tuple_of([quoted(name) for name in table.sort_by])),
+            bloom_filters=list(
+                layout(
+                    "bloom_filters = ",
+                    tuple_of([quoted(name) for name in table.bloom_filters]),
+                    indent=4,
+                )
+            )
+            if table.bloom_filters
+            else [],
             converter=self._class(f"{prefix}Converter", "Converter", message),
             writer=self._class(f"{prefix}Writer", "TableWriter", message),
             converter_doc=docstring(

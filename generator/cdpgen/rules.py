@@ -156,6 +156,7 @@ class TableRule(_Strict):
     ] = {}
     partition_by: Annotated[list[PartitionRule], BeforeValidator(_named)] = []
     sort_by: Annotated[list[str], BeforeValidator(_listed)] = []
+    bloom_filters: Annotated[list[str], BeforeValidator(_listed)] = []
     columns: dict[str, ColumnRule] = {}
 
 

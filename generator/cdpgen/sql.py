@@ -24,7 +24,15 @@ from cdp_runtime.dead_letter import FOLDER
 from cdp_runtime.program import Program
 from cdp_runtime.router import NULL
 from cdp_runtime.storage import Storage, open_storage
-from cdp_runtime.versions import children_of, enums_of, field_id, zero_of
+from cdp_runtime.versions import (
+    cases_of,
+    children_of,
+    enums_of,
+    field_id,
+    names_of,
+    renames,
+    zero_of,
+)
 from cdp_runtime.writer import TableWriter
 from cdpgen.errors import UsageError
 from cdpgen.names import snake
@@ -472,6 +480,7 @@ class _Reading:
     def __init__(self, table: ArchivedTable, column: pa.Field[Any]) -> None:
         self._table = table
         self._enums = dict(enums_of(table.program, table.schema))
+        self._cases = set(cases_of(table.program, table.schema))
         self.name = column.name
         self.id = field_id(column)
         known = [_with_id(schema, self.id) for schema in table.older.schemas]
@@ -479,6 +488,8 @@ class _Reading:
         self.default = self._zero(column, column.name)
         quoted = _DUCKDB.name(column.name)
         self.type, made = self._value(column.type, column, before, quoted, column.name)
+        if column.name in self._cases:
+            made = self._renamed(made, table.schema, table.older.schemas)
         self.expression = made if made != quoted else ""
 
     def _value(
@@ -509,11 +520,7 @@ class _Reading:
             return f"{type_}[]", ref if made == loop else f"[{made} for {loop} in {ref}]"
         enum = self._enums.get(path)
         if enum is not None and any(field_id(each) in self._table.older.numbers for each in before):
-            names = " ".join(
-                f"WHEN {_text(str(number))} THEN {_text(name)}"
-                for number, name in dict(reversed(enum.values)).items()
-            )
-            ref = f"CASE {ref} {names} ELSE {ref} END"
+            ref = _case(ref, names_of(enum))
         return cast(str, _DUCKDB.of(today)), ref
 
     def _struct(self, kind: Any, types: Sequence[Any], ref: str, path: str) -> tuple[str, str]:
@@ -527,6 +534,8 @@ class _Reading:
             refs = [f"{ref}.{_DUCKDB.name(name)}" for name in names]
             inner = refs[0] if len(refs) == 1 else f"coalesce({', '.join(refs)})"
             type_, value = self._value(child.type, child, before, inner, f"{path}.{child.name}")
+            if f"{path}.{child.name}" in self._cases:
+                value = self._renamed(value, kind, types)
             if len(before) < len(types) and not child.nullable:
                 value = f"coalesce({value}, {self._zero(child, f'{path}.{child.name}')}::{type_})"
             for name in names:
@@ -543,6 +552,11 @@ class _Reading:
         ]
         whole = f"CASE WHEN {ref} IS NOT NULL THEN struct_pack({', '.join(made)}) END"
         return _DUCKDB.nested["struct"].format(", ".join(texts)), whole if changed else ref
+
+    def _renamed(self, ref: str, today: Any, before: Sequence[Any]) -> str:
+        """The case of a oneof whose members had other names."""
+        names = {old: new for fields in before for old, new in renames(today, fields).items()}
+        return _case(ref, names) if names else ref
 
     def _zero(self, column: pa.Field[Any], path: str) -> str:
         """What rows older than a column have in it."""
@@ -561,6 +575,12 @@ class _Reading:
         if isinstance(value, bytes):
             return _text("".join(f"\\x{byte:02X}" for byte in value))
         return _text(str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def _case(ref: str, names: Mapping[str, str]) -> str:
+    """A text, or another for some."""
+    whens = " ".join(f"WHEN {_text(old)} THEN {_text(new)}" for old, new in names.items())
+    return f"CASE {ref} {whens} ELSE {ref} END"
 
 
 def _with_id(fields: Any, number: int | None) -> pa.Field[Any] | None:

@@ -102,7 +102,7 @@ def run(
                     break
     except (ConfigError, StorageError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, StorageError) and error.transient else 2
     except (OSError, WriterFailed) as error:
         print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
@@ -138,8 +138,15 @@ def archive_table(job: _Job, stop: _Stop) -> Archived:
         _progress(writer.table, writer.metrics, began),
     ):
         stop.limit(config.shutdown_seconds, writer)
-        writer.skip_published(names_of(job.inputs))
-        for item in read_inputs(job.inputs, job.writer.message_type, stop, log):
+        known = writer.skip_published(names_of(job.inputs))
+        for item in read_inputs(
+            job.inputs,
+            job.writer.message_type,
+            stop,
+            log,
+            known=known.prefixes,
+            note=writer.note_prefix,
+        ):
             if isinstance(item, DeadLetter):
                 writer.reject(
                     item.payload or b"",

@@ -86,7 +86,7 @@ class WriterOptions(TypedDict, total=False):
     compression_level: int | None
     include_metadata: bool
     schema_evolution: bool
-    journal: str | None
+    journal: str | os.PathLike[str] | None
     journal_mb: float
     shutdown_seconds: float
     debug: bool
@@ -94,7 +94,7 @@ class WriterOptions(TypedDict, total=False):
     storage_type: StorageType | None
     bucket_name: str | None
     path_prefix: str
-    local_path: str | None
+    local_path: str | os.PathLike[str] | None
     region: str | None
     storage_options: Mapping[str, Any]
 
@@ -120,6 +120,10 @@ def _as_list(value: object) -> object:
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _as_path(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _upper(value: object) -> object:
@@ -182,7 +186,7 @@ class WriterConfig(_Model):
     compression_level: int | None = None
     include_metadata: bool = False
     schema_evolution: bool = True
-    journal: Annotated[str, Field(min_length=1)] | None = None
+    journal: Annotated[str, BeforeValidator(_as_path), Field(min_length=1)] | None = None
     journal_mb: Annotated[float, Field(gt=0, le=1_048_576)] = 1_024
     shutdown_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300
     debug: bool = False
@@ -190,7 +194,7 @@ class WriterConfig(_Model):
     storage_type: Annotated[StorageType, BeforeValidator(_upper)] | None = None
     bucket_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")] | None = None
     path_prefix: str = ""
-    local_path: Annotated[str, Field(min_length=1)] | None = None
+    local_path: Annotated[str, BeforeValidator(_as_path), Field(min_length=1)] | None = None
     region: Annotated[str, Field(min_length=1)] | None = None
     storage_options: Annotated[dict[str, Any], Field(repr=False)] = {}
 

@@ -8,11 +8,14 @@ and what was smaller holds for all files of the writer. Only encodings that ever
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from .config import ConfigError
 
 __all__ = ["Choice", "Encoding", "choose", "writer_options"]
 
@@ -54,11 +57,19 @@ class Encoding:
         compression: the codec of all columns.
         level: the codec's level; None for its default.
         bloom_filters: the paths of columns that get one.
+
+    Raises:
+        ConfigError: bloom filters are asked for, and pyarrow is too old for them.
     """
 
     def __init__(
         self, compression: str, level: int | None = None, bloom_filters: Sequence[str] = ()
     ) -> None:
+        if bloom_filters and "bloom_filter_options" not in signature(pq.ParquetWriter).parameters:
+            raise ConfigError(
+                f"bloom_filters: pyarrow {pa.__version__} cannot write any; newer ones can: "
+                "pip install --upgrade pyarrow"
+            )
         self._compression = compression
         self._level = level
         self._bloom_filters = bloom_filters

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from .descriptor import KEY as DESCRIPTOR_KEY
 from .encoding import Encoding
 from .payloads import Positions, concat_positions
-from .positions import KEY, Part, PositionsBuilder
+from .positions import KEY, Part, PositionsBuilder, Prefix
 from .router import column_of
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class TableFiles:
         config: when to rotate, how to compress.
         metrics: told of bytes as they are written.
         patience: waits while the store fails.
+        prefixes: what has been read of sources that are files, for the footers.
         on_published: told of each file once it is durable, and how many of its rows are in each segment
             of the journal.
     """
@@ -111,6 +112,7 @@ class TableFiles:
         config: WriterConfig,
         metrics: Metrics,
         patience: Patience,
+        prefixes: Mapping[str, Prefix],
         on_published: Callable[[PublishedFile, Mapping[int, int]], None],
     ) -> None:
         self._table = table
@@ -119,6 +121,7 @@ class TableFiles:
         self._config = config
         self._metrics = metrics
         self._patience = patience
+        self._prefixes = prefixes
         self._on_published = on_published
         self._numbers = numbers
         self._gathered = 0
@@ -233,7 +236,7 @@ class TableFiles:
     def _publish(self, partition: str) -> None:
         file = self._files[partition]
         self._gathered -= file.gathered
-        size = file.publish()
+        size = file.publish(self._prefixes)
         self._ratio = file.ratio
         # only now: a file that could not be published is still there to be discarded
         del self._files[partition]
@@ -333,12 +336,12 @@ class _OpenFile:
         self._count_written(self._upload.sink.tell())
         self.ratio = self._written / self._encoded
 
-    def publish(self) -> int:
+    def publish(self, prefixes: Mapping[str, Prefix]) -> int:
         """Writes the rest and the footer, makes the file appear, and gives its size in bytes."""
         self.write_row_group()
         assert self._writer is not None
         assert self._upload is not None
-        told = {**self._table.metadata, KEY: self.positions.metadata()}
+        told = {**self._table.metadata, KEY: self.positions.metadata(prefixes)}
         descriptor = self._table.descriptor and self._table.descriptor()
         if descriptor:
             told[DESCRIPTOR_KEY] = descriptor

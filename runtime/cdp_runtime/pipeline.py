@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import math
@@ -26,6 +25,7 @@ from .metrics import Metrics
 from .parquet import PublishedFile, Table, TableFiles
 from .patience import Patience
 from .payloads import Positions, concat, concat_positions, int_at, take_positions
+from .positions import Prefix
 from .provenance import forbid_other_versions, schema_with, with_provenance
 from .resume import Published, published
 from .router import Router
@@ -133,6 +133,7 @@ class Pipeline:
         }
         self._on_published = on_published
         self._known: Published | None = None
+        self.prefixes: Final[dict[str, Prefix]] = {}
         self._patience = Patience(f"{writer.table} {identity}", self.metrics)
         numbers = itertools.count(1)  # of rows and dead letters alike: they share a folder before
         self._files = TableFiles(
@@ -152,6 +153,7 @@ class Pipeline:
             config,
             self.metrics,
             self._patience,
+            self.prefixes,
             self._published,
         )
         self._letters = TableFiles(
@@ -162,6 +164,7 @@ class Pipeline:
             config,
             self.metrics,
             self._patience,
+            self.prefixes,
             self._published,
         )
         self._journal: Journal | None = None
@@ -197,11 +200,12 @@ class Pipeline:
         for thread in self._threads:
             thread.start()
 
-    def skip_published(self, sources: Callable[[str], bool]) -> None:
+    def skip_published(self, sources: Callable[[str], bool]) -> Published:
         """Learns what the archive holds of some sources, for `missing`."""
         self._known = self._patience.call(
             lambda: published(self._storage, self._table, sources), "read the footers"
         )
+        return self._known
 
     def missing(self, source: str, positions: Positions | Sequence[int]) -> list[slice]:
         """The messages that are to be written; the others are counted as skipped."""
@@ -273,8 +277,12 @@ class Pipeline:
         if threading.current_thread() in self._threads:
             self._stop()  # collected in one of its own threads, which cannot wait for itself
         else:
-            with contextlib.suppress(WriterFailed):
+            try:
                 self.close(self._shutdown_seconds)
+            except WriterFailed as failure:  # there is nobody left to tell
+                from .log import logger
+
+                logger().error("not all was written", error=str(failure))
 
     def _stop(self) -> None:
         with self._closing:

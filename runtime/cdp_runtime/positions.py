@@ -2,8 +2,10 @@
 
 The key `cdpgen.positions` of a footer holds JSON:
 
-    {"sources": {name: {"first": int, "last": int, "rows": int}}, "runs": text}
+    {"sources": {name: {"first": int, "last": int, "rows": int, "prefix": [int, int]}}, "runs": text}
 
+`prefix` stands where the source is a file: how many of its bytes had been read when this was published, and
+their CRC32C.
 `runs` tells for each row, in the order of the file, its source and its position there. It is base64 of
 zstd frames, one a row group, each of unsigned LEB128 varints: the number of runs, then for all runs one
 column after the other
@@ -28,7 +30,7 @@ import pyarrow.compute as pc
 
 from .payloads import Positions
 
-__all__ = ["KEY", "Part", "PositionsBuilder", "Run", "Spans", "runs", "spans"]
+__all__ = ["KEY", "Part", "PositionsBuilder", "Prefix", "Run", "Spans", "runs", "spans"]
 
 KEY: Final = "cdpgen.positions"
 """The key of footers."""
@@ -61,6 +63,13 @@ class Part(NamedTuple):
     rows: int
 
 
+class Prefix(NamedTuple):
+    """The first bytes of a source: how many, and their CRC32C."""
+
+    size: int
+    checksum: int
+
+
 class Spans(NamedTuple):
     """The runs of a file, as columns.
 
@@ -69,12 +78,14 @@ class Spans(NamedTuple):
         source: the place in `names` of each run's source, int64.
         first: the position of each run's first row, int64; null for rows without a position.
         rows: how many each run has, int64.
+        prefixes: what had been read of the sources that are files.
     """
 
     names: Sequence[str]
     source: pa.Int64Array
     first: pa.Int64Array
     rows: pa.Int64Array
+    prefixes: Mapping[str, Prefix]
 
 
 class PositionsBuilder:
@@ -114,10 +125,15 @@ class PositionsBuilder:
         )
         self._frames.append(pa.compress(varints, codec="zstd", asbytes=True))
 
-    def metadata(self) -> str:
-        """The value for the key `cdpgen.positions` of a footer."""
+    def metadata(self, prefixes: Mapping[str, Prefix]) -> str:
+        """The value for the key `cdpgen.positions` of a footer.
+
+        Args:
+            prefixes: what has been read of the sources that are files.
+        """
         sources = {
             source: {
+                **({"prefix": prefixes[source]} if source in prefixes else {}),
                 "first": self.ranges[source][0] if source in self.ranges else None,
                 "last": self.ranges[source][1] if source in self.ranges else None,
                 "rows": self._rows[source],
@@ -210,7 +226,7 @@ def runs(metadata: Mapping[bytes, bytes]) -> list[Run]:
         ValueError: what the footer says cannot be read.
     """
     found = spans(metadata)
-    columns: tuple[list[Any], ...] = tuple(column.to_pylist() for column in found[1:])
+    columns: tuple[list[Any], ...] = tuple(column.to_pylist() for column in found[1:4])
     return [
         Run(found.names[source], first, count)
         for source, first, count in zip(*columns, strict=True)
@@ -226,10 +242,13 @@ def spans(metadata: Mapping[bytes, bytes]) -> Spans:
     text = metadata.get(KEY.encode())
     if text is None:
         nothing = pa.array([], pa.int64())
-        return Spans([], nothing, nothing, nothing)
+        return Spans([], nothing, nothing, nothing, {})
     try:
         told: dict[str, Any] = json.loads(text)
         names = list(told["sources"])
+        prefixes = {
+            name: Prefix(*one["prefix"]) for name, one in told["sources"].items() if "prefix" in one
+        }
         packed = base64.b64decode(told["runs"], validate=True)
         values = _from_varints(_decompress(packed))
         blocks = list(_blocks(values))
@@ -238,7 +257,7 @@ def spans(metadata: Mapping[bytes, bytes]) -> Spans:
     if not blocks:
         blocks = [(values, values, values)]
     source, first, count = (pa.concat_arrays(column) for column in zip(*blocks, strict=True))
-    return Spans(names, source, first, count)
+    return Spans(names, source, first, count, prefixes)
 
 
 def _blocks(values: pa.Int64Array) -> Iterable[_Columns]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from .dead_letter import FOLDER, RETRY_FOLDER
 from .payloads import Positions
-from .positions import Spans, spans
+from .positions import Prefix, Spans, spans
 from .storage import FileInfo, Storage, StorageError
 
 __all__ = ["Published", "published"]
@@ -29,6 +29,8 @@ class Published:
     """The positions of some sources that are in an archive, as rows or as dead letters."""
 
     def __init__(self) -> None:
+        self.prefixes: Final[dict[str, Prefix]] = {}
+        """The longest that is known to have been read of each source that is a file."""
         self._new: dict[str, list[tuple[pa.Array, pa.Array]]] = {}
         self._intervals: dict[str, tuple[list[int], list[int]]] = {}
 
@@ -38,6 +40,9 @@ class Published:
         for index, name in enumerate(found.names):
             if not wanted(name):
                 continue
+            if name in found.prefixes:
+                prefix = found.prefixes[name]
+                self.prefixes[name] = max(prefix, self.prefixes.get(name, prefix))
             own = pc.and_(known, pc.equal(found.source, index))
             first, rows = found.first.filter(own), found.rows.filter(own)
             if len(first) == 0:

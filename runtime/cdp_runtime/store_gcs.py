@@ -16,13 +16,16 @@ from urllib.parse import quote
 
 from .storage import TEMPORARY, Upload, checked_path, filesystem_of
 from .store_errors import StorageError, http_status, is_transient, safe_url
-from .store_other import RemoteStorage
+from .store_other import GONE, RemoteStorage
 from .store_parts import PART_BYTES, Lanes
 from .store_upload import BufferedUpload
 
 __all__ = ["GcsStorage"]
 
 _CALL_SECONDS: Final = 300
+_QUANTUM: Final = 1 << 18
+"""What is kept of an upload that has not ended is a multiple of this."""
+
 _TYPE: Final = "application/vnd.apache.parquet"
 
 _FILE_OPTIONS: Final = ("metadata", "kms_key_name", "storage_class", "fixed_key_metadata", "acl")
@@ -142,6 +145,8 @@ class GcsStorage(RemoteStorage):
         status = http_status(error)
         if status is None and isinstance(error, FileNotFoundError):
             status = 404
+        if "upload_id=" in str(error) and status in (404, 410):
+            return GONE
         if status == 404:
             return f"there is no bucket {self.bucket}: {_ADVICE[404].format(bucket=self.bucket)}"
         said = super().reason(error)
@@ -202,7 +207,7 @@ class _GcsUpload(BufferedUpload):
         span = f"{offset}-{offset + len(part) - 1}" if part else "*"
         self._doubt = True
         status, headers, _ = self._storage.request(
-            "PUT",
+            "POST",  # not PUT, which aiohttp sends again by itself
             self._address,
             data=part,
             headers={"Content-Range": f"bytes {span}/{end}", "Content-Type": _TYPE},
@@ -214,7 +219,7 @@ class _GcsUpload(BufferedUpload):
         """How many bytes the store has, when an answer of it was lost."""
         assert self._address is not None
         status, headers, _ = self._storage.request(
-            "PUT", self._address, headers={"Content-Range": f"bytes */{total or '*'}"}
+            "POST", self._address, headers={"Content-Range": f"bytes */{total or '*'}"}
         )
         return _reached(headers, 0) if status == 308 else total or self._offset
 
@@ -259,4 +264,6 @@ class _GcsUpload(BufferedUpload):
 def _reached(headers: Mapping[str, str], default: int) -> int:
     """How many bytes the store has, by the header that says it."""
     told = headers.get("Range")
-    return int(told.rpartition("-")[2]) + 1 if told else default
+    if told is None:
+        return default
+    return (int(told.rpartition("-")[2]) + 1) // _QUANTUM * _QUANTUM

@@ -18,10 +18,15 @@ from .storage import TEMPORARY, FileInfo, Upload, checked_path, is_archive_file
 from .store_errors import Secrets, StorageError, is_transient, safe_url
 from .store_upload import BufferedUpload
 
-__all__ = ["GRACE_SECONDS", "OtherStorage", "RemoteStorage"]
+__all__ = ["GONE", "GRACE_SECONDS", "OtherStorage", "RemoteStorage"]
 
 GRACE_SECONDS: Final = 24 * 3600
 """What shows no sign of life for so long was left by a writer that died."""
+
+GONE: Final = (
+    "the store has dropped the unfinished upload: its rows come again from the journal or the source "
+    "when the writer is started anew"
+)
 
 _PROBES: Final = 4
 """How often the start asks a store that does not answer."""

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from .storage import TEMPORARY, Upload, checked_path, filesystem_of
 from .store_errors import StorageError, http_status, is_transient, safe_url
-from .store_other import GRACE_SECONDS, RemoteStorage
+from .store_other import GONE, GRACE_SECONDS, RemoteStorage
 from .store_parts import PART_BYTES, Lanes
 from .store_upload import BufferedUpload
 
@@ -334,6 +334,7 @@ _CREDENTIALS: Final = (
     "the role of the instance, task or pod), or storage_options key and secret, or anon: true"
 )
 _ADVICE: Final = {
+    "NoSuchUpload": GONE,
     "AccessDenied": "the credentials may not do that: add the permission to their IAM policy, and see "
     "that no bucket policy denies it",
     "NoSuchBucket": "make it (aws s3 mb s3://{bucket}), or correct the name",

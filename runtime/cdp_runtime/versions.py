@@ -20,10 +20,13 @@ from .program import Enum, Program
 
 __all__ = [
     "Evolution",
+    "cases_of",
     "children_of",
     "enums_of",
     "field_id",
     "is_nested",
+    "names_of",
+    "renames",
     "with_retired",
     "without_columns",
     "zero_of",
@@ -71,6 +74,8 @@ class Evolution:
         self._target = {field.name: field for field in schema}
         self._enums = {} if current else dict(enums_of(converter.program, converter.schema))
         self._names = dict(enums_of(converter.program, converter.schema))
+        self._cases = set() if current else set(cases_of(converter.program, converter.schema))
+        self._renames = renames(schema, source)
         self._older = frozenset(older)
         self._defaults = defaults or {}
         self._raw = self._raw_of(current)
@@ -106,7 +111,7 @@ class Evolution:
 
     def is_plain(self, column: str) -> bool:
         """Whether a column has the values that the files have, or one and the same where they have it not."""
-        return not (
+        return not (column in self._cases and self._renames) and not (
             self.source_of(column) is not None
             and field_id(self._target[column]) in self._older
             and column in self._defaults
@@ -139,6 +144,8 @@ class Evolution:
                     made = self._convert(batch.column(source.name), source, field, field.name)
                 except pa.ArrowException as error:
                     raise pa.ArrowInvalid(f"column {field.name}: {error}") from None
+                if field.name in self._cases:
+                    made = _cast(_mapped(made, self._renames), field.type)
                 arrays.append(made)
         if self._raw is not None and columns:
             arrays = self._decoded_again(batch.column(self._raw), fields, arrays)
@@ -168,7 +175,7 @@ class Evolution:
             made = _rebuilt(array, kind, items)
         else:
             if name in self._enums:
-                array = _with_names(array, self._enums[name])
+                array = _mapped(array, names_of(self._enums[name]))
             made = _cast(array, kind)
         if source.nullable and not target.nullable and made.null_count:
             made = _chosen(made, self._missing(target, name, len(made)), made.is_null())
@@ -184,7 +191,10 @@ class Evolution:
                 children.append(self._missing(child, path, len(array)))
             else:
                 values = array.field(source.type.get_field_index(inner.name))
-                children.append(self._convert(values, inner, child, path))
+                made = self._convert(values, inner, child, path)
+                if path in self._cases:
+                    made = _cast(_mapped(made, renames(target.type, source.type)), child.type)
+                children.append(made)
         return pa.StructArray.from_arrays(
             children,
             fields=list(target.type),
@@ -338,9 +348,38 @@ def enums_of(program: Program, fields: Any, prefix: str = "") -> Iterator[tuple[
             yield from enums_of(item.program, kind, f"{name}.")
 
 
-def _with_names(array: Array, enum: Enum) -> Array:
-    """The names of numbers that had none when the file was written."""
-    names = {str(number): name for number, name in reversed(enum.values)}
+def cases_of(program: Program, fields: Any, prefix: str = "") -> Iterator[str]:
+    """The columns that say which member of a oneof is set, by their dotted paths."""
+    types = {field.name: field.type for field in fields}
+    yield from (prefix + column for _, column in program.oneof_cases)
+    for item in program.fields:
+        if item.encoding == "flatten" and item.program is not None:
+            yield from cases_of(item.program, fields, prefix)
+        if not item.column or item.column not in types or item.program is None:
+            continue
+        name, kind = prefix + item.column, types[item.column]
+        if pa.types.is_list(kind):
+            name, kind = f"{name}[]", kind.value_type
+        if pa.types.is_map(kind):
+            yield from cases_of(item.program, [kind.key_field, kind.item_field], f"{name}.")
+        elif pa.types.is_struct(kind):
+            yield from cases_of(item.program, kind, f"{name}.")
+
+
+def renames(fields: Any, sources: Any) -> dict[str, str]:
+    """The names of today of columns that had another one, by that."""
+    names = {field_id(field): field.name for field in fields}
+    found = ((source.name, names.get(field_id(source))) for source in sources)
+    return {before: now for before, now in found if now is not None and now != before}
+
+
+def names_of(enum: Enum) -> dict[str, str]:
+    """The names of an enum's numbers, by how a number without a name is written."""
+    return {str(number): name for number, name in reversed(enum.values)}
+
+
+def _mapped(array: Array, names: Mapping[str, str]) -> Array:
+    """Texts with some of them changed."""
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     values = encoded.dictionary.to_pylist()
     if not any(value in names for value in values):

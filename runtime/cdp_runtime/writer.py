@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from .dead_letter import Form
     from .metrics import Metrics
     from .parquet import PublishedFile
+    from .positions import Prefix
+    from .resume import Published
 
     M = TypeVar("M", bound=Message)
 else:
@@ -164,7 +166,7 @@ class TableWriter(Generic[M]):
         else:
             self._pipeline.intake.put_many(payloads, source, positions)
 
-    def skip_published(self, sources: Callable[[str], bool]) -> None:
+    def skip_published(self, sources: Callable[[str], bool]) -> Published:
         """Passes over messages that the archive holds already, from here on; for sources that replay.
 
         Reads the footers of the table's files. A message is known by its source and position, so
@@ -173,10 +175,17 @@ class TableWriter(Generic[M]):
         Args:
             sources: tells which sources replay.
 
+        Returns:
+            What the archive holds of them.
+
         Raises:
             OSError: the archive cannot be read, or a footer in it is damaged.
         """
-        self._pipeline.skip_published(sources)
+        return self._pipeline.skip_published(sources)
+
+    def note_prefix(self, source: str, prefix: Prefix) -> None:
+        """Has footers tell, from here on, how much of a file has been read, so that it is known again."""
+        self._pipeline.prefixes[source] = prefix
 
     def reject(
         self,

@@ -230,7 +230,10 @@ bool Decoder::close(FieldOp& op, int64_t row) {
     } else if (!op.seen && op.required) {
         needs_raw_ = true;  // the column, which is not null, would claim that it was there
     } else if (!op.seen) {
-        return step(op, *op.value, row, &kEmpty, &kEmpty + 1) != nullptr;
+        ++depth_;  // nothing on the wire nests here
+        const bool done = step(op, *op.value, row, &kEmpty, &kEmpty + 1) != nullptr;
+        --depth_;
+        return done;
     }
     return true;
 }

@@ -272,6 +272,7 @@ class Compiler {
         op.label =
             (name.empty() ? "in " + owner.name : name) + " (" + std::to_string(field.number) + ")";
         choose_op(op, field, where);
+        op.value = &owner;  // of fields without a column: never looked at
         if (field.dropped) {
             op.op = Op::Skip;
             return;

@@ -133,10 +133,91 @@ def _startup(results: Sequence[Result]) -> str:
     return _titled("Beginning", ["what", "time", "target"], rows)
 
 
+def _runtime(results: Sequence[Result]) -> str:
+    names = {
+        OURS: "the runtime: a file in, Parquet on disk out",
+        "journal": "the same with the journal",
+        "write_table alone": "`pyarrow.parquet.write_table` of the ready table",
+        "write_table at our level": "`write_table` at zstd level 3, which is ours",
+        "chdb": "ClickHouse (chdb), Protobuf to Parquet, two threads",
+        "by hand": "a consumer by hand: parse, dictionaries, `from_pylist`, `write_table`",
+    }
+    targets = {"write_table alone": 1.0, "chdb": 4.0, "by hand": 25.0}
+    rows = []
+    for result in results:
+        seconds = result["seconds"]
+        ours = seconds[OURS]
+        for name, taken in seconds.items():
+            ratio, wanted = taken / ours, ""
+            if name == "journal":
+                least = 0.7 * ours / seconds["write_table alone"]
+                wanted = _met("0.7 of `write_table`", ours / taken >= least)
+            elif name in targets:
+                wanted = _met(f"{targets[name]:g}x", ratio >= targets[name])
+            rows.append(
+                [
+                    result["shape"],
+                    names[name],
+                    _milliseconds(taken),
+                    f"{result['rows'] / taken:,.0f}/s",
+                    f"{ratio:.2f}x",
+                    wanted,
+                ]
+            )
+    head = ["bytes to zstd Parquet", "by", "time", "messages", "cdpgen is faster by", "target"]
+    return _titled("The whole runtime", head, rows)
+
+
+def _size(results: Sequence[Result]) -> str:
+    rows = []
+    for result in results:
+        ours = result["sizes"][OURS]
+        ratio = result["json"] / ours
+        rows.append(
+            [
+                result["shape"],
+                "JSON lines",
+                f"{result['json'] / 1e6:,.1f} MB",
+                f"{ratio:.1f} times ours",
+                _met("12", ratio >= 12),
+            ]
+        )
+        rows.append([result["shape"], "protobuf", f"{result['protobuf'] / 1e6:,.1f} MB", "", ""])
+        for name, size in result["sizes"].items():
+            smaller = 1 - ours / size
+            rows.append(
+                [
+                    result["shape"],
+                    f"Parquet by {name}",
+                    f"{size / 1e6:,.1f} MB",
+                    "" if name == OURS else f"ours is {smaller:.0%} smaller",
+                    "" if name == OURS else _met("10%", smaller >= 0.1),
+                ]
+            )
+    return _titled("Size of the same rows", ["table", "what", "size", "", "target"], rows)
+
+
+def _memory(results: Sequence[Result]) -> str:
+    rows = []
+    for result in results:
+        peak, tenths = result["peak"] / 1e6, result["tenths"]
+        growth = tenths[-1] / tenths[1] - 1
+        rows += [
+            ["messages", f"{result['rows']:,}", ""],
+            ["messages a second", f"{result['rows'] / result['seconds']:,.0f}", ""],
+            ["peak memory", f"{peak:,.0f} MB", _met("under 400 MB", peak < 400)],
+            ["the last tenth over the second", f"{growth:+.1%}", _met("3%", growth <= 0.03)],
+        ]
+    return _titled("Memory of a long run (contract data)", ["what", "", "target"], rows)
+
+
 _TABLES: dict[str, Callable[[Sequence[Result]], str]] = {
     "convert": _convert,
     "peers": _peers,
     "parquet": _parquet,
+    "runtime": _runtime,
+    "size": _size,
+    "memory": _memory,
     "archive": _archive,
     "startup": _startup,
 }

@@ -148,7 +148,8 @@ std::string difference(const Schema& schema, const ArrowArray& a, int64_t row_of
         return bit(a.buffers[1], at) == bit(b.buffers[1], at_of_b) ? "" : schema.name;
     }
     const auto width = static_cast<size_t>(width_of(schema));
-    const auto* value = static_cast<const uint8_t*>(a.buffers[1]) + at * static_cast<int64_t>(width);
+    const auto* value =
+        static_cast<const uint8_t*>(a.buffers[1]) + at * static_cast<int64_t>(width);
     const auto* value_of_b =
         static_cast<const uint8_t*>(b.buffers[1]) + at_of_b * static_cast<int64_t>(width);
     return std::memcmp(value, value_of_b, width) == 0 ? "" : schema.name;

@@ -62,7 +62,8 @@ extern "C" [[gnu::no_sanitize("address", "undefined")]] void __sanitizer_cov_tra
     }
 }
 
-// Findings beside the sanitizers' own: memory out of all proportion. Leaks are looked for at the end.
+// Findings beside the sanitizers' own: memory out of all proportion. Leaks are looked for at the
+// end.
 extern "C" const char* __asan_default_options() {
     return "max_allocation_size_mb=512:malloc_context_size=6:abort_on_error=0";
 }
@@ -311,10 +312,11 @@ class Fuzzer {
         const auto work = [&] { Worker(tables_, *shared_, seed).fuzz_for(seconds, executions); };
         const int code = in_process(work, false);
         const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-        std::printf("%zu executions in %.0f s, %.0f a second; %zu edges; %zu inputs kept; seed %llu\n",
-                    shared_->executions, taken.count(),
-                    static_cast<double>(shared_->executions) / taken.count(), shared_->edges,
-                    shared_->corpus, static_cast<unsigned long long>(seed));
+        std::printf(
+            "%zu executions in %.0f s, %.0f a second; %zu edges; %zu inputs kept; seed %llu\n",
+            shared_->executions, taken.count(),
+            static_cast<double>(shared_->executions) / taken.count(), shared_->edges,
+            shared_->corpus, static_cast<unsigned long long>(seed));
         if (code == 0) return true;
         if (shared_->text_size == 0) {
             std::printf("FOUND after the last input, probably a leak: see above\n");
@@ -336,11 +338,20 @@ class Fuzzer {
         std::snprintf(name, sizeof name, "/found-%016zx", std::hash<std::string>{}(found));
         const std::string path = out + name;
         std::ofstream(path) << found;
-        std::printf("FOUND (%s), see above%s\n%s\nAgain: %s %s --run %s\n",
-                    code == 128 + SIGALRM ? "no end" : code == kFound ? "a property" : "a crash",
-                    again ? "" : "; this group alone does not do it", found.c_str(),
-                    std::filesystem::read_symlink("/proc/self/exe").c_str(), path_.c_str(),
-                    path.c_str());
+        constexpr size_t kShort = 2000;
+        std::printf("FOUND (%s), see above\n%s\n",
+                    code == 128 + SIGALRM ? "no end"
+                    : code == kFound      ? "a property"
+                                          : "a crash",
+                    found.size() < kShort ? found.c_str() : "");
+        if (again) {
+            std::printf("Again: %s %s --run %s\n",
+                        std::filesystem::read_symlink("/proc/self/exe").c_str(), path_.c_str(),
+                        path.c_str());
+        } else {
+            std::printf("%s alone does not do it, what ran before counts: run this seed again\n",
+                        path.c_str());
+        }
     }
 
     // Leaves out inputs and bytes for as long as it still fails.
@@ -373,10 +384,8 @@ class Fuzzer {
 };
 
 int main_of(const std::vector<std::string>& arguments) {
-    std::map<std::string, std::string> options{{"--seconds", "30"},
-                                               {"--seed", "1"},
-                                               {"--executions", "1000000000000"},
-                                               {"--out", "."}};
+    std::map<std::string, std::string> options{
+        {"--seconds", "30"}, {"--seed", "1"}, {"--executions", "1000000000000"}, {"--out", "."}};
     bool only_run = false;
     std::vector<std::string> files;
     for (size_t i = 0; i < arguments.size(); ++i) {
@@ -397,7 +406,8 @@ int main_of(const std::vector<std::string>& arguments) {
     bool good = true;
     for (size_t i = 1; i < files.size(); ++i) {
         const bool passes = fuzzer.passes(read_group(files[i]), false);
-        if (!passes || only_run) std::printf("%s: %s\n", files[i].c_str(), passes ? "passes" : "FAILS");
+        if (!passes || only_run)
+            std::printf("%s: %s\n", files[i].c_str(), passes ? "passes" : "FAILS");
         good = good && passes;
     }
     if (only_run || !good) return good ? 0 : 1;

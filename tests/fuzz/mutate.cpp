@@ -15,29 +15,73 @@ constexpr size_t kMostBytes = 4096;
 constexpr int kMostDepth = 8;
 
 constexpr std::array<uint64_t, 24> kNumbers{
-    0,          1,           2,           127,         128,           300,
-    16'383,     16'384,      INT32_MAX,   1u << 31,    UINT32_MAX,    uint64_t{1} << 32,
-    INT64_MAX,  1ull << 63,  UINT64_MAX,  UINT64_MAX - 1, 999'999'999,  1'000'000'000,
-    1'713'730'569, 253'402'300'799, 253'402'300'800, 9'223'372'036, 9'223'372'036'854, 0xFFFFFFFF80000000,
+    0,
+    1,
+    2,
+    127,
+    128,
+    300,
+    16'383,
+    16'384,
+    INT32_MAX,
+    1u << 31,
+    UINT32_MAX,
+    uint64_t{1} << 32,
+    INT64_MAX,
+    1ull << 63,
+    UINT64_MAX,
+    UINT64_MAX - 1,
+    999'999'999,
+    1'000'000'000,
+    1'713'730'569,
+    253'402'300'799,
+    253'402'300'800,
+    9'223'372'036,
+    9'223'372'036'854,
+    0xFFFFFFFF80000000,
 };
 constexpr std::array<std::string_view, 30> kTexts{
-    "",       "0",      "-1",     "-0",       "1.50",     "007",   "1.505",          "ff",
-    "0g",     "36fe1cfb", "AA==", "AB==",     "/+8=",     "AAA",   "MZXW6",          "mzxw6",
-    "MZXW6YTB", "\xFF", "\xC0\x80", "\xED\xA0\x80", "abc\xE2\x82", "na\xC3\xAFve", "sixteen bytes of", "sixteen bytes \xC3\xA9",
-    "99999999999999999999999999999999999999", "-99999999999999999999999999999999999999.9",
+    "",
+    "0",
+    "-1",
+    "-0",
+    "1.50",
+    "007",
+    "1.505",
+    "ff",
+    "0g",
+    "36fe1cfb",
+    "AA==",
+    "AB==",
+    "/+8=",
+    "AAA",
+    "MZXW6",
+    "mzxw6",
+    "MZXW6YTB",
+    "\xFF",
+    "\xC0\x80",
+    "\xED\xA0\x80",
+    "abc\xE2\x82",
+    "na\xC3\xAFve",
+    "sixteen bytes of",
+    "sixteen bytes \xC3\xA9",
+    "99999999999999999999999999999999999999",
+    "-99999999999999999999999999999999999999.9",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-    "abcdefabcdefabcdefabcdefabcdefabcdefabcdefabcdefabcdefabcdefabcd", "\x08\x01", "\x0B\x0C",
+    "abcdefabcdefabcdefabcdefabcdefabcdefabcdefabcdefabcdefabcdefabcd",
+    "\x08\x01",
+    "\x0B\x0C",
 };
 
 // A field as a tree, so that the lengths around a change come out right.
 struct Field {
     uint32_t number = 1;
     uint32_t wire = 0;
-    uint64_t value = 0;         // of a varint or fixed field
-    int overlong = 0;           // bytes that the varint has too many
-    int64_t length_off = 0;     // how far its length is from the truth
-    std::string bytes;          // of a length-delimited field that has no `parts`
-    std::vector<Field> parts;   // of a message
+    uint64_t value = 0;        // of a varint or fixed field
+    int overlong = 0;          // bytes that the varint has too many
+    int64_t length_off = 0;    // how far its length is from the truth
+    std::string bytes;         // of a length-delimited field that has no `parts`
+    std::vector<Field> parts;  // of a message
     bool is_message = false;
 };
 
@@ -74,7 +118,8 @@ bool parse(const uint8_t*& p, const uint8_t* end, uint32_t group, int depth,
             }
             case 3:
                 field.is_message = true;
-                if (depth <= 0 || !parse(p, end, field.number, depth - 1, field.parts)) return false;
+                if (depth <= 0 || !parse(p, end, field.number, depth - 1, field.parts))
+                    return false;
                 break;
             case 4:
                 return field.number == group;
@@ -223,8 +268,8 @@ void mutate_fields(Random& random, std::vector<Field>& all, std::vector<Field>& 
             std::swap(fields[which], fields[below(random, fields.size())]);
             break;
         case 3:
-            fields[which].number = static_cast<uint32_t>(
-                one_in(random, 8) ? random() % (1u << 29) : below(random, 80) + 1);
+            fields[which].number = static_cast<uint32_t>(one_in(random, 8) ? random() % (1u << 29)
+                                                                           : below(random, 80) + 1);
             break;
         case 4: {
             // Another wire type of what it holds: delimited and group, numbers of every width.
@@ -261,7 +306,8 @@ std::string mutate_bytes(Random& random, std::string bytes, const std::string& o
         const size_t few = below(random, one_in(random, 6) ? 64 : 5);
         switch (below(random, 8)) {
             case 0:
-                if (at < bytes.size()) bytes[at] = static_cast<char>(bytes[at] ^ 1 << below(random, 8));
+                if (at < bytes.size())
+                    bytes[at] = static_cast<char>(bytes[at] ^ 1 << below(random, 8));
                 break;
             case 1:
                 if (at < bytes.size()) bytes[at] = static_cast<char>(random());
@@ -285,7 +331,9 @@ std::string mutate_bytes(Random& random, std::string bytes, const std::string& o
                 bytes.insert(at, other, below(random, other.size() + 1), below(random, 32));
                 break;
             default:
-                for (size_t i = 0; i < few; ++i) bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(at), static_cast<char>(random()));
+                for (size_t i = 0; i < few; ++i)
+                    bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(at),
+                                 static_cast<char>(random()));
                 break;
         }
     }

@@ -13,13 +13,36 @@ namespace fuzz {
 namespace {
 
 constexpr std::array<std::string_view, 20> kTexts{
-    "",     "a",    "USDC",   "na\xC3\xAFve", "\xE6\x97\xA5\xE6\x9C\xAC", "\xF0\x9F\x98\x80", "0",
-    "-1",   "1.50", "00",     "AA==",         "MZXW6",                    "\"\\\n",           "1e3",
-    "null", "-0",   "123456", "x\x7F",        "ascii and then \xC3\xA9",  "forty bytes of plain text, or even more",
+    "",
+    "a",
+    "USDC",
+    "na\xC3\xAFve",
+    "\xE6\x97\xA5\xE6\x9C\xAC",
+    "\xF0\x9F\x98\x80",
+    "0",
+    "-1",
+    "1.50",
+    "00",
+    "AA==",
+    "MZXW6",
+    "\"\\\n",
+    "1e3",
+    "null",
+    "-0",
+    "123456",
+    "x\x7F",
+    "ascii and then \xC3\xA9",
+    "forty bytes of plain text, or even more",
 };
 constexpr std::array<std::string_view, 8> kStructs{
-    "{}", R"({"a":1})", R"({"a":{"b":[null,true]}})", R"({"":""})", R"({"x":-0.0,"y":1e300})",
-    R"({"a":1,"a":2})", "{\"k\":\"\\u00e9\\ud83d\\ude00\"}", R"( { "a" : [ ] } )",
+    "{}",
+    R"({"a":1})",
+    R"({"a":{"b":[null,true]}})",
+    R"({"":""})",
+    R"({"x":-0.0,"y":1e300})",
+    R"({"a":1,"a":2})",
+    "{\"k\":\"\\u00e9\\ud83d\\ude00\"}",
+    R"( { "a" : [ ] } )",
 };
 constexpr std::array<std::string_view, 8> kLists{
     "[]", "[1]", "[null,[],{}]", R"(["a",1.5,true])", "[[[[]]]]", "[1e308]", "[ ]", R"(["\ud800"])",
@@ -28,8 +51,8 @@ constexpr std::array<std::string_view, 8> kValues{
     "null", "true", "1.5", R"("text")", "{}", "[]", "-12345678901234567890", R"("\u0000")",
 };
 constexpr std::array<uint64_t, 12> kNumbers{
-    0,          1,          UINT64_MAX, INT64_MAX,         uint64_t{1} << 63, UINT32_MAX,
-    1u << 31,   INT32_MAX,  127,        253402300800,      999'999'999,       0x7FF8000000000001,
+    0,        1,         UINT64_MAX, INT64_MAX,    uint64_t{1} << 63, UINT32_MAX,
+    1u << 31, INT32_MAX, 127,        253402300800, 999'999'999,       0x7FF8000000000001,
 };
 
 // What the program makes of a column: which texts it takes.
@@ -203,10 +226,9 @@ class Builder {
             }
             if (field->kind == "json") {
                 const std::string& message = field->program->message;
-                return std::string(message.ends_with(".Struct") ? kStructs[choices_.below(8)]
-                                   : message.ends_with(".ListValue")
-                                       ? kLists[choices_.below(8)]
-                                       : kValues[choices_.below(8)]);
+                return std::string(message.ends_with(".Struct")      ? kStructs[choices_.below(8)]
+                                   : message.ends_with(".ListValue") ? kLists[choices_.below(8)]
+                                                                     : kValues[choices_.below(8)]);
             }
             if (field->enumeration) return name(*field->enumeration);
         }
@@ -234,7 +256,8 @@ class Builder {
         const size_t count = choices_.below(4) + 1;
         build(*schema.dictionary, use, static_cast<int64_t>(count), owned.dictionary);
         out.dictionary = &owned.dictionary;
-        auto* values = reinterpret_cast<int32_t*>(allocate(owned, 1, static_cast<size_t>(rows) * 4));
+        auto* values =
+            reinterpret_cast<int32_t*>(allocate(owned, 1, static_cast<size_t>(rows) * 4));
         for (int64_t row = 0; row < rows; ++row) {
             const bool there = row < out.offset || is_valid(out, row - out.offset);
             values[row] = there ? static_cast<int32_t>(choices_.below(count)) : -7;

@@ -14,7 +14,9 @@ namespace fuzz {
 class Choices {
   public:
     explicit Choices(std::string_view bytes) : bytes_(bytes) {}
-    uint8_t byte() { return at_ < bytes_.size() ? static_cast<uint8_t>(bytes_[at_++]) : uint8_t{0}; }
+    uint8_t byte() {
+        return at_ < bytes_.size() ? static_cast<uint8_t>(bytes_[at_++]) : uint8_t{0};
+    }
     // One of 0 .. count - 1, at most 256.
     size_t below(size_t count) { return byte() % count; }
     bool one_in(size_t count) { return below(count) == count - 1; }

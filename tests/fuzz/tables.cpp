@@ -19,7 +19,8 @@ class Reader {
         for (Table& table : tables) {
             program(table.spec);
             table.schema = schema();
-            table.program = cdp::Program::compile(table.spec, table.schema->arrow, cdp::Limits{}.max_columns);
+            table.program =
+                cdp::Program::compile(table.spec, table.schema->arrow, cdp::Limits{}.max_columns);
             table.seeds.resize(static_cast<size_t>(integer()));
             for (std::string& seed : table.seeds) seed = text();
         }

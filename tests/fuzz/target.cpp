@@ -231,8 +231,10 @@ void check_limits(Table& table, const Rows& rows, const Decoded& decoded, size_t
     for (const cdp::Rejected& bad : limited.rejected) {
         const auto index = static_cast<size_t>(bad.row);
         const bool too_large = rows[index].size() > limits.max_message_bytes;
-        expect(too_large == (bad.reason.find("larger than the limit") != std::string::npos), "a wrong reason of size");
-        expect(!taken[index] || too_large || bad.reason.find("deeper than the limit") != std::string::npos ||
+        expect(too_large == (bad.reason.find("larger than the limit") != std::string::npos),
+               "a wrong reason of size");
+        expect(!taken[index] || too_large ||
+                   bad.reason.find("deeper than the limit") != std::string::npos ||
                    bad.reason.ends_with("malformed JSON value"),
                [&] { return "a good message was rejected under a limit: " + bad.reason; });
     }
@@ -294,9 +296,8 @@ void check_plain_columns(const Table& table, const ArrowArray& batch, const Deco
         for (int64_t row = 0; row < batch.length; ++row) {
             std::string_view raw;
             if (raw_of(table, batch, row, raw)) continue;
-            const std::string found =
-                difference(schema, *batch.children[i], row + batch.offset,
-                           *decoded.batches.front()->children[i], row);
+            const std::string found = difference(schema, *batch.children[i], row + batch.offset,
+                                                 *decoded.batches.front()->children[i], row);
             expect(found.empty(), [&] {
                 return "encoded and decoded a value is another: row " + std::to_string(row) +
                        ", column " + found;

@@ -6,12 +6,15 @@ is no message. It reads as it is asked, and holds little more than a block of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from cdp_runtime.config import ConfigError
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.payloads import Payloads, Positions
+from cdp_runtime.positions import Prefix
 
 if TYPE_CHECKING:
     from cdp_runtime.config import Format, SourceConfig
@@ -86,6 +89,9 @@ def read_inputs(
     message_type: Callable[[], type[Any]],
     stop: Stop,
     log: Any = None,
+    *,
+    known: Mapping[str, Prefix] = MappingProxyType({}),
+    note: Callable[[str, Prefix], None] = lambda source, prefix: None,
 ) -> Iterator[Batch | DeadLetter]:
     """Reads inputs one after the other until they end or a stop is requested.
 
@@ -94,6 +100,8 @@ def read_inputs(
         message_type: gives the class of the messages; asked only where JSON has to become one.
         stop: standard input is then read on as far as it has been sent; files are left at once.
         log: told, for debugging, of each input as it begins and ends.
+        known: what footers tell of the beginnings of inputs, by the names of these.
+        note: told, before each item, of its source and what was read of that so far, for footers.
 
     Raises:
         OSError: an input cannot be read on.
@@ -109,7 +117,8 @@ def read_inputs(
         if log is not None:
             log.debug("reading", source=one.path, format=one.format)
         limit = int(one.config.max_message_mb * (1 << 20))
-        with open_input(one.path, stop, one.config.storage_options) as opened:
+        reopen = partial(open_input, one.path, stop, one.config.storage_options)
+        with reopen() as opened:
             reader = Beginning(opened)
             if one.format == "delimited":
                 items = read_delimited(reader, one.path, max_message_bytes=limit)
@@ -122,7 +131,7 @@ def read_inputs(
                     ignore_unknown=one.config.ignore_unknown,
                     max_line_bytes=limit,
                 )
-            for item in named(items, one, reader):
+            for item in named(items, one, reader, reopen, known, note):
                 yield item
                 if stop.requested and one.path != "-":
                     return

@@ -1,8 +1,9 @@
 """The names of inputs in footers: a path alone does not tell what was read from it.
 
-An input is named by where it lies and a digest of its first message or line: `/data/a.pb#3f2a9c01d4e8`. A
-file that has grown keeps its name; one that was overwritten gets another, and is read anew. Symbolic links
-are followed, so that a file has one name from wherever it is reached.
+An input is named by where it lies and a digest of its first message or line: `/data/a.pb#3f2a9c01d4e8`.
+Footers tell besides how much of it had been read, and the checksum of that. A file that has grown keeps its
+name; one that was overwritten gets another (`/data/a.pb#3f2a9c01d4e8-2`), and is read anew. Symbolic
+links are followed, so that a file has one name from wherever it is reached.
 
 A piece that could not be framed has a digest of its own as well (`...~5d0b77aa9c12`), as it reads otherwise
 when the file has grown. Standard input is never the same twice: each run gives it a name of its own.
@@ -11,12 +12,17 @@ when the file has grown. Standard input is never the same twice: each run gives 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
+import google_crc32c
+
 from cdp_runtime.dead_letter import DeadLetter
+from cdp_runtime.positions import Prefix
 
 from .files import Reader
 
@@ -28,34 +34,56 @@ __all__ = ["Beginning", "named", "names_of"]
 _DIGESTED: Final = 1 << 16
 """Of a first message that is longer, only so many bytes are digested."""
 
+_BLOCK: Final = 1 << 20
+"""How much is read at once to compare an input with what it was."""
+
 
 class Beginning:
-    """A stream that remembers its first bytes."""
+    """A stream that remembers its first bytes, and the checksum of all that were read."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self.data = b""
+        self.prefix = Prefix(0, 0)
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         """Fills the start of a buffer with what there is; 0 at the end."""
         got = self._reader.readinto(buffer)
-        if got and len(self.data) < _DIGESTED:
-            self.data += bytes(buffer[: min(got, _DIGESTED - len(self.data))])
+        if got:
+            read = bytes(buffer[:got])
+            self.data += read[: max(0, _DIGESTED - len(self.data))]
+            size, checksum = self.prefix
+            self.prefix = Prefix(size + got, google_crc32c.extend(checksum, read))
         return got
 
 
 def named(
-    items: Iterable[Batch | DeadLetter], one: Input, beginning: Beginning
+    items: Iterable[Batch | DeadLetter],
+    one: Input,
+    beginning: Beginning,
+    reopen: Callable[[], AbstractContextManager[Reader]],
+    known: Mapping[str, Prefix],
+    note: Callable[[str, Prefix], None],
 ) -> Iterator[Batch | DeadLetter]:
-    """What was read of an input, with the name that it has in footers."""
+    """What was read of an input, with the name that it has in footers.
+
+    Args:
+        items: what was read.
+        one: the input.
+        beginning: the stream that it is read from.
+        reopen: opens it once more.
+        known: what footers tell of the beginnings of inputs.
+        note: told, before each item, of what was read so far, for footers.
+    """
     name = ""
     for item in items:
-        if not name:
-            name = (
-                f"-#{secrets.token_hex(6)}"
-                if one.path == "-"
-                else f"{_place(one.path)}#{_digest(_first(one.format, beginning.data))}"
-            )
+        if one.path == "-":
+            name = name or f"-#{secrets.token_hex(6)}"
+        else:
+            if not name:
+                base = f"{_place(one.path)}#{_digest(_first(one.format, beginning.data))}"
+                name = _matching(base, known, reopen)
+            note(name, beginning.prefix)
         if isinstance(item, DeadLetter) and not item.whole:
             yield item._replace(source=f"{name}~{_digest(item.payload or b'')}")
         else:
@@ -66,6 +94,40 @@ def names_of(inputs: Iterable[Input]) -> Callable[[str], bool]:
     """Tells the names of what was read of some inputs, now or earlier, from others."""
     places = {_place(one.path) for one in inputs if one.path != "-"}
     return lambda name: name.rpartition("#")[0] in places
+
+
+def _matching(
+    base: str,
+    known: Mapping[str, Prefix],
+    reopen: Callable[[], AbstractContextManager[Reader]],
+) -> str:
+    """The name under which an input is known, if it begins with what was read then; or one for a new one."""
+    own = {
+        name: prefix
+        for name, prefix in known.items()
+        if name == base or name.startswith(f"{base}-")
+    }
+    if not own:
+        return base
+    matching = None
+    with reopen() as reader:
+        stream = Beginning(reader)
+        for name, prefix in sorted(own.items(), key=lambda item: item[1]):
+            if not _read_on(stream, prefix.size):
+                break  # it is shorter than it was
+            if stream.prefix == prefix:
+                matching = name
+    numbered = (f"{base}-{number}" for number in itertools.count(2))
+    return matching or next(name for name in numbered if name not in own)
+
+
+def _read_on(stream: Beginning, size: int) -> bool:
+    """Reads up to that size; whether there is so much."""
+    buffer = memoryview(bytearray(_BLOCK))
+    while stream.prefix.size < size:
+        if not stream.readinto(buffer[: size - stream.prefix.size]):
+            return False
+    return True
 
 
 def _place(path: str) -> str:

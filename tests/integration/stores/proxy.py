@@ -91,7 +91,7 @@ class Proxy:
         if fault == "reset":
             return self._reset(handler)
         if fault == "stall":
-            time.sleep(3)
+            time.sleep(1.5)
             return self._reset(handler)
         if fault is not None and fault.isdigit():
             text = f"<Error><Code>Fault{fault}</Code><Message>fault</Message></Error>".encode()

@@ -105,6 +105,65 @@ class TestMerge:
         with pytest.raises(UsageError, match=r"git left a merge conflict here\. .*Take both sides"):
             shop.build(*FIELDS, "string ours = 3;", "string theirs = 4;")
 
+    def test_what_the_errors_say_settles_a_real_merge_step_by_step(self, shop: Shop) -> None:
+        git = Git(shop.schemas)
+        shop.build(*FIELDS)
+        git("add", "."), git("commit", "--quiet", "-m", "base")
+        git("switch", "--quiet", "-c", "theirs")
+        shop.build(*FIELDS, "string theirs = 4;")
+        git("commit", "--quiet", "-am", "theirs")
+        git("switch", "--quiet", "main")
+        shop.build(*FIELDS, "string ours = 3;")
+        git("commit", "--quiet", "-am", "ours")
+        assert git("merge", "theirs", fails=True)
+        both = (*FIELDS, "string ours = 3;", "string theirs = 4;")
+        with pytest.raises(UsageError, match=r"cdpgen\.lock:\d+:1: git left a merge conflict here"):
+            shop.build(*both)
+        # "take both sides, keep one `next_id` and one line for each version"
+        lines = shop.lock.read_text().splitlines()
+        kept: list[str] = []
+        for line in lines:
+            marker = line.startswith(("<<<<<<<", "=======", ">>>>>>>"))
+            again = any(
+                key in line and any(key in other for other in kept)
+                for key in ('"next_id"', '"version": 2,')
+            )
+            if not marker and not again:
+                kept.append(line)
+        shop.lock.write_text("\n".join(kept) + "\n")
+        with pytest.raises(UsageError, match=r"id 4 is given to both `(\w+)` and `(\w+)`") as error:
+            shop.build(*both)
+        assert "Keep the line of the one that is in archived files already" in str(error.value)
+        # "delete the other's line, and build again: it gets a new id"
+        kept = [line for line in kept if '"theirs"' not in line]
+        shop.lock.write_text("\n".join(kept) + "\n")
+        shop.build(*both)
+        assert shop.ids()["ours"] == (4, False)
+        assert shop.ids()["theirs"] == (5, False)
+        assert shop.versions() == [1, 2, 3]
+
+    def test_branches_that_changed_different_tables_merge_cleanly(self, shop: Shop) -> None:
+        git = Git(shop.schemas)
+        refund = shop.schemas / "refund.proto"
+        text = 'syntax = "proto3"; package shop; message Refund { string article = 1; %s }'
+        refund.write_text(text % "")
+        shop.build(*FIELDS)
+        git("add", "."), git("commit", "--quiet", "-m", "base")
+        git("switch", "--quiet", "-c", "theirs")
+        refund.write_text(text % "string reason = 2;")
+        shop.build(*FIELDS)
+        git("commit", "--quiet", "-am", "theirs")
+        git("switch", "--quiet", "main")
+        shop.build(*FIELDS, "string ours = 3;")
+        git("commit", "--quiet", "-am", "ours")
+        git("merge", "--quiet", "--no-edit", "theirs")
+        merged = shop.lock.read_text()
+        shop.build(*FIELDS, "string ours = 3;")
+        assert shop.lock.read_text() == merged
+        assert shop.ids()["ours"] == (4, False)
+        columns = read_lock(shop.lock).tables["shop.Refund"].columns
+        assert "reason" in [column.name for column in columns]
+
     def test_both_sides_taken_then_the_ids_given_twice_are_named(self, shop: Shop) -> None:
         shop.build(*FIELDS, "string ours = 3;")
         double = shop.lock.read_text().replace(
@@ -139,6 +198,23 @@ class TestMerge:
         shop.lock.write_text(shop.lock.read_text().replace(old, new, 1))
         with pytest.raises(UsageError, match=expected):
             shop.build(*FIELDS)
+
+
+class Git:
+    """A repository in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self("init", "--quiet", "--initial-branch=main")
+
+    def __call__(self, *arguments: str, fails: bool = False) -> str:
+        names = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", *names, *arguments]
+        done = subprocess.run(
+            command, cwd=self._folder, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode != 0) == fails, done.stderr
+        return done.stdout
 
 
 def merge(folder: Path, ours: str, base: str, theirs: str) -> str:

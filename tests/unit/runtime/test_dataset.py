@@ -54,6 +54,25 @@ class TestVersions:
             }
         ]
 
+    def test_a_member_of_a_oneof_that_was_renamed_is_the_case_by_its_new_name(
+        self, orders: History
+    ) -> None:
+        rules = (
+            "version: 1\ndefaults: {oneof_case: true}\n"
+            "tables: {shop.Order: {columns: {lines.how: {case: true}}}}"
+        )
+        line = "message Line { oneof how { string a = 1; string b = 2; } }"
+        fields = "oneof pay { string card = 1; uint64 voucher = 2; } repeated Line lines = 3;"
+        orders.build(message(fields, before=line), rules)
+        orders.write({"card": "visa", "lines": [{"a": "x"}, {"b": "y"}]}, {"voucher": 7})
+        line = line.replace("string a", "string first")
+        orders.build(message(fields.replace("string card", "string plastic"), before=line), rules)
+        first, second = orders.rows()
+        assert (first["pay_case"], second["pay_case"]) == ("plastic", "voucher")
+        assert [line["how_case"] for line in first["lines"]] == ["first", "b"]
+        assert orders.open().count_rows(filter=field("pay_case") == "plastic") == 1
+        assert orders.open().count_rows(filter=field("pay_case") == "card") == 0
+
     def test_a_column_renamed_to_another_number_keeps_its_values(self, orders: History) -> None:
         orders.build(message("string buyer = 1;", "google.protobuf.Timestamp at = 3;"))
         orders.write({"buyer": "Ann"}, {"buyer": "Bo", "at": "2024-04-21T00:00:00.000000001Z"})

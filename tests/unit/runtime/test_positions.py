@@ -54,7 +54,7 @@ def metadata(groups: list[tuple[list[Part], list[int] | None]]) -> dict[bytes, b
     builder = PositionsBuilder()
     for parts, order in groups:
         builder.add_row_group(parts, None if order is None else pa.array(order, pa.uint64()))
-    return {KEY.encode(): builder.metadata().encode()}
+    return {KEY.encode(): builder.metadata({}).encode()}
 
 
 def rows_of(found: list[Run]) -> list[tuple[str, int | None]]:

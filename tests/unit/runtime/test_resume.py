@@ -26,7 +26,7 @@ INTERVALS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=
 def holding(intervals: list[tuple[int, int]]) -> Published:
     found = Published()
     for first, rows in intervals:
-        spans = Spans(["s"], *(pa.array([n], pa.int64()) for n in (0, first, rows)))
+        spans = Spans(["s"], *(pa.array([n], pa.int64()) for n in (0, first, rows)), {})
         found.add(spans, lambda name: True)
     return found
 
@@ -59,7 +59,7 @@ class TestPublished:
         found = Published()
         nothing = pa.array([None], pa.int64())
         found.add(
-            Spans(["s"], pa.array([0], pa.int64()), nothing, pa.array([5], pa.int64())),
+            Spans(["s"], pa.array([0], pa.int64()), nothing, pa.array([5], pa.int64()), {}),
             lambda name: True,
         )
         assert "s" not in found
@@ -157,6 +157,29 @@ class TestArchiveAgain:
         checks.write_stream(stream, range(1_000, 1_500))
         checks.run_archive(stream, tmp_path / "a", {})
         assert checks.numbers_in(tmp_path / "a") == list(range(1_500))
+
+    def test_also_when_it_begins_with_the_same_message(self, stream: Path, tmp_path: Path) -> None:
+        first = stream.read_bytes()[:3]
+        for start in (1_000, 2_000, 3_000):
+            checks.run_archive(stream, tmp_path / "a", {})
+            checks.run_archive(stream, tmp_path / "a", {})
+            stream.write_bytes(first)
+            checks.write_stream(stream, range(start, start + 1_000))
+        # what had only grown is known again, and not taken for one of the others
+        checks.write_stream(stream, range(4_000, 4_500))
+        checks.run_archive(stream, tmp_path / "a", {})
+        checks.write_stream(stream, range(4_500, 5_000))
+        checks.run_archive(stream, tmp_path / "a", {})
+        assert checks.numbers_in(tmp_path / "a") == sorted([0, 0, 0, *range(5_000)])
+
+    def test_one_that_is_shorter_now_is_another(self, stream: Path, tmp_path: Path) -> None:
+        checks.run_archive(stream, tmp_path / "a", {})
+        whole = stream.read_bytes()
+        stream.unlink()
+        checks.write_stream(stream, range(500))
+        assert whole.startswith(stream.read_bytes())
+        checks.run_archive(stream, tmp_path / "a", {})
+        assert checks.numbers_in(tmp_path / "a") == sorted([*range(500), *range(1_000)])
 
     def test_it_is_the_same_file_from_wherever_it_is_reached(
         self, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -259,9 +259,9 @@ class TestReadInputs:
         assert Event.FromString(lines.payloads[0]).id == "1"
         assert isinstance(blocks, Batch)
         assert Event.FromString(blocks.payloads[0].as_py()).id == "2"
-        assert [
-            source.rpartition("#")[0] for source in (lines.source, blocks.source)
-        ] == [one.path for one in inputs]
+        assert [source.rpartition("#")[0] for source in (lines.source, blocks.source)] == [
+            one.path for one in inputs
+        ]
 
     def test_files_are_left_at_a_request_to_stop(self, inputs: list[Any]) -> None:
         stop = Asked()

@@ -47,7 +47,6 @@ class TestIsTransient:
             ConnectionRefusedError(),
             BrokenPipeError(errno.EPIPE, "pipe"),
             TimeoutError(),
-            TimeoutError(),
             FSTimeoutError(),
             socket.gaierror(socket.EAI_AGAIN, "try again"),
             OSError(errno.ENOSPC, "No space left on device"),

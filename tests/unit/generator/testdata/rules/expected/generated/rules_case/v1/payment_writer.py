@@ -144,6 +144,7 @@ class PaymentWriter(TableWriter["Payment"]):
     }
     partition_by = ("millis_hour", "state")
     sort_by = ("seconds",)
+    bloom_filters = ("hash", "amounts.list.element", "label")
 
     @classmethod
     def message_type(cls) -> type[Payment]:

@@ -1,0 +1,61 @@
+"""`python -m tests.benchmarks.memory GENERATED STREAM ARCHIVE MESSAGES`: how much memory a long run takes.
+
+Writes a stream over and over, as many messages as asked for, and prints the resident memory as JSON: its
+peak, and its mean in each tenth of the run. Published files are removed, so that the disk does not fill.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+from cdp_runtime.archive import load_tables
+from cdp_runtime.config import SourceConfig
+from cdp_runtime.dead_letter import DeadLetter
+from cdp_runtime.parquet import PublishedFile
+from cdp_runtime.sources import inputs_of, read_inputs
+
+
+class Never:
+    """No request to stop."""
+
+    requested = False
+
+    def fileno(self) -> int:
+        raise AssertionError("nothing waits")
+
+
+def main(generated: str, stream: str, archive: str, messages: int) -> None:
+    writer_type = load_tables(generated)["stellar.v1.ContractData"]
+    inputs = inputs_of([SourceConfig(path=stream)])
+
+    def remove(file: PublishedFile) -> None:
+        (Path(archive) / file.path).unlink()
+
+    tenths: list[list[int]] = [[] for _ in range(10)]
+    written = 0
+    began = time.perf_counter()
+    with writer_type(archive, on_published=remove, buffer_size=50_000) as writer:
+        while written < messages:
+            for item in read_inputs(inputs, writer_type.message_type, Never()):
+                assert not isinstance(item, DeadLetter)
+                writer.write_many(item.payloads)
+                written += len(item.payloads)
+                tenths[min(9, written * 10 // messages)].append(_resident())
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    means = [round(sum(tenth) / len(tenth)) if tenth else 0 for tenth in tenths]
+    print(json.dumps({"rows": written, "seconds": seconds, "peak": peak, "tenths": means}))
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], int(sys.argv[4]))

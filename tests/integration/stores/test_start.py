@@ -1,0 +1,164 @@
+"""What a writer says when its store cannot be used, and what it never says."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdp_runtime import store_other
+from cdp_runtime.storage import StorageError, open_storage, writer_id
+from generated.stellar.v1.event_pb2 import Event
+from generated.stellar.v1.event_writer import EventWriter
+from tests.integration.stores import proxy
+from tests.integration.stores.conftest import on, server_of
+from tests.integration.stores.servers import KEY_ID, SECRET, Server, free_port
+from tests.integration.stores.test_faults import behind
+
+ROOT = Path(__file__).parents[3]
+
+
+def refused(url: str, options: dict[str, Any]) -> StorageError:
+    with pytest.raises(StorageError) as raised:
+        open_storage(url, writer_id(), options)
+    return raised.value
+
+
+class TestProbe:
+    def test_it_leaves_nothing(self, server: Server) -> None:
+        archive = on(server, "probed")
+        open_storage(archive.url, writer_id(), archive.options).close()
+        assert archive.names() == []
+
+    def test_a_bucket_that_is_not_there_is_named_with_how_to_make_it(self, server: Server) -> None:
+        options = server.options(server.endpoint)
+        error = refused(f"{server.protocol}://nowhere/archive", options)
+        assert not error.transient
+        assert f"{server.protocol}://nowhere" in str(error)
+        assert "aws s3 mb" in str(error) or "gcloud storage buckets create" in str(error)
+
+    def test_a_permission_that_is_missing_is_named(self, server: Server) -> None:
+        with proxy.before(server.endpoint) as wall:
+            wall.spoil_writes("403")
+            archive = behind(server, wall, "forbidden")
+            error = refused(archive.url, archive.options)
+        assert not error.transient
+        wanted = "s3:PutObject on arn:aws:s3:::archive/forbidden/*"
+        if server.protocol == "gs":
+            wanted = "storage.objects.create on gs://archive"
+        assert wanted in str(error)
+
+    def test_a_store_that_does_not_answer_may_later(self, server: Server) -> None:
+        endpoint = f"http://127.0.0.1:{free_port()}"
+        error = refused(server.url("x"), server.options(endpoint))
+        assert error.transient
+        assert server.url("x") in str(error)
+
+    def test_one_that_answers_the_second_time_is_used(self, server: Server) -> None:
+        with proxy.before(server.endpoint) as wall:
+            faults = ["503", "reset-after"]
+            wall.choose = lambda request: faults.pop() if faults else None
+            archive = behind(server, wall, "second")
+            open_storage(archive.url, writer_id(), archive.options).close()
+            assert len(wall.spoiled) == 2
+
+    def test_wrong_credentials_are_told_from_missing_ones(self, running: Any) -> None:
+        server = server_of(running, "minio")
+        wrong = {**server.options(server.endpoint), "secret": "canary-wrong-secret"}
+        told = str(refused(server.url("x"), wrong))
+        assert "the secret does not belong to the key id" in told
+        assert "canary" not in told
+
+    def test_credentials_in_a_url_are_refused_and_not_repeated(self) -> None:
+        told = str(refused(f"s3://{KEY_ID}:{SECRET}@bucket/x", {}))
+        assert "credentials do not go into the URL" in told
+        assert "canary" not in told
+
+    def test_a_disk_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        error = refused(str(tmp_path / "file"), {})
+        assert not error.transient
+        assert "cannot write there" in str(error)
+
+    @pytest.mark.parametrize(("bucket", "code"), [("nowhere", 2), ("", 2)])
+    def test_the_command_says_it_in_a_line(
+        self, running: Any, tmp_path: Path, bucket: str, code: int
+    ) -> None:
+        server = server_of(running, "moto")
+        ended = archive_command(tmp_path, f"s3://{bucket}/a", server.endpoint)
+        assert ended.returncode == code
+        assert "Traceback" not in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+    def test_a_store_that_is_away_ends_the_command_with_1(self, tmp_path: Path) -> None:
+        ended = archive_command(tmp_path, "s3://archive/a", f"http://127.0.0.1:{free_port()}")
+        assert ended.returncode == 1
+        assert "Traceback" not in ended.stderr
+
+
+def archive_command(
+    folder: Path, url: str, endpoint: str, payload: bytes = b""
+) -> subprocess.CompletedProcess[str]:
+    source = folder / "in.delimited"
+    source.write_bytes(bytes([len(payload)]) + payload if payload else b"")
+    command = [sys.executable, "-m", "cdpgen", "archive", "--table", "stellar.v1.Event"]
+    command += ["--from", str(source), "--to", url]
+    environment = {
+        **os.environ,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_SESSION_TOKEN": "canary-session-token",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+class TestSecrets:
+    def test_nothing_that_comes_out_holds_one(
+        self, running: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Any
+    ) -> None:
+        caplog.set_level(logging.WARNING)
+        server = server_of(running, "moto")
+        message = Event(id="1").SerializeToString()
+        with proxy.before(server.endpoint) as wall:
+            archive = behind(server, wall, "secrets")
+            archive.options["token"] = "canary-session-token"
+            with EventWriter(archive.url, storage_options=archive.options) as writer:
+                wall.spoil_writes("503")
+                writer.write(message)
+                writer.write(b"\xff")
+            texts = [writer.url, repr(writer), json.dumps(archive.names())]
+            wall.spoil_writes("403")
+            with pytest.raises(StorageError) as raised:
+                open_storage(archive.url, writer_id(), archive.options)
+            texts += [str(raised.value), repr(raised.value)]
+        texts += [archive.read(name).decode("latin-1") for name in archive.names()]
+        ended = archive_command(tmp_path, "s3://archive/secrets-2", server.endpoint, message)
+        assert ended.returncode == 0, ended.stderr
+        seen = capfd.readouterr()
+        texts += [ended.stdout, ended.stderr, caplog.text, seen.out, seen.err]
+        assert "canary" not in "".join(texts)
+
+    def test_the_address_of_an_upload_is_not_repeated(self, server: Server) -> None:
+        with proxy.before(server.endpoint) as wall:
+            archive = behind(server, wall, "address")
+            storage = open_storage(archive.url, writer_id(), archive.options)
+            upload = storage.create("t/f-w-000001.parquet")
+            upload.sink.write(bytes(20_000_000))
+            upload.drain()
+            wall.spoil_writes("403")
+            with pytest.raises(StorageError) as raised:
+                upload.publish()
+            upload.discard()
+            storage.close()
+        assert "upload_id=" not in str(raised.value).replace("upload_id=***", "")
+        assert store_other.GONE not in str(raised.value)

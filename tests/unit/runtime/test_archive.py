@@ -1,0 +1,128 @@
+"""`cdpgen archive`: what it is told, what it says, and its exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdp_runtime.archive import load_tables, run
+from cdp_runtime.config import ConfigError
+from tests.faults import checks
+
+GENERATED = str(checks.ROOT / "generated")
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> Path:
+    checks.write_stream(tmp_path / "stream.pb", range(300))
+    return tmp_path / "stream.pb"
+
+
+def archive(**options: Any) -> int:
+    return run(**{"table": checks.TABLE, "generated": GENERATED, **options})
+
+
+class TestRun:
+    def test_one_line_tells_what_was_done_and_another_where_the_dead_letters_are(
+        self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        to = tmp_path / "a"
+        assert archive(source=[str(stream)], to=str(to)) == 0
+        first, second = capsys.readouterr().out.splitlines()
+        assert first.startswith(f"{checks.TABLE}: 300 messages")
+        assert "296 rows, 4 files" in first
+        assert second == f"{checks.TABLE}: 4 dead letters in {to}/_dead_letter/{checks.TABLE}"
+        assert checks.numbers_in(to) == list(range(300))
+
+    def test_several_sources_of_a_table_end_up_in_one_archive(
+        self, stream: Path, tmp_path: Path
+    ) -> None:
+        checks.write_stream(tmp_path / "more.pb", range(300, 400))
+        sources = [str(stream), str(tmp_path / "m*.pb")]
+        assert archive(source=sources, to=str(tmp_path / "a")) == 0
+        assert checks.numbers_in(tmp_path / "a") == list(range(400))
+
+    def test_a_pipeline_file_does_the_same_relative_to_itself(
+        self, stream: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "p.yaml").write_text(
+            f"generated: {GENERATED}\ndestination: a\n"
+            f"tables: {{{checks.TABLE}: {{source: {stream.name}, writer: {{max_file_rows: 50}}}}}}\n"
+        )
+        assert run(str(tmp_path / "p.yaml")) == 0
+        assert checks.numbers_in(tmp_path / "a") == list(range(300))
+        assert len(checks.files(tmp_path / "a")) == 7
+
+    @pytest.mark.parametrize(
+        ("options", "code", "said"),
+        [
+            ({"source": [], "to": "a"}, 2, "missing: --from"),
+            ({"source": ["no.pb"], "to": "a"}, 2, "no.pb: there is no such file"),
+            ({"source": ["{stream}"], "to": "a", "table": "x.Y"}, 2, "x.Y: no such table"),
+            ({"source": ["{stream}"], "to": "a", "generated": "no"}, 2, "cdpgen build"),
+            ({"source": ["{stream}"], "to": "a", "options": {"max": 1}}, 2, "max: no such option"),
+            ({"source": ["{stream}"], "to": "{stream}/a"}, 2, "cannot write there"),
+        ],
+    )
+    def test_what_is_wrong_is_said_without_a_traceback(
+        self,
+        stream: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        options: dict[str, Any],
+        code: int,
+        said: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        filled = {
+            key: [one.format(stream=stream) for one in value]
+            if isinstance(value, list)
+            else value.format(stream=stream)
+            if isinstance(value, str)
+            else value
+            for key, value in options.items()
+        }
+        assert archive(**filled) == code
+        captured = capsys.readouterr()
+        assert said in captured.err
+        assert "Traceback" not in captured.err
+        assert captured.out == ""
+
+    def test_what_was_read_before_the_input_broke_is_published(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        import gzip
+
+        checks.write_stream(tmp_path / "whole.pb", range(200_000))
+        packed = gzip.compress((tmp_path / "whole.pb").read_bytes())
+        (tmp_path / "s.pb.gz").write_bytes(packed[:-9_000])
+        assert archive(source=[str(tmp_path / "s.pb.gz")], to=str(tmp_path / "a")) == 1
+        assert "s.pb.gz" in capsys.readouterr().err
+        there = checks.numbers_in(tmp_path / "a")
+        assert len(there) > 50_000
+        (tmp_path / "s.pb.gz").write_bytes(packed)
+        assert archive(source=[str(tmp_path / "s.pb.gz")], to=str(tmp_path / "a")) == 0
+        assert checks.numbers_in(tmp_path / "a") == list(range(200_000))
+
+
+class TestLoadTables:
+    def test_a_folder_of_any_name_is_imported_from_where_it_lies(self, tmp_path: Path) -> None:
+        (tmp_path / "json").symlink_to(GENERATED)
+        before = list(sys.path)
+        tables = load_tables(tmp_path / "json")
+        assert sorted(tables)[0] == checks.TABLE
+        assert tables[checks.TABLE].table == checks.TABLE
+        assert sys.path == before
+
+    @pytest.mark.parametrize("content", ["TABLES = ", "import nothing_like_it", "TABLES = 3", ""])
+    def test_one_that_cannot_be_imported_is_told_how_to_be_made(
+        self, content: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / "__init__.py").write_text(content)
+        with pytest.raises(ConfigError, match="cdpgen build SCHEMAS --out"):
+            load_tables(tmp_path / "broken")

@@ -1,0 +1,166 @@
+"""The buffer: what is let in, what blocks, what is taken together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cdp_runtime.dead_letter import DeadLetter
+from cdp_runtime.intake import Chunk, Intake, Letter, Mark
+from cdp_runtime.metrics import Metrics
+from cdp_runtime.writer import WriterFailed
+
+WAIT = 0.1
+"""Seconds after which somebody who still waits is taken to be blocked."""
+
+
+def intake(messages: int = 10, size: float = 1_000, **options: Any) -> Intake:
+    return Intake(messages, size, Metrics(), **options)
+
+
+def started(action: Any) -> threading.Thread:
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    return thread
+
+
+def chunks(taken: Any) -> list[tuple[str, list[bytes], list[int] | None]]:
+    return [
+        (
+            one.source,
+            [p if isinstance(p, bytes) else p.as_py() for p in one.payloads],
+            None if one.positions is None else list(one.positions),
+        )
+        for one in taken
+    ]
+
+
+class TestIntake:
+    def test_single_messages_of_a_source_are_gathered_in_one_chunk(self) -> None:
+        buffer = intake()
+        for n in range(3):
+            buffer.put_one(b"%d" % n, "s", n)
+        buffer.put_one(b"x", "t", None)
+        buffer.put_one(b"y", "t", 1)
+        assert chunks(buffer.take()) == [
+            ("s", [b"0", b"1", b"2"], [0, 1, 2]),
+            ("t", [b"x"], None),
+            ("t", [b"y"], [1]),
+        ]
+
+    def test_many_messages_are_cut_to_what_is_decoded_at_once(self) -> None:
+        buffer = intake(100_000, 1e9)
+        buffer.put_many(pa.array([b"x"] * 10_000), "s", range(10_000))
+        sizes: list[int] = []
+        while sum(sizes) < 10_000:
+            taken = buffer.take()
+            assert isinstance(taken, list)
+            sizes.append(sum(len(one.payloads) for one in taken))
+        assert max(sizes) <= 4_096
+
+    @pytest.mark.parametrize(("count", "size"), [(11, 1), (3, 400)])
+    def test_who_writes_more_than_fits_waits_until_it_is_taken(self, count: int, size: int) -> None:
+        buffer = intake(10, 1_000)
+        thread = started(lambda: [buffer.put_one(b"x" * size, "s", n) for n in range(count)])
+        thread.join(WAIT)
+        assert thread.is_alive()
+        buffer.take()
+        thread.join(5)
+        assert not thread.is_alive()
+
+    def test_a_message_larger_than_the_buffer_is_let_in_alone(self) -> None:
+        buffer = intake(10, 10)
+        buffer.put_one(b"x" * 100, "s", None)
+        assert chunks(buffer.take()) == [("s", [b"x" * 100], None)]
+
+    def test_a_few_messages_wait_a_little_for_more(self) -> None:
+        buffer = intake(10_000)
+        buffer.put_one(b"1", "s", None)
+        thread = started(lambda: (time.sleep(0.01), buffer.put_one(b"2", "s", None)))
+        assert chunks(buffer.take()) == [("s", [b"1", b"2"], None)]
+        thread.join()
+
+    def test_marks_and_letters_keep_their_place(self) -> None:
+        buffer = intake()
+        buffer.put_one(b"1", "s", None)
+        buffer.put_letter(DeadLetter(b"?", "bad"))
+        buffer.put_one(b"2", "s", None)
+        buffer.put_mark(Mark(last=True))
+        assert isinstance(buffer.take(), list)
+        letter = buffer.take()
+        assert isinstance(letter, Letter)
+        assert letter.letter.payload == b"?"
+        assert isinstance(buffer.take(), list)
+        assert isinstance(buffer.take(), Mark)
+
+    def test_after_the_last_mark_nothing_is_taken(self) -> None:
+        buffer = intake()
+        buffer.put_mark(Mark(last=True))
+        with pytest.raises(ValueError, match="closed"):
+            buffer.put_one(b"", "", None)
+
+    def test_a_failure_wakes_who_waits_and_meets_who_comes(self) -> None:
+        buffer = intake(1)
+        buffer.put_one(b"", "", None)
+        raised = []
+
+        def put() -> None:
+            with pytest.raises(WriterFailed) as failure:
+                buffer.put_one(b"", "", None)
+            raised.append(str(failure.value))
+
+        thread = started(put)
+        thread.join(WAIT)
+        buffer.fail(WriterFailed("broken"))
+        thread.join(5)
+        put()
+        assert raised == ["broken", "broken"]
+
+    def test_as_many_positions_as_messages(self) -> None:
+        with pytest.raises(ValueError, match="2 messages have 3 positions"):
+            intake().put_many([b"", b""], "s", range(3))
+
+
+class TestJournaledIntake:
+    """With a journal in between."""
+
+    def test_what_is_new_is_not_decoded_before_it_is_passed_on(self) -> None:
+        buffer = intake(journaled=True)
+        buffer.put_one(b"1", "s", None)
+        taken: list[Any] = []
+        thread = started(lambda: taken.append(buffer.take()))
+        thread.join(WAIT)
+        assert thread.is_alive()
+        new = buffer.take_new()
+        assert isinstance(new, list)
+        buffer.pass_on(new)
+        thread.join(5)
+        assert chunks(taken[0]) == [("s", [b"1"], None)]
+
+    def test_messages_fill_the_buffer_until_they_are_decoded(self) -> None:
+        buffer = intake(2, journaled=True)
+        buffer.put_many([b"1", b"2"], "s", None)
+        thread = started(lambda: buffer.put_one(b"3", "s", None))
+        new = buffer.take_new()
+        assert isinstance(new, list)
+        thread.join(WAIT)
+        assert thread.is_alive()
+        buffer.pass_on(new)
+        assert isinstance(buffer.take(), list)
+        thread.join(5)
+        assert not thread.is_alive()
+        assert isinstance(buffer.take_new(), list)
+
+    def test_a_chunk_that_the_journal_has_is_not_added_to(self) -> None:
+        buffer = intake(journaled=True)
+        buffer.put_one(b"1", "s", None)
+        new = buffer.take_new()
+        assert isinstance(new, list)
+        buffer.put_one(b"2", "s", None)
+        [chunk] = new
+        assert isinstance(chunk, Chunk)
+        assert chunk.payloads == [b"1"]

@@ -1,0 +1,197 @@
+"""A generated writer, as its users see it."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cdp_runtime.config import ConfigError
+from cdp_runtime.parquet import PublishedFile
+from cdp_runtime.writer import TableWriter, WriterFailed
+from generated.stellar.v1.asset_details_pb2 import AssetDetails
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from generated.stellar.v1.event_pb2 import Event
+from tests.faults import checks
+
+SOME = [checks.payload(n) for n in range(1, 97)]
+
+
+class TestWrite:
+    def test_messages_and_their_bytes_are_the_same(self, tmp_path: Path) -> None:
+        with AssetDetailsWriter(tmp_path) as writer:
+            writer.write(AssetDetails.FromString(SOME[0]))
+            writer.write(SOME[1])
+            writer.write(bytearray(SOME[2]))  # type: ignore[arg-type]
+            writer.write_many([AssetDetails.FromString(SOME[3]), SOME[4]])
+            writer.write_many(pa.array([SOME[5]], pa.large_binary()))
+            writer.write_many(one for one in SOME[6:8])
+        assert checks.numbers_in(tmp_path) == list(range(1, 9))
+
+    def test_a_message_of_another_type_is_refused(self, tmp_path: Path) -> None:
+        with AssetDetailsWriter(tmp_path) as writer:
+            with pytest.raises(TypeError, match=r"expected a stellar\.v1\.AssetDetails, not a"):
+                writer.write(Event())  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match=r"or its bytes, not builtins\.str"):
+                writer.write_many(["text"])  # type: ignore[list-item]
+        assert checks.files(tmp_path) == []
+
+    def test_null_and_what_is_no_message_go_to_the_dead_letters(self, tmp_path: Path) -> None:
+        with AssetDetailsWriter(tmp_path) as writer:
+            writer.write_many(pa.array([SOME[0], None, b"\x0f"], pa.binary()))
+        assert writer.metrics.dead_letters == 2
+        assert writer.metrics.rows == 1
+
+    def test_a_closed_writer_takes_nothing(self, tmp_path: Path) -> None:
+        writer = AssetDetailsWriter(tmp_path)
+        writer.close()
+        for call in (lambda: writer.write(b""), lambda: writer.write_many([b""]), writer.flush):
+            with pytest.raises(ValueError, match="closed"):
+                call()
+
+    def test_the_base_class_is_no_writer(self) -> None:
+        with pytest.raises(NotImplementedError, match="no"):
+            TableWriter.message_type()
+
+
+class TestFlush:
+    def test_everything_before_it_is_in_whole_files_when_it_returns(self, tmp_path: Path) -> None:
+        with AssetDetailsWriter(tmp_path) as writer:
+            for start in range(0, 96, 24):
+                writer.write_many(SOME[start : start + 24])
+                writer.flush()
+                assert checks.numbers_in(tmp_path) == list(range(1, start + 25))
+
+    def test_with_nothing_written_it_writes_nothing(self, tmp_path: Path) -> None:
+        with AssetDetailsWriter(tmp_path) as writer:
+            writer.flush()
+        assert checks.files(tmp_path) == []
+
+
+class TestClose:
+    def test_it_publishes_and_may_be_called_again(self, tmp_path: Path) -> None:
+        writer = AssetDetailsWriter(tmp_path)
+        writer.write_many(SOME)
+        writer.close()
+        writer.close()
+        assert checks.numbers_in(tmp_path) == list(range(1, 97))
+        assert checks.leftovers(tmp_path) == []
+
+    def test_what_was_written_before_an_exception_is_archived(self, tmp_path: Path) -> None:
+        def write() -> None:
+            with AssetDetailsWriter(tmp_path) as writer:
+                writer.write_many(SOME)
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            write()
+        assert checks.numbers_in(tmp_path) == list(range(1, 97))
+
+    def test_an_exception_is_told_that_the_writer_failed_as_well(self, tmp_path: Path) -> None:
+        def broken(file: PublishedFile) -> None:
+            raise RuntimeError("broken")
+
+        def write() -> None:
+            with AssetDetailsWriter(tmp_path, on_published=broken) as writer:
+                writer.write_many(SOME)
+                raise KeyError
+
+        with pytest.raises(KeyError) as raised:
+            write()
+        assert "broken" in raised.value.__notes__[0]
+
+    def test_a_writer_that_is_dropped_publishes_with_a_warning(self, tmp_path: Path) -> None:
+        def drop() -> None:
+            writer = AssetDetailsWriter(tmp_path)
+            writer.write_many(SOME)
+            del writer
+            gc.collect()
+
+        with pytest.warns(ResourceWarning, match="was not closed"):
+            drop()
+        assert checks.numbers_in(tmp_path) == list(range(1, 97))
+
+
+class TestOnPublished:
+    def test_positions_are_told_when_readers_can_see_the_file(self, tmp_path: Path) -> None:
+        told: list[PublishedFile] = []
+
+        def published(file: PublishedFile) -> None:
+            assert Path(file.url).is_file()
+            told.append(file)
+
+        with AssetDetailsWriter(tmp_path, partition_by="", on_published=published) as writer:
+            writer.write_many(SOME, source="s", positions=range(96))
+            writer.reject(b"?", "bad", source="s", position=96)
+            time.sleep(0.2)
+            assert told == []
+        assert [(file.positions, file.dead_letters) for file in told] == [
+            ({"s": (0, 95)}, False),
+            ({"s": (96, 96)}, True),
+        ]
+
+    @pytest.mark.parametrize("call", ["flush", "close"])
+    def test_it_must_not_call_the_writer(self, call: str, tmp_path: Path) -> None:
+        raised = []
+
+        def published(file: PublishedFile) -> None:
+            try:
+                getattr(writer, call)()
+            except RuntimeError as error:
+                raised.append(str(error))
+
+        with AssetDetailsWriter(tmp_path, partition_by="", on_published=published) as writer:
+            writer.write_many(SOME)
+        assert raised == [f"on_published must not {call} the writer that calls it"]
+
+
+class TestOptions:
+    def test_a_wrong_one_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="buffer_size: 0 is not allowed"):
+            AssetDetailsWriter(tmp_path, buffer_size=0)
+
+    def test_files_rotate_by_age_with_nobody_writing(self, tmp_path: Path) -> None:
+        seen = threading.Event()
+        with AssetDetailsWriter(
+            tmp_path, rotation_interval_minutes=0.05 / 60, on_published=lambda file: seen.set()
+        ) as writer:
+            writer.write(SOME[0])
+            assert seen.wait(10)
+            assert checks.numbers_in(tmp_path) == [1]
+
+    def test_rows_and_dead_letters_in_the_making_do_not_meet(self, tmp_path: Path) -> None:
+        # both have files in `_tmp` at once, from their first row groups on
+        with AssetDetailsWriter(tmp_path, row_group_mb=0.001) as writer:
+            for start in range(0, 5_000, 100):
+                writer.write_many([checks.payload(n) for n in range(start, start + 100)])
+        assert checks.numbers_in(tmp_path) == list(range(5_000))
+
+
+class TestTwoWriters:
+    def test_on_one_archive_are_kept_apart_by_their_ids(self, tmp_path: Path) -> None:
+        def write(first: int) -> None:
+            with AssetDetailsWriter(tmp_path, max_file_rows=300) as writer:
+                for start in range(first, first + 5_000, 100):
+                    writer.write_many([checks.payload(n) for n in range(start, start + 100)])
+
+        threads: list[Any] = [threading.Thread(target=write, args=(5_000 * n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert checks.numbers_in(tmp_path) == list(range(15_000))
+        assert len({path.name.split("-")[1] for path in checks.files(tmp_path)}) == 3
+        assert checks.leftovers(tmp_path) == []
+
+
+def test_the_failure_names_table_archive_and_cause(tmp_path: Path) -> None:
+    writer = AssetDetailsWriter(tmp_path / "a")
+    writer.write_many(SOME)
+    (tmp_path / "a" / checks.TABLE).write_text("in the way")
+    with pytest.raises(WriterFailed, match=rf"{checks.TABLE}: cannot write to {tmp_path}/a: .*"):
+        writer.close()
