@@ -1,4 +1,4 @@
-"""The two threads behind a writer, and the queues that lead to them; see `cdp_runtime.writer`."""
+"""The threads behind a writer, and what goes from one to the next; see `cdp_runtime.writer`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class DecodedQueue(queue.Queue["Decoded | Mark"]):
 
 
 class Pipeline:
-    """Decode thread, encode thread, and the files of one table in one archive.
+    """Journal thread, decode thread, encode thread, and the files of one table in one archive.
 
     Args:
         writer: the generated class, for what it says about the table.

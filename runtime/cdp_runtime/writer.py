@@ -3,15 +3,18 @@
 The way of a message from `write` to the disk, and who owns what:
 
     caller's threads      write, write_many        bytes into the `Intake`, which blocks when it is full
+    journal thread        pipeline.Pipeline        only with a journal: `journal.Journal`, and on
     decode thread         pipeline.Pipeline        `Converter.decode`, then `router.Router.split`
     encode thread         pipeline.Pipeline        `parquet.TableFiles`: row groups, rotation, publication
 
-Two queues join the three: the intake (bounded in messages and bytes; the only thing with a lock) and a
-short queue of decoded batches. Everything else belongs to one thread. `flush` and `close` send a mark
-down the same way and wait until it comes out at the end, so they come after all that was written before.
+Queues join them: the intake (bounded in messages and bytes) and a short queue of decoded batches; the
+journal has a lock of its own. Everything else belongs to one thread. `flush` and `close` send a mark
+down the same way and wait until it comes out at the end, so they come after all that was written before;
+with a journal `flush` waits for that alone.
 
-A thread that fails keeps taking from its queue and drops what it takes, so that nobody waits for ever;
-the next call of the caller raises `WriterFailed`.
+What fails and may pass is waited out where it fails (`patience.Patience`), so a store that is away fills the
+queues and then blocks the callers. A thread that fails for good keeps taking from its queue and drops what
+it takes, so that nobody waits for ever; the next call of the caller raises `WriterFailed`.
 """
 
 from __future__ import annotations
@@ -47,9 +50,11 @@ __all__ = ["Column", "Day", "Hour", "Range", "TableWriter", "WriterFailed"]
 
 
 class WriterFailed(RuntimeError):  # noqa: N818 - what happened, as people say it
-    """A file could not be written; what was not published before is lost to the archive.
+    """Not all that was given to the writer is in the archive, and waiting would not help.
 
-    `__cause__` is the error behind it. The writer takes nothing more.
+    What was not published before is in the journal, where there is one, and the next writer publishes it; or
+    it comes again, where its source replays. `__cause__` is the error behind it. The writer takes nothing
+    more.
     """
 
 
@@ -124,7 +129,7 @@ class TableWriter(Generic[M]):
         Args:
             message: the message or its bytes. Bytes that are no valid message go to the dead letters.
             source: where it comes from, for footers and dead letters.
-            position: its place in the source; rises from call to call.
+            position: its place in the source; no two messages of a source have the same.
 
         Raises:
             TypeError: it is a message of another type, or no message.
@@ -151,7 +156,8 @@ class TableWriter(Generic[M]):
             payloads: messages or their bytes, or a pyarrow array of type binary, large_binary or
                 binary_view, which is not copied.
             source: where they come from, for footers and dead letters.
-            positions: their places in the source, one each, rising; a `range` costs nothing.
+            positions: their places in the source, one each, none of them twice; a `range` costs
+                nothing.
 
         Raises:
             TypeError: there is a message of another type, or no message, among them.

@@ -108,7 +108,8 @@ class TestMerge:
     def test_what_the_errors_say_settles_a_real_merge_step_by_step(self, shop: Shop) -> None:
         git = Git(shop.schemas)
         shop.build(*FIELDS)
-        git("add", "."), git("commit", "--quiet", "-m", "base")
+        git("add", ".")
+        git("commit", "--quiet", "-m", "base")
         git("switch", "--quiet", "-c", "theirs")
         shop.build(*FIELDS, "string theirs = 4;")
         git("commit", "--quiet", "-am", "theirs")
@@ -148,7 +149,8 @@ class TestMerge:
         text = 'syntax = "proto3"; package shop; message Refund { string article = 1; %s }'
         refund.write_text(text % "")
         shop.build(*FIELDS)
-        git("add", "."), git("commit", "--quiet", "-m", "base")
+        git("add", ".")
+        git("commit", "--quiet", "-m", "base")
         git("switch", "--quiet", "-c", "theirs")
         refund.write_text(text % "string reason = 2;")
         shop.build(*FIELDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -422,6 +423,13 @@ class TestEngines:
         lazy = pl.scan_pyarrow_dataset(opened).filter(pl.col("number") > 1).select("status")
         assert sorted(lazy.collect().rows()) == [("OPEN",), ("PAID",)]
         assert len(pl.DataFrame(opened)) == 3
+
+    def test_pandas_takes_the_columns_as_they_are(self, opened: Any) -> None:
+        table = opened.to_table(columns=["number"]).combine_chunks()
+        frame = table.to_pandas(types_mapper=pd.ArrowDtype)
+        assert sorted(frame["number"]) == [1, 2, 2**40]
+        (chunk,) = pa.chunked_array(frame["number"].array.__arrow_array__()).chunks
+        assert chunk.buffers()[1].address == table["number"].chunk(0).buffers()[1].address
 
     def test_pyarrow_has_tables_batches_heads_and_expressions(self, opened: Any) -> None:
         assert isinstance(opened, ds.Dataset)
