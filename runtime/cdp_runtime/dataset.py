@@ -86,6 +86,7 @@ def open_archive(
     columns: Sequence[str] | None = None,
     filter: Expression | None = None,
     retired: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Archive:
     """Opens one table of an archive; nothing but the names of its files is read yet.
 
@@ -97,6 +98,7 @@ def open_archive(
         filter: only rows for which this holds, in today's names: `pyarrow.compute.field("ledger") > 5`.
         retired: whether columns that only older files have follow today's, under the names that they had last
             (this reads the footers of all files).
+        storage_options: what the filesystem takes besides the URL.
 
     Returns:
         A pyarrow dataset that DuckDB, Polars and pyarrow read with their projections and filters pushed
@@ -114,7 +116,7 @@ def open_archive(
             f"{table}: no such table in {os.fspath(generated)}; it has {', '.join(sorted(writers))}"
         )
     writer = writers[table]
-    storage = open_storage(url)
+    storage = open_storage(url, storage_options=storage_options)
     paths = [file.path for file in storage.files(f"{table}/")]
     if not paths:
         raise ArchiveError(f"{storage.describe(table)}: there are no files of {table}")

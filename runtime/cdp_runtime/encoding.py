@@ -39,9 +39,10 @@ _TOO_FEW_ROWS: Final = 4_096
 _LARGE_PART: Final = 0.01
 """Columns with less of the bytes of a row group are not worth trying, and get a dictionary."""
 
-_GLANCE_ROWS: Final = 4_096
 _FEW_VALUES: Final = 0.25
-"""So do columns that have no more different values than this, as a part of a few rows."""
+_MANY_VALUES: Final = 0.85
+"""Columns with fewer different values than the one, as a part of their rows, get a dictionary without a
+trial, and those with more than the other get none."""
 
 _LONG_VALUE: Final = 64
 """Texts and bytes that are longer than this on average have no statistics: nobody asks for the smallest
@@ -128,7 +129,6 @@ def choose(rows: pa.Table, compression: str, level: int | None) -> Choice | None
         if (
             pa.types.is_dictionary(values.type)
             or values.nbytes < large
-            or _has_few_values(values)
             or _repeats(values, compression, level)
         ):
             dictionary.append(path)
@@ -206,14 +206,11 @@ def _is_large(kind: pa.DataType) -> bool:
     return pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
 
 
-def _has_few_values(values: pa.ChunkedArray) -> bool:
-    some = values.slice(0, _GLANCE_ROWS)
-    distinct: int = pc.count_distinct(some).as_py()
-    return distinct <= len(some) * _FEW_VALUES
-
-
 def _repeats(values: pa.ChunkedArray, compression: str, level: int | None) -> bool:
     """Whether values are smaller with a dictionary."""
+    different: float = pc.count_distinct(values).as_py() / max(len(values), 1)
+    if not _FEW_VALUES < different < _MANY_VALUES:
+        return different <= _FEW_VALUES
     column = pa.table({"values": values})
 
     def size(dictionary: bool) -> int:

@@ -50,11 +50,6 @@ class Patience:
         """Makes every wait, now and later, end with the error that it waits for."""
         self._ended.set()
 
-    @property
-    def gave_up(self) -> bool:
-        """Whether nobody waits any more."""
-        return self._ended.is_set()
-
     def call(self, action: Callable[[], T], doing: str) -> T:
         """Calls something that can be called again, until it succeeds.
 

@@ -228,7 +228,7 @@ class Pipeline:
         self._forbid_own_threads("close")
         self._stop()
         if not self._ended(seconds) and seconds is not None:
-            self._abandon(seconds)
+            self._abandon()
             self._ended(None)
         with self._closing:
             # a thread that hangs in a call to the store keeps what it uses
@@ -253,14 +253,14 @@ class Pipeline:
                 thread.join(min(left, _LOOK_SECONDS))
         return True
 
-    def _abandon(self, seconds: float) -> None:
+    def _abandon(self) -> None:
         """Gives up what is not published."""
         left_to = (
             "the next run, where its source replays" if self._journal is None else "the journal"
         )
         self.intake.fail(
             WriterFailed(
-                f"{self._table}: not all could be published to {self.url} within {seconds:g} s; "
+                f"{self._table}: not all could be published to {self.url} in the time there was; "
                 f"the rest is left to {left_to}"
             )
         )
@@ -322,10 +322,11 @@ class Pipeline:
         try:
             rows = 1 if isinstance(item, Letter) else len(item.payloads)
             frame = encode(_frame_of(item, journal))
+            size = sum(map(len, frame))
             while not self.intake.failed:
-                if not journal.has_room(len(frame)) or journal.size > self._urge_at:
+                if not journal.has_room(size) or journal.size > self._urge_at:
                     self._urge()
-                if journal.wait_for_room(len(frame), _LOOK_SECONDS):
+                if journal.wait_for_room(size, _LOOK_SECONDS):
                     item.segment = self._patience.call(
                         functools.partial(journal.append, frame, rows), "write to the journal"
                     )

@@ -124,8 +124,6 @@ def filesystem_of(url: str, storage_options: Mapping[str, Any] | None = None) ->
     import fsspec
 
     protocol = url.partition("://")[0] if "://" in url else "file"
-    # gcsfs would ask Google over gRPC what kind of bucket it is, past `endpoint_url` and any proxy
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     shown = safe_url(url)
     if protocol in _EXTRAS and "@" in url.partition("://")[2].partition("/")[0]:
         raise StorageError(
@@ -133,6 +131,12 @@ def filesystem_of(url: str, storage_options: Mapping[str, Any] | None = None) ->
             f"environment or in a profile; docs/stores.md tells how"
         )
     try:
+        if protocol in ("gs", "gcs"):
+            # the class that gcsfs registers asks Google over gRPC what kind of bucket it is, past
+            # `endpoint_url` and any proxy
+            from gcsfs.core import GCSFileSystem
+
+            return GCSFileSystem(**(storage_options or {})), GCSFileSystem._strip_protocol(url)
         filesystem, path = fsspec.url_to_fs(
             url if "://" in url else os.path.expanduser(url), **(storage_options or {})
         )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -107,6 +107,7 @@ def upgrade(
     *,
     generated: str | os.PathLike[str] = "generated",
     tables: Sequence[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Iterator[Upgraded]:
     """Upgrades the files of an archive, one after the other.
 
@@ -114,6 +115,7 @@ def upgrade(
         url: the archive: a path or a URL of any fsspec protocol.
         generated: the folder that `cdpgen build` wrote.
         tables: the full names of the tables to upgrade; all that have a writer when left out.
+        storage_options: what the filesystem takes besides the URL.
 
     Yields:
         What was done for each file, once it is durable.
@@ -128,7 +130,7 @@ def upgrade(
             known = ", ".join(sorted(writers))
             raise ConfigError(f"{name}: no such table in {os.fspath(generated)}; it has {known}")
     identity = writer_id()
-    storage = open_storage(url, identity)
+    storage = open_storage(url, identity, storage_options)
     try:
         # the listing as a whole, before anything in it changes
         for file in list(storage.files()):

@@ -47,7 +47,8 @@ def produce(writer: AssetDetailsWriter, seed: int, until: float, written: list[i
         payloads = []
         for _ in range(rng.randint(1, 2_000)):
             message = AssetDetails(code="X", issuer="G" * rng.randint(0, 60))
-            message.timestamp.seconds = 86_400 * (int(time.time()) - rng.choice([0, 0, 0, 1, 40]))
+            day = int(time.time()) % 10_000 + 100 - rng.choice([0, 0, 0, 1, 40])
+            message.timestamp.seconds = 86_400 * day
             payloads.append(message.SerializeToString())
         payloads[0] = b"\x0f"
         writer.write_many(payloads, source=str(seed), positions=range(count, count + len(payloads)))

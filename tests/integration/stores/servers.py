@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
+from gcsfs.core import GCSFileSystem
 
 BUCKET = "archive"
 KEY_ID, SECRET = "canary-key-id", "canary-secret-access-key"
@@ -37,6 +38,8 @@ class Server(NamedTuple):
 
     def filesystem(self) -> Any:
         options = self.options(self.endpoint)
+        if self.protocol == "gs":
+            return GCSFileSystem(skip_instance_cache=True, **options)
         return fsspec.filesystem(self.protocol, skip_instance_cache=True, **options)
 
 

@@ -212,3 +212,43 @@ def test_a_choice_of_nothing_turns_everything_off() -> None:
     options = writer_options("zstd", None, Choice([], []))
     assert options["use_dictionary"] is False
     assert options["write_statistics"] is False
+
+
+NUMBERS = pa.array([RANDOM.randrange(2**31) for _ in range(5_000)], pa.int64())
+TYPES: list[pa.DataType] = [
+    *(pa.int32(), pa.int64(), pa.uint32(), pa.uint64(), pa.float32(), pa.float64(), pa.bool_()),
+    *(pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.binary(4)),
+    *(pa.decimal128(38, 2), pa.decimal256(60, 2), pa.date32(), pa.time64("us"), pa.duration("us")),
+    *(pa.timestamp("ms"), pa.timestamp("us", "UTC"), pa.timestamp("ns")),
+]
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+def test_columns_of_every_type_are_tried_and_written(kind: Any) -> None:
+    values: Any
+    if pa.types.is_fixed_size_binary(kind):
+        values = pa.array([number.as_py().to_bytes(4) for number in NUMBERS], kind)
+    elif pa.types.is_date32(kind) or pa.types.is_floating(kind):
+        values = NUMBERS.cast(pa.int32()).cast(kind, safe=False)
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        values = NUMBERS.cast(pa.string()).cast(kind)
+    else:
+        values = NUMBERS.cast(kind)
+    offsets = pa.array(range(len(values) + 1), pa.int32())
+    keys = NUMBERS.cast(pa.string())
+    table = pa.table(
+        {
+            "flat": values,
+            "null": pa.nulls(len(values), kind),
+            "list": pa.ListArray.from_arrays(offsets, values),
+            "struct": pa.StructArray.from_arrays([values, values], ["a", "b"]),
+            "map": pa.MapArray.from_arrays(offsets, keys, values),
+        }
+    )
+    options = Encoding("zstd").options(table)
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+        writer.write_table(table)
+    read = pq.read_table(pa.BufferReader(sink.getvalue()))
+    assert read.num_rows == len(values)
+    assert read.column("flat").combine_chunks().cast(kind).equals(values)

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -190,6 +191,16 @@ class TestArchiveAgain:
         for other in ("stream.pb", "./s*.pb", "link.pb", stream.as_uri()):
             checks.run_archive(Path(other) if "://" not in other else other, tmp_path / "a", {})
         assert checks.numbers_in(tmp_path / "a") == list(range(1_000))
+
+    def test_a_clock_that_jumps_changes_nothing(
+        self, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = time.time
+        for step, offset in enumerate((0, 10_000_000, -10_000_000, 500)):
+            monkeypatch.setattr(time, "time", lambda offset=offset: now() + offset)
+            checks.run_archive(stream, tmp_path / "a", {})
+            checks.write_stream(stream, range(1_000 + 10 * step, 1_010 + 10 * step))
+        assert checks.numbers_in(tmp_path / "a") == list(range(1_030))
 
     def test_standard_input_is_never_passed_over(
         self, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
