@@ -71,7 +71,8 @@ def expect(
         columns = row.struct(program, pa.struct(list(schema)), message)
         if program.raw:
             entries_whole = told == _told(program, None, payload)
-            columns[program.raw] = None if row.exact and entries_whole else payload
+            whole = row.exact and entries_whole and not _cut_off(program, told)
+            columns[program.raw] = None if whole else payload
         if not row.sure:
             unsure.add(len(rows))
         rows.append(columns)
@@ -196,7 +197,7 @@ class _Row:
     def scalar(self, field: Field, arrow: ArrowField, value: Any) -> Any:
         """A number, text or bytes; null (zero, empty) where the column cannot hold it."""
         if field.encoding.startswith("unix_"):
-            held = value in INT64
+            held = value in INT64 and self.stored(arrow, value)
             return value if held else self.lost(None if arrow.nullable else 0)
         column = value
         text = field.kind == "string" or field.encoding in _TEXTS
@@ -244,9 +245,14 @@ class _Row:
 
     def ticks(self, arrow: ArrowField, seconds: int, ticks: int, under: int) -> int | None:
         total = seconds * TICKS[arrow.type.unit] + ticks
-        if total not in INT64:
+        if total not in INT64 or not self.stored(arrow, total):
             return self.lost(None)
         return self.lost(total) if under else total
+
+    def stored(self, arrow: ArrowField, ticks: int) -> bool:
+        """Whether Parquet holds a time: it has no seconds, they are milliseconds there."""
+        seconds = pa.types.is_timestamp(arrow.type) and arrow.type.unit == "s"
+        return not seconds or abs(ticks) <= INT64[-1] // 1000
 
     def date(self, arrow: ArrowField, value: Any) -> int | None:
         self.unknown(value)
@@ -457,6 +463,53 @@ def _parts_told(
             tag = payload[start : _varint(payload, start)[1]]
             size = _size(len(content)) if wire == _LENGTH else b""
             yield tag + size + content + payload[end:stop]
+
+
+_32_BITS: Mapping[str, range] = {
+    "int32": range(-(1 << 31), 1 << 31),
+    "enum": range(-(1 << 31), 1 << 31),
+    "uint32": range(1 << 32),
+    "sint32": range(1 << 32),
+    "bool": range(2),
+}
+
+
+def _cut_off(program: Program, payload: bytes) -> bool:
+    """Whether a varint that has a column is of more bits than its type, and protobuf cuts it off."""
+    fields = {field.number: field for field in program.fields}
+    for number, wire, _, begin, end, _ in _spans(payload):
+        field = fields.get(number)
+        content = payload[begin:end]
+        if field is None or (field.column is None and field.encoding != "flatten"):
+            continue
+        if field.kind in _32_BITS:
+            many = wire == _LENGTH and field.presence in ("repeated", "packed")
+            if wire == _VARINT or many:
+                numbers = _varints(content)
+                signed = field.kind in ("int32", "enum")
+                if any(_signed(n, signed) not in _32_BITS[field.kind] for n in numbers):
+                    return True
+        elif field.kind in ("message", "map", "wrapper", "group") and field.encoding in (
+            "",
+            "flatten",
+        ):
+            assert field.program is not None
+            if wire == (_GROUP if field.kind == "group" else _LENGTH):
+                if _cut_off(field.program, content):
+                    return True
+    return False
+
+
+def _signed(value: int, signed: bool) -> int:
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if signed and value >> 63 else value
+
+
+def _varints(payload: bytes) -> Iterator[int]:
+    at = 0
+    while at < len(payload):
+        value, at = _varint(payload, at)
+        yield value
 
 
 def _wire(field: FieldDescriptor) -> int:

@@ -263,17 +263,19 @@ class WriterConfig(_Model):
         else:
             found = f"{_SCHEMES[self.storage_type]}://{self.bucket_name}/{prefix}"
         found = found if url is not None else found.rstrip("/") or "/"
-        return Destination(found, {**self._region_options(found), **self.storage_options})
+        return Destination(found, {**self.storage_options, **self._region_options(found)})
 
     def _region_options(self, url: str) -> dict[str, Any]:
-        """The region as the client of the store wants it told."""
+        """The region as the client of the store wants it told, unless its own options tell it."""
         if self.region is None:
             return {}
+        own = self.storage_options
         match url.partition("://")[0]:
             case "s3" | "s3a":
-                return {"client_kwargs": {"region_name": self.region}}
+                told = own.get("client_kwargs") or {}
+                return {"client_kwargs": {"region_name": self.region, **told}}
             case "gs" | "gcs":
-                return {"default_location": self.region}
+                return {"default_location": own.get("default_location", self.region)}
             case _:
                 raise ConfigError(f"region: {self.region!r} is not allowed: {url} has none")
 

@@ -61,6 +61,29 @@ std::optional<PackedKind> packed_kind(Op op) {
     }
 }
 
+// Whether 32 bits (one of a bool) hold a varint. Protobuf's parsers cut it off; the number that a
+// newer writer of a wider type meant would be gone.
+bool fits(Scalar scalar, uint64_t value) {
+    switch (scalar) {
+        case Scalar::Int32:
+        case Scalar::Enum:
+            return value + (uint64_t{1} << 31) <= UINT32_MAX;
+        case Scalar::Uint32:
+        case Scalar::Sint32:
+            return value <= UINT32_MAX;
+        case Scalar::Bool:
+            return value <= 1;
+        default:
+            return true;
+    }
+}
+
+// Parquet knows no seconds: pyarrow stores them as milliseconds.
+bool is_storable(const FieldOp& op, int64_t ticks) {
+    constexpr int64_t kMost = INT64_MAX / 1000;
+    return op.unit != 1 || (ticks <= kMost && ticks >= -kMost);
+}
+
 // The ticks of a time; false where they are more than 64 bits hold.
 bool ticks_of(int64_t seconds, int64_t unit, int64_t rest, int64_t& ticks) {
     if (__builtin_expect(!__builtin_mul_overflow(seconds, unit, &ticks) &&
@@ -205,8 +228,16 @@ const uint8_t* Decoder::message(Message& message, int64_t row, const uint8_t* p,
             if ((op->extras & FieldOp::kEnters) != 0) enter_oneof(*op, row);
             op->seen = true;
         }
+        const uint8_t* value = p;
         p = step(*op, *op->value, at, p, end);
-        if (__builtin_expect(p == nullptr, 0)) return nullptr;
+        if (__builtin_expect(p == nullptr, 0)) {
+            if (value > end) {  // what was taken for a tag goes on behind the end
+                at_ = value - op->tag_size;
+                reason_ = kTag;
+                op_ = nullptr;
+            }
+            return nullptr;
+        }
         before = op;
         op = op->guess;
     }
@@ -225,11 +256,11 @@ bool Decoder::close(FieldOp& op, int64_t row) {
         const bool several = list.next == row + 1 && list.items->rows - list.offset_at(row) > 1;
         return !several || drop_repeated_keys(op, row);
     }
+    // Of a required field the column, which is not null, would claim that it was there.
+    if (!op.seen && op.required) needs_raw_ = true;
     if (op.op == Op::EnumText) {
         if (op.value->next <= row) put_enum_text(op, *op.value, row, 0);
-    } else if (!op.seen && op.required) {
-        needs_raw_ = true;  // the column, which is not null, would claim that it was there
-    } else if (!op.seen) {
+    } else if (!op.seen && !op.required) {
         ++depth_;  // nothing on the wire nests here
         const bool done = step(op, *op.value, row, &kEmpty, &kEmpty + 1) != nullptr;
         --depth_;
@@ -253,6 +284,7 @@ const uint8_t* Decoder::step(FieldOp& op, Column& column, int64_t row, const uin
         case Op::Varint32:
             p = read_varint(p, end, safe_, value);
             if (p == nullptr) return fail(start, kVarint, &op);
+            if (value >> 31 != 0 && !fits(op.scalar, value)) needs_raw_ = true;
             column.put<uint32_t>(row, static_cast<uint32_t>(value));
             return p;
         case Op::Varint64:
@@ -263,6 +295,7 @@ const uint8_t* Decoder::step(FieldOp& op, Column& column, int64_t row, const uin
         case Op::ZigZag32:
             p = read_varint(p, end, safe_, value);
             if (p == nullptr) return fail(start, kVarint, &op);
+            if (value > UINT32_MAX) needs_raw_ = true;
             column.put<int32_t>(row, unzigzag32(static_cast<uint32_t>(value)));
             return p;
         case Op::ZigZag64:
@@ -273,6 +306,7 @@ const uint8_t* Decoder::step(FieldOp& op, Column& column, int64_t row, const uin
         case Op::Bool:
             p = read_varint(p, end, safe_, value);
             if (p == nullptr) return fail(start, kVarint, &op);
+            if (value > 1) needs_raw_ = true;
             column.put_bit(row, value != 0);
             return p;
         case Op::Fixed32:
@@ -283,6 +317,10 @@ const uint8_t* Decoder::step(FieldOp& op, Column& column, int64_t row, const uin
             if (end - p < 8) return fail(start, kTruncated, &op);
             column.put<uint64_t>(row, load<uint64_t>(p));
             return p + 8;
+        case Op::WideFloat:
+            if (end - p < 4) return fail(start, kTruncated, &op);
+            column.put<uint64_t>(row, widen_float(load<uint32_t>(p)));
+            return p + 4;
         case Op::EnumNumber:
         case Op::EnumIndex:
         case Op::EnumText:
@@ -352,6 +390,7 @@ const uint8_t* Decoder::enumeration(FieldOp& op, Column& column, int64_t row, co
     p = read_varint(p, end, safe_, value);
     if (p == nullptr) return fail(start, kVarint, &op);
     const auto number = static_cast<int32_t>(value);
+    if (!fits(op.scalar, value)) needs_raw_ = true;
     if (op.closed) {
         // A number that a closed enum does not know is an unknown field.
         if (op.names->find(number) < 0) {
@@ -388,11 +427,13 @@ const uint8_t* Decoder::unix_time(FieldOp& op, Column& column, int64_t row, cons
         value = width == 4 ? load<uint32_t>(p) : load<uint64_t>(p);
         p += width;
     }
+    if (op.wire == Wire::Varint && !fits(op.scalar, value)) needs_raw_ = true;
     const bool is_unsigned = op.scalar == Scalar::Uint64 || op.scalar == Scalar::Fixed64;
-    if (is_unsigned && value > INT64_MAX) {
+    const int64_t ticks = integer_of(op.scalar, value);
+    if ((is_unsigned && value > INT64_MAX) || !is_storable(op, ticks)) {
         unrepresentable(column, row);
     } else {
-        column.put<int64_t>(row, integer_of(op.scalar, value));
+        column.put<int64_t>(row, ticks);
     }
     return p;
 }
@@ -420,7 +461,8 @@ const uint8_t* Decoder::timestamp(FieldOp& op, Column& column, int64_t row, cons
     const auto tick = static_cast<uint64_t>(op.tick);
     int64_t ticks = 0;
     if (at != stop || nanos >= kNanos ||
-        !ticks_of(whole, op.unit, static_cast<int64_t>(nanos / tick), ticks)) {
+        !ticks_of(whole, op.unit, static_cast<int64_t>(nanos / tick), ticks) ||
+        !is_storable(op, ticks)) {
         return nullptr;
     }
     if (nanos % tick != 0) needs_raw_ = true;
@@ -662,8 +704,12 @@ const uint8_t* Decoder::packed(FieldOp& op, int64_t row, const uint8_t* p, const
             const bool narrow = *kind == PackedKind::Varint32 || *kind == PackedKind::ZigZag32;
             uint8_t* to = value.values.data() + items.rows * (narrow ? 4 : 8);
             const uint8_t* bad = p;
-            const int64_t count = read_packed(*kind, p, stop, limit_, to, bad);
+            const uint64_t bias =
+                op.scalar == Scalar::Int32 || op.scalar == Scalar::Enum ? uint64_t{1} << 31 : 0;
+            uint64_t over = 0;
+            const int64_t count = read_packed(*kind, p, stop, limit_, to, bias, over, bad);
             if (count < 0) return fail(bad, kVarint, &op);
+            if (over != 0) needs_raw_ = true;
             items.rows += count;
             return stop;
         }
@@ -762,7 +808,9 @@ const uint8_t* Decoder::well_known(FieldOp& op, Column& column, int64_t row, con
             const int64_t low = op.op == Op::Timestamp || seconds > 0 ? 0 : -kMost;
             const int64_t high = op.op == Op::Duration && seconds < 0 ? 0 : kMost;
             int64_t ticks = 0;
-            good = nanos >= low && nanos <= high && ticks_of(seconds, op.unit, nanos / tick, ticks);
+            good = nanos >= low && nanos <= high &&
+                   ticks_of(seconds, op.unit, nanos / tick, ticks) &&
+                   (op.op == Op::Duration || is_storable(op, ticks));
             if (good && nanos % tick != 0) needs_raw_ = true;
             if (good) column.put<int64_t>(row, ticks);
             break;

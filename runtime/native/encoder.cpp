@@ -249,6 +249,9 @@ void Encoder::packed(const Step& step, int64_t begin, int64_t end) {
         case Op::Fixed64:
             out_.bytes(wide + begin, count * 8);
             break;
+        case Op::WideFloat:
+            for (int64_t item = end; item-- > begin;) out_.fixed(float_at(step, item));
+            break;
         case Op::Varint32:
             if (step.field->scalar == Scalar::Int32) {
                 each([narrow](int64_t item) {
@@ -295,6 +298,12 @@ void Encoder::value(const Step& step, int64_t row) {
         }
         case Op::Fixed64: {
             const uint64_t fixed = reinterpret_cast<const uint64_t*>(values)[row];
+            if (step.skip_zero && fixed == 0) return;
+            out_.fixed(fixed);
+            return tag(step);
+        }
+        case Op::WideFloat: {
+            const uint32_t fixed = float_at(step, row);
             if (step.skip_zero && fixed == 0) return;
             out_.fixed(fixed);
             return tag(step);
@@ -404,6 +413,14 @@ void Encoder::converted_text(const Step& step, int64_t row) {
     }
     out_.varint(out_.size() - before);
     tag(step);
+}
+
+uint32_t Encoder::float_at(const Step& step, int64_t row) {
+    uint32_t narrow = 0;
+    if (!narrow_double(reinterpret_cast<const uint64_t*>(step.view.values)[row], narrow)) {
+        fail(step, "the double is no float");
+    }
+    return narrow;
 }
 
 void Encoder::unix_time(const Step& step, int64_t row) {

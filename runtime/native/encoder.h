@@ -83,6 +83,7 @@ class Encoder {
     void text(const Step& step, const uint8_t* bytes, size_t size);
     void converted_text(const Step& step, int64_t row);
     void unix_time(const Step& step, int64_t row);
+    uint32_t float_at(const Step& step, int64_t row);
     void well_known(const Step& step, int64_t row);
     void small_integers(std::initializer_list<int64_t> values);
     uint64_t enum_number(const Step& step, int64_t row) const;

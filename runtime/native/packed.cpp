@@ -74,7 +74,9 @@ struct Number<PackedKind::ZigZag64> {
 // the place of the next one is known.
 template <typename Groups, PackedKind kind>
 int64_t read_all(const uint8_t* p, const uint8_t* stop, const uint8_t* limit, void* to,
-                 const uint8_t*& bad) {
+                 uint64_t bias, uint64_t& over, const uint8_t*& bad) {
+    constexpr bool kNarrow = kind == PackedKind::Varint32 || kind == PackedKind::ZigZag32;
+    uint64_t sums = 0;
     auto* out = static_cast<typename Number<kind>::Type*>(to);
     const uint8_t* block = p;
     while (static_cast<size_t>(stop - block) >= kBlock &&
@@ -95,6 +97,7 @@ int64_t read_all(const uint8_t* p, const uint8_t* stop, const uint8_t* limit, vo
                 bad = p;
                 return -1;
             }
+            if constexpr (kNarrow) sums |= value + bias;
             *out++ = Number<kind>::of(value);
             p = next;
         }
@@ -105,23 +108,25 @@ int64_t read_all(const uint8_t* p, const uint8_t* stop, const uint8_t* limit, vo
         bad = p;
         p = read_varint(p, stop, value);
         if (p == nullptr) return -1;
+        if constexpr (kNarrow) sums |= value + bias;
         *out++ = Number<kind>::of(value);
     }
+    over = sums >> 32;
     return out - static_cast<typename Number<kind>::Type*>(to);
 }
 
 template <typename Groups>
 int64_t read_kind(PackedKind kind, const uint8_t* p, const uint8_t* stop, const uint8_t* limit,
-                  void* to, const uint8_t*& bad) {
+                  void* to, uint64_t bias, uint64_t& over, const uint8_t*& bad) {
     switch (kind) {
         case PackedKind::Varint32:
-            return read_all<Groups, PackedKind::Varint32>(p, stop, limit, to, bad);
+            return read_all<Groups, PackedKind::Varint32>(p, stop, limit, to, bias, over, bad);
         case PackedKind::Varint64:
-            return read_all<Groups, PackedKind::Varint64>(p, stop, limit, to, bad);
+            return read_all<Groups, PackedKind::Varint64>(p, stop, limit, to, bias, over, bad);
         case PackedKind::ZigZag32:
-            return read_all<Groups, PackedKind::ZigZag32>(p, stop, limit, to, bad);
+            return read_all<Groups, PackedKind::ZigZag32>(p, stop, limit, to, bias, over, bad);
         default:
-            return read_all<Groups, PackedKind::ZigZag64>(p, stop, limit, to, bad);
+            return read_all<Groups, PackedKind::ZigZag64>(p, stop, limit, to, bias, over, bad);
     }
 }
 
@@ -143,11 +148,11 @@ size_t count_varints(const uint8_t* p, size_t size) {
 }
 
 int64_t read_packed(PackedKind kind, const uint8_t* p, const uint8_t* stop, const uint8_t* limit,
-                    void* to, const uint8_t*& bad) {
+                    void* to, uint64_t bias, uint64_t& over, const uint8_t*& bad) {
 #if defined(__x86_64__)
-    if (kFastPext) return read_kind<ByPext>(kind, p, stop, limit, to, bad);
+    if (kFastPext) return read_kind<ByPext>(kind, p, stop, limit, to, bias, over, bad);
 #endif
-    return read_kind<ByShifts>(kind, p, stop, limit, to, bad);
+    return read_kind<ByShifts>(kind, p, stop, limit, to, bias, over, bad);
 }
 
 }  // namespace cdp

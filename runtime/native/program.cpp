@@ -371,8 +371,14 @@ class Compiler {
         switch (op.op) {
             case Op::Varint32:
             case Op::ZigZag32:
-            case Op::Fixed32:
                 want_width(4);
+                break;
+            case Op::Fixed32:
+                if (op.scalar == Scalar::Float && format == "g") {
+                    op.op = Op::WideFloat;
+                } else {
+                    want_width(4);
+                }
                 break;
             case Op::Varint64:
             case Op::ZigZag64:
@@ -388,6 +394,7 @@ class Compiler {
             case Op::UnixTime:
                 if (op.scalar == Scalar::None) fail(where, "a Unix time must be an integer field");
                 want_width(8);
+                op.unit = ticks(format, where);
                 break;
             case Op::Utf8:
             case Op::LossyUtf8:
@@ -458,6 +465,7 @@ class Compiler {
                 break;
             case Op::EnumIndex:
             case Op::EnumText:
+            case Op::WideFloat:
             case Op::FixedBytes:
             case Op::LargeUtf8:
             case Op::LargeBytes:

@@ -59,6 +59,7 @@ enum class Op : uint8_t {
     Bool,
     Fixed32,
     Fixed64,
+    WideFloat,  // a float into a column of doubles
     EnumNumber,
     EnumIndex,
     EnumText,

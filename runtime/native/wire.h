@@ -104,6 +104,25 @@ inline T load(const uint8_t* p) {
     return value;
 }
 
+// A float as the same double, its bits; a NaN keeps those that it has.
+inline uint64_t widen_float(uint32_t bits) {
+    constexpr int kMoreFraction = 52 - 23;
+    if ((bits & 0x7FFFFFFF) > 0x7F800000) {
+        return uint64_t{bits & 0x80000000} << 32 | uint64_t{0x7FF} << 52 |
+               uint64_t{bits & 0x7FFFFF} << kMoreFraction;
+    }
+    return std::bit_cast<uint64_t>(double{std::bit_cast<float>(bits)});
+}
+// The float that a double came from; false where there is none.
+inline bool narrow_double(uint64_t bits, uint32_t& narrow) {
+    narrow = std::bit_cast<uint32_t>(static_cast<float>(std::bit_cast<double>(bits)));
+    if ((bits << 1) > (uint64_t{0x7FF} << 53)) {
+        narrow = static_cast<uint32_t>(bits >> 32 & 0x80000000) | 0x7F800000 |
+                 static_cast<uint32_t>(bits >> (52 - 23) & 0x7FFFFF);
+    }
+    return widen_float(narrow) == bits;
+}
+
 inline int32_t unzigzag32(uint32_t value) {
     return static_cast<int32_t>((value >> 1) ^ (~(value & 1) + 1));
 }

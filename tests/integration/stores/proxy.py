@@ -31,6 +31,7 @@ class Proxy:
         self.choose: Callable[[Request], str | None] = lambda request: None
         self.spoiled: list[tuple[str, str]] = []
         self.passed: list[Request] = []
+        self._serving = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -49,6 +50,11 @@ class Proxy:
 
         self.choose = choose
 
+    def settle(self) -> None:
+        """Waits until everything that was asked of the server is done, also for those who died since."""
+        while self._serving:
+            time.sleep(0.005)
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -66,7 +72,13 @@ class Proxy:
                 self.close_connection = True
 
             def any(self) -> None:
-                proxy.serve(self)
+                with proxy._lock:
+                    proxy._serving += 1
+                try:
+                    proxy.serve(self)
+                finally:
+                    with proxy._lock:
+                        proxy._serving -= 1
 
             def __getattr__(self, name: str) -> Any:
                 if name.startswith("do_"):

@@ -209,6 +209,30 @@ class TestDestination:
         config = check(WriterConfig, {"region": "theirs", "storage_options": options})
         assert config.destination("s3://b").storage_options == options
 
+    @pytest.mark.parametrize(
+        ("url", "own", "expected"),
+        [
+            (
+                "s3://b",
+                {"key": "k", "client_kwargs": {"verify": False}},
+                {"key": "k", "client_kwargs": {"verify": False, "region_name": "eu-west-1"}},
+            ),
+            (
+                "s3://b",
+                {"client_kwargs": None},
+                {"client_kwargs": {"region_name": "eu-west-1"}},
+            ),
+            ("gs://b", {"token": "t"}, {"token": "t", "default_location": "eu-west-1"}),
+            ("gs://b", {"default_location": "EU"}, {"default_location": "EU"}),
+        ],
+    )
+    def test_the_region_stands_beside_other_options_of_the_store(
+        self, url: str, own: dict[str, Any], expected: dict[str, Any]
+    ) -> None:
+        config = check(WriterConfig, {"region": "eu-west-1", "storage_options": own})
+        assert config.destination(url).storage_options == expected
+        assert config.storage_options == own
+
     def test_the_home_directory_is_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", "/home/ada")
         config = check(WriterConfig, {"storage_type": "FS", "local_path": "~/archive"})
