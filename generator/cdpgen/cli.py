@@ -229,6 +229,61 @@ def upgrade(
 
 
 @app.command()
+def replay(
+    url: _Archive,
+    table: Annotated[
+        str | None, typer.Option(help="The table; may be left out where there is one only.")
+    ] = None,
+    generated: Annotated[str, typer.Option(help="Folder that `cdpgen build` wrote.")] = "generated",
+    output: Annotated[
+        str | None, typer.Option(help="File to write; standard output when left out.")
+    ] = None,
+    format: Annotated[
+        Literal["delimited", "ndjson"] | None,
+        typer.Option(help="What is written; else by the file's extension, and delimited."),
+    ] = None,
+    partition: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this partition: ledger_day=2024-04-21. Repeatable."),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Only what came from this source.")] = None,
+    first: Annotated[
+        int | None, typer.Option("--from", help="The first position in the source.")
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", help="The last position in the source.")
+    ] = None,
+    dead_letters: Annotated[
+        bool, typer.Option("--dead-letters", help="Also what could not be decoded, at its place.")
+    ] = False,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="An option of the store: storage_options.anon=true. Repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Write an archive back as the stream of messages that it was."""
+    from cdp_runtime.replay import run
+
+    raise typer.Exit(
+        run(
+            url,
+            table=table,
+            generated=generated,
+            output=output,
+            format=format,
+            partitions=partition or (),
+            source=source,
+            first=first,
+            last=last,
+            dead_letters=dead_letters,
+            options=_given(option),
+        )
+    )
+
+
+@app.command()
 def sql(
     url: _Archive,
     dialect: Annotated[

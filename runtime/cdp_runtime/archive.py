@@ -33,7 +33,7 @@ from .sources.identity import names_of
 from .storage import StorageError
 from .writer import TableWriter, WriterFailed
 
-__all__ = ["Archived", "archive_table", "load_tables", "run"]
+__all__ = ["Archived", "archive_table", "load_tables", "nested", "run"]
 
 _MB: Final = 1 << 20
 
@@ -90,7 +90,7 @@ def run(
         else:
             stored = to or (options or {}).get("storage_type")
             config, base = _from_flags(table, source, stored, generated, format), Path()
-        jobs = _jobs(config, base, _nested(options or {}), to)
+        jobs = _jobs(config, base, nested(options or {}), to)
     except (ConfigError, StorageError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -236,16 +236,16 @@ def _from_flags(
     return check(PipelineConfig, {"generated": generated, "tables": {table: {"source": sources}}})
 
 
-def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options whose names have a dot are within the one before it."""
-    nested: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in options.items():
         outer, dot, inner = key.partition(".")
         if dot:
-            nested[outer] = {**nested.get(outer, {}), inner: value}
+            found[outer] = {**found.get(outer, {}), inner: value}
         else:
-            nested[key] = value
-    return nested
+            found[key] = value
+    return found
 
 
 def _jobs(

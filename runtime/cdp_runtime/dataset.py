@@ -41,6 +41,7 @@ __all__ = [
     "Archive",
     "ArchiveError",
     "Scan",
+    "ahead",
     "folder_keys",
     "older_ids",
     "open_archive",
@@ -288,7 +289,7 @@ class Scan:
         """How many rows there are; from the footers alone where there is no filter."""
         if self._filter is None:
             with ThreadPoolExecutor(_READERS) as pool:
-                counts = _ahead(pool, self._files.count, self._files.paths, _FILES_AHEAD)
+                counts = ahead(pool, self._files.count, self._files.paths, _FILES_AHEAD)
                 return sum(counts)
         return sum(rows.num_rows for rows in self._rows())
 
@@ -296,9 +297,9 @@ class Scan:
         """The needed columns of the rows that the filter lets pass, a row group at a time."""
         paths = self._files.possible(self._filter)
         with ThreadPoolExecutor(_READERS) as pool:
-            opened = _ahead(pool, self._open, paths, _FILES_AHEAD)
+            opened = ahead(pool, self._open, paths, _FILES_AHEAD)
             groups = ((file, group) for file, numbers in opened for group in numbers)
-            for table in _ahead(pool, self._read, groups, _ROW_GROUPS_AHEAD):
+            for table in ahead(pool, self._read, groups, _ROW_GROUPS_AHEAD):
                 if table.num_rows:
                     yield table
 
@@ -340,7 +341,7 @@ def _named_in(expressions: Iterable[Expression], names: Sequence[str]) -> list[s
     return [name for name in names if name in text]
 
 
-def _ahead(
+def ahead(
     pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], depth: int
 ) -> Iterator[R]:
     """What a function makes of items, in their order, some of it worked out ahead."""
@@ -382,7 +383,7 @@ class _Files:
         today = writer.converter.schema
         if retired:
             with ThreadPoolExecutor(_READERS) as pool:
-                found = list(_ahead(pool, self._version_of, paths, _FILES_AHEAD))
+                found = list(ahead(pool, self._version_of, paths, _FILES_AHEAD))
             newest = sorted(found, key=lambda one: -one[0])
             today = with_retired(today, [schema for _, schema in newest])
         self.columns: Final = today

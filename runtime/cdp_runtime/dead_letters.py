@@ -5,13 +5,15 @@ message by now to the table and the rest back to the dead letters, and then dele
 among the dead letters and in the table at once, whenever it is interrupted: until everything of a file is
 published it lies in `_retry/`. What an interrupted retry had published carries the name of that file, by
 which the next retry finds and removes it before it begins anew: each letter ends up in one place, once.
+
+So that no retry takes another that is at work for an interrupted one, each holds a lock in the archive.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +21,7 @@ import pyarrow as pa
 
 from .config import ConfigError, WriterConfig, check
 from .dead_letter import FOLDER, RETRY_FOLDER, DeadLetter
+from .dry_run import DryRun
 from .storage import Storage, StorageError, open_storage
 from .writer import TableWriter, WriterFailed
 
@@ -111,18 +114,21 @@ def retry(
 
     Raises:
         ConfigError: an option is wrong.
-        StorageError: a file cannot be read.
+        StorageError: a file cannot be read, or another retry is at work on the archive.
         WriterFailed: something could not be written; the letters are safe, and another retry goes on.
     """
     config = check(WriterConfig, options or {})
-    storage = open_storage(url, None, config.storage_options)
+    storage: Storage = open_storage(url, None, config.storage_options)
+    if config.dry_run:
+        storage = DryRun(storage)
     done: dict[str, Retried] = {}
-    files = letter_files(storage, table)
-    for name, writer in writers.items():
-        for file in (one for one in files if one.table == name):
-            came = _retry_file(storage, url, writer, file, config)
-            rows, letters = done.get(name, Retried(0, 0))
-            done[name] = Retried(rows + came.rows, letters + came.letters)
+    with storage.lock("dead-letters-retry") as still:
+        files = letter_files(storage, table)
+        for name, writer in writers.items():
+            for file in (one for one in files if one.table == name):
+                came = _retry_file(storage, url, writer, file, config, still)
+                rows, letters = done.get(name, Retried(0, 0))
+                done[name] = Retried(rows + came.rows, letters + came.letters)
     return done
 
 
@@ -175,14 +181,15 @@ def _retry_file(
     writer: type[TableWriter[Any]],
     file: LetterFile,
     config: WriterConfig,
+    still: Callable[[], None],
 ) -> Retried:
     from .pipeline import Pipeline
 
     decoder = _Decoder(writer)
     path, identity = file.path, _identity(file.name)
+    still()
     if file.taken:
-        if not config.dry_run:
-            _undo(storage, file.table, identity)
+        _undo(storage, file.table, identity)
     else:
         letters = 0
         for batch in read_letters(storage, path):
@@ -193,10 +200,7 @@ def _retry_file(
             return Retried(0, letters)  # nothing would change
         if not config.dry_run:
             path = f"{RETRY_FOLDER}/{file.table}/{file.name}"
-            try:
-                storage.move(file.path, path)
-            except FileNotFoundError:
-                return Retried(0, 0)  # another retry has taken it
+            storage.move(file.path, path)
     pipeline = Pipeline(writer, url, config, None, identity)
     try:
         rows = letters = 0
@@ -210,8 +214,8 @@ def _retry_file(
                     rows += 1
     finally:
         pipeline.close()
-    if not config.dry_run:
-        storage.delete(path)
+    still()
+    storage.delete(path)
     return Retried(rows, letters)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import IO
 
 import pyarrow as pa
@@ -42,6 +44,10 @@ class DryRun:
 
     def delete(self, path: str) -> None:
         """Does nothing."""
+
+    def lock(self, name: str) -> AbstractContextManager[Callable[[], None]]:
+        """Keeps nobody out, as nothing is changed."""
+        return contextlib.nullcontext(lambda: None)
 
     def describe(self, path: str) -> str:
         """The path as a person would type it."""

@@ -9,9 +9,9 @@ What has to wait beyond `_HELD_BYTES` (many partitions or sources whose position
 aside in sorted slices in a temporary file, from where each comes back when its turn is there.
 
 So what is in memory at any time does not grow with the archive: the messages held and a sorted copy of them,
-some `4 * _HELD_BYTES` together; two row groups as their files have them, compressed; a batch of decoded rows of
-each; the positions of the rows of `_OPEN_FILES` files; and some hundred bytes for each row group of the archive
-and each source in it.
+some `4 * _HELD_BYTES` together; the messages of three row groups; a batch of decoded rows; the runs of
+positions of `_OPEN_FILES` files; and some hundred bytes for each row group of the archive and each source
+in it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from .config import STORAGE_KEYS, ConfigError, WriterConfig, check
 from .dataset import ArchiveError, ahead, folder_keys, older_ids, open_parquet
 from .dead_letter import FOLDER, RETRY_FOLDER
 from .positions import Spans, spans
-from .storage import Storage, StorageError, open_storage
-from .versions import Evolution, field_id
+from .storage import Storage, open_storage
+from .versions import Evolution
 from .writer import TableWriter
 
 if TYPE_CHECKING:
@@ -86,6 +86,9 @@ class Selection(NamedTuple):
     first: int | None = None
     last: int | None = None
     dead_letters: bool = False
+
+
+EVERYTHING: Final = Selection()
 
 
 class Counts:
@@ -149,7 +152,9 @@ def run(
         storage = _storage(url, options or {})
         writers = load_tables(generated)
         name = table or _only_table(storage, writers, generated)
-        chosen = format or ("ndjson" if (output or "").endswith((".ndjson", ".jsonl")) else "delimited")
+        chosen = format or (
+            "ndjson" if (output or "").endswith((".ndjson", ".jsonl")) else "delimited"
+        )
         wanted = Selection(_partitions(partitions), source, first, last, dead_letters)
         records = _Replay(storage, _writer(writers, name, generated), wanted, chosen, counts)
         frame = _delimited if chosen == "delimited" else _lines
@@ -185,7 +190,7 @@ def replay(
     table: str,
     *,
     generated: str | os.PathLike[str] = "generated",
-    selection: Selection = Selection(),
+    selection: Selection = EVERYTHING,
     storage_options: Mapping[str, Any] | None = None,
     counts: Counts | None = None,
 ) -> Iterator[pa.LargeBinaryArray]:
@@ -282,10 +287,14 @@ class _Replay:
             for name, (first, last) in group.ranges.items():
                 known = ranges.get(name, (first, last))
                 ranges[name] = min(known[0], first), max(known[1], last)
-        for shifts in _passes(ranges):
-            yield from self._in_order(shifts)
-        if any(group.unplaced for group in self._groups):
-            yield from self._in_order(None)
+        try:
+            for shifts in _passes(ranges):
+                yield from self._in_order(shifts)
+            if any(group.unplaced for group in self._groups):
+                yield from self._in_order(None)
+        finally:
+            for file in self._files.values():
+                file.close()
 
     # ---- which row groups
 
@@ -367,34 +376,641 @@ class _Replay:
     def _in_order(self, shifts: Mapping[str, int] | None) -> Iterator[Array]:
         """The messages of some sources; of all that have no position where there are no shifts."""
         tasks = self._tasks(shifts)
-        held = _Held()
 
         def load(task: _Task) -> list[_Rows]:
-            return self._load(task.group, shifts)
+            return list(self._load(task, shifts))
 
-        with held, ThreadPoolExecutor(1) as reader:
-            loaded = ahead(reader, load, tasks, 1)
-            for number in range(len(tasks)):
-                yield from held.before(tasks[number].first)
-                for rows in next(loaded):
+        with _Held() as held, ThreadPoolExecutor(1) as reader:
+            for number, loaded in enumerate(ahead(reader, load, tasks, 1), start=1):
+                for rows in loaded:
                     held.add(rows)
-                    yield from held.relieved(tasks[number].first)
-            yield from held.before(None)
+                if number < len(tasks):
+                    yield from self._counted(held.before(tasks[number].first))
+            yield from self._counted(held.rest())
+
+    def _counted(self, arrays: Iterator[Array]) -> Iterator[Array]:
+        for array in arrays:
+            self._counts.messages += len(array)
+            yield array
 
     def _tasks(self, shifts: Mapping[str, int] | None) -> list[_Task]:
+        """What is to be read, in the order of the first messages."""
         tasks = []
-        before, path = 0, ""
-        for group in self._groups:
-            if shifts is None:
+        if shifts is None:
+            before = 0
+            for group in self._groups:
                 if group.unplaced:
                     tasks.append(_Task(before, group))
                     before += group.rows
-            else:
-                firsts = [
-                    first + shifts[name]
-                    for name, (first, _) in group.ranges.items()
-                    if name in shifts
-                ]
-                if firsts:
-                    tasks.append(_Task(min(firsts), group))
+            return tasks
+        for group in self._groups:
+            firsts = [
+                first + shifts[name] for name, (first, _) in group.ranges.items() if name in shifts
+            ]
+            if firsts:
+                tasks.append(_Task(min(firsts), group))
         return sorted(tasks, key=lambda task: task.first)
+
+    def _load(self, task: _Task, shifts: Mapping[str, int] | None) -> Iterator[_Rows]:
+        """The messages of a row group that are asked for, with their keys."""
+        path, number, start = task.group.path, task.group.number, task.group.start
+        try:
+            file = self._file(path)
+            for batch in file.batches(number):
+                keys = self._keys(file.runs, start, batch.num_rows, task, shifts)
+                start += batch.num_rows
+                asked = keys.is_valid()
+                if keys.null_count:
+                    batch, keys = batch.filter(asked), keys.filter(asked)
+                if batch.num_rows:
+                    records = self._letters(batch) if task.group.letters else file.encode(batch)
+                    yield self._formatted(keys, records, task.group.letters)
+        except (OSError, pa.ArrowException, ValueError) as error:
+            shown = self._storage.describe(path)
+            if isinstance(error, ArchiveError):
+                raise
+            raise ArchiveError(f"{shown}: row group {number}: cannot be read: {error}") from None
+
+    def _keys(
+        self, runs: _Runs, start: int, rows: int, task: _Task, shifts: Mapping[str, int] | None
+    ) -> Array:
+        """The keys of consecutive rows of a file, null for those that are not asked for."""
+        numbers = _numbers(start, rows)
+        if shifts is None:
+            keys = pc.add(numbers, pa.scalar((task.first - task.group.start) % _WRAP, _U64))
+            names = [n for n in runs.spans.names if self._wanted.source in (None, n)]
+            return pc.if_else(runs.unplaced(start, rows, names), keys, pa.scalar(None, _U64))
+        keys = pc.add(numbers, runs.shifts(start, rows, shifts))
+        low, high = self._wanted.first, self._wanted.last
+        if low is None and high is None:
+            return keys
+        (shift,) = shifts.values()
+        low, high = self._bounds()
+        inside = pc.and_(
+            pc.greater_equal(keys, pa.scalar(max(0, low + shift), _U64)),
+            pc.less_equal(keys, pa.scalar(min(_WRAP - 1, max(0, high + shift)), _U64)),
+        )
+        return pc.if_else(inside, keys, pa.scalar(None, _U64))
+
+    def _file(self, path: str) -> _File:
+        """An open file; only the reading thread asks."""
+        file = self._files.pop(path, None)
+        if file is None:
+            if len(self._files) >= _OPEN_FILES:
+                self._files.popitem(last=False)[1].close()
+            file = _File(self._storage, path, self._writer, self._converter, self._counts)
+        self._files[path] = file
+        return file
+
+    def _letters(self, batch: pa.RecordBatch) -> Array:
+        """The payloads of dead letters; null for those that have no place in the format."""
+        payloads = batch.column("payload").cast(_BYTES)
+        forms = batch.column("form") if "form" in batch.schema.names else "message"
+        form = pc.if_else(payloads.is_valid(), forms, "null")
+        fits: Array = pc.equal(form, pa.scalar(self._letter_form))
+        for each in form.filter(pc.invert(fits)).value_counts().to_pylist():
+            self._counts.left_out[each["values"]] += each["counts"]
+        return pc.if_else(fits, payloads, pa.scalar(None, _BYTES))
+
+    def _formatted(self, keys: Array, records: Array, letters: bool) -> _Rows:
+        """What goes out of messages, less those that have no form."""
+        if self._json is not None:
+            records = self._json.lines(records, letters)
+        if records.null_count:
+            valid = records.is_valid()
+            keys, records = keys.filter(valid), records.filter(valid)
+        if letters:
+            self._counts.letters += len(records)
+        return _Rows(keys, records)
+
+
+class _Slice(NamedTuple):
+    """Messages put aside, in their order: where they are in the temporary file."""
+
+    first: int
+    number: int
+    offset: int
+    size: int
+
+
+class _Held:
+    """Messages that wait for others that come before them; beyond a size in a temporary file."""
+
+    def __init__(self) -> None:
+        self._chunks: list[_Rows] = []
+        self._size = 0
+        self._fresh = 0
+        self._file: IO[bytes] | None = None
+        self._slices: list[_Slice] = []
+        self._end = 0
+        self._number = 0
+
+    def __enter__(self) -> _Held:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, rows: _Rows) -> None:
+        """Takes messages."""
+        if len(rows.keys):
+            self._chunks.append(rows)
+            self._size += rows.size
+            self._fresh += rows.size
+
+    def before(self, limit: int) -> Iterator[Array]:
+        """The messages with smaller keys, in their order, once they are worth the work."""
+        if self._fresh >= _EMIT_BYTES:
+            self._fresh = 0
+            yield from self._until(limit)
+            self._put_aside()
+
+    def rest(self) -> Iterator[Array]:
+        """All messages, in their order."""
+        yield from self._until(None)
+
+    def _until(self, limit: int | None) -> Iterator[Array]:
+        while True:
+            ends = [self._slices[0].first] if self._slices else []
+            if limit is not None:
+                ends.append(limit)
+            yield from self._taken(min(ends, default=None))
+            if not self._slices or (limit is not None and self._slices[0].first >= limit):
+                return
+            self._bring_back()
+            self._put_aside()
+
+    def _taken(self, limit: int | None) -> Iterator[Array]:
+        """Gives the messages in memory with smaller keys, or the same.
+
+        Those of one key have no order; to give them is to go on even where a caller gave one position to all.
+        """
+        taken, kept = [], []
+        for chunk in self._chunks:
+            if limit is None:
+                taken.append(chunk)
+                continue
+            inside: Array = pc.less_equal(chunk.keys, pa.scalar(limit, _U64))
+            count = pc.sum(inside, min_count=0).as_py()
+            if count == len(inside):
+                taken.append(chunk)
+            elif count == 0:
+                kept.append(chunk)
+            else:
+                outside = pc.invert(inside)
+                taken.append(_Rows(*(column.filter(inside) for column in chunk)))
+                kept.append(_Rows(*(column.filter(outside) for column in chunk)))
+        if taken:
+            self._chunks = kept
+            self._size = sum(chunk.size for chunk in kept)
+            yield _sorted(taken).records
+
+    def _put_aside(self) -> None:
+        """Writes what comes last to the temporary file, where too much is in memory."""
+        if self._size <= _HELD_BYTES:
+            return
+        keys, records = _sorted(self._chunks)
+        rows = len(keys)
+        at = max(1, _rows_within(records, 0, _HELD_BYTES // 2))
+        self._chunks = [_Rows(_copied(keys, 0, at), _copied(records, 0, at))]
+        while at < rows:
+            count = max(1, _rows_within(records, at, _SLICE_BYTES))
+            self._write(_Rows(keys.slice(at, count), records.slice(at, count)))
+            at += count
+        self._size = self._chunks[0].size
+
+    def _write(self, rows: _Rows) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="cdpgen-replay-")  # noqa: SIM115 - closed in __exit__
+        batch = pa.record_batch(list(rows), names=["key", "record"])
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(
+            sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")
+        ) as stream:
+            stream.write_batch(batch)
+        data = sink.getvalue()
+        if not self._slices:
+            self._end = 0  # nobody needs anymore what is there
+        self._file.seek(self._end)
+        self._file.write(memoryview(data))
+        self._file.flush()
+        self._number += 1
+        first = rows.keys[0].as_py()
+        heapq.heappush(self._slices, _Slice(first, self._number, self._end, data.size))
+        self._end += data.size
+
+    def _bring_back(self) -> None:
+        assert self._file is not None
+        taken = heapq.heappop(self._slices)
+        self._file.seek(taken.offset)
+        with pa.ipc.open_stream(self._file.read(taken.size)) as stream:
+            batch = stream.read_next_batch()
+        self._chunks.append(_Rows(*batch.columns))
+        self._size += self._chunks[-1].size
+
+
+def _sorted(chunks: Sequence[_Rows]) -> _Rows:
+    """Messages as one, in the order of their keys."""
+    keys = pa.concat_arrays([chunk.keys for chunk in chunks])
+    records = pa.concat_arrays([chunk.records for chunk in chunks])
+    if pc.all(pc.less_equal(keys.slice(0, len(keys) - 1), keys.slice(1)), min_count=0).as_py():
+        return _Rows(keys, records)
+    order = pc.sort_indices(keys)
+    return _Rows(keys.take(order), records.take(order))
+
+
+def _size(records: Array) -> int:
+    """The bytes of an array's values and of what stands around them."""
+    ends = _ends(records)
+    length: int = ends[len(records)].as_py() - ends[0].as_py()
+    return length + 16 * len(records)
+
+
+def _ends(records: Array) -> Array:
+    """Where in an array's data each value begins, and the last one ends."""
+    buffers = [None, records.buffers()[1]]
+    return pa.Array.from_buffers(pa.int64(), len(records) + 1, buffers, offset=records.offset)
+
+
+def _rows_within(records: Array, start: int, size: int) -> int:
+    """How many values from one on have no more than so many bytes."""
+    ends = _ends(records)
+    rows = range(start + 1, len(records) + 1)
+    return bisect.bisect_right(rows, ends[start].as_py() + size, key=lambda row: ends[row].as_py())
+
+
+def _copied(array: Array, start: int, count: int) -> Array:
+    """A part of an array that does not keep the rest in memory."""
+    return pa.concat_arrays([array.slice(start, count), array.slice(0, 0)])
+
+
+def _passes(ranges: Mapping[str, tuple[int, int]]) -> Iterator[dict[str, int]]:
+    """For each source what to add to its positions so that these are keys, which tell sources apart too.
+
+    Keys have 64 bits: where the positions of all sources do not fit together, it takes several passes.
+    """
+    shifts: dict[str, int] = {}
+    end = 0
+    for name in sorted(ranges):
+        first, last = ranges[name]
+        if end + last - first >= _WRAP:
+            yield shifts
+            shifts, end = {}, 0
+        shifts[name] = end - first
+        end += last - first + 1
+    if shifts:
+        yield shifts
+
+
+def _numbers(start: int, rows: int) -> Array:
+    """Consecutive numbers."""
+    if rows == 0:
+        return pa.array([], _U64)
+    ones = pa.repeat(pa.scalar(1, _U64), rows)
+    return pc.add(pc.cumulative_sum(ones), pa.scalar((start - 1) % _WRAP, _U64))
+
+
+# ---- Files
+
+
+class _Runs:
+    """Whence the rows of a file come."""
+
+    def __init__(self, found: Spans, rows: int) -> None:
+        if len(found.source) == 0:
+            everything = pa.array([rows] if rows else [], pa.int64())
+            nothing = pa.nulls(len(everything), pa.int64())
+            found = Spans([""], pc.multiply(everything, 0), nothing, everything, {})
+        self.spans: Final = found
+        self.ends: Final = pc.cumulative_sum(found.rows)
+        self._shifts: tuple[int, Array] | None = None
+        self._unplaced: Array | None = None
+        if pc.sum(found.rows, min_count=0).as_py() != rows:
+            raise ValueError("the positions in the footer are not those of its rows")
+
+    def between(self, start: int, end: int) -> Iterator[tuple[str, int | None, int | None, int]]:
+        """Of each source among some rows: first and last position, and how many rows; apart those without.
+
+        Runs that go beyond these rows count whole, which is never too little.
+        """
+        low = bisect.bisect_right(self.ends, start, key=lambda value: value.as_py())
+        high = bisect.bisect_left(self.ends, end, key=lambda value: value.as_py()) + 1
+        source, first, rows = (
+            column.slice(low, high - low)
+            for column in (self.spans.source, self.spans.first, self.spans.rows)
+        )
+        last = pc.subtract(pc.add(first, rows), 1)
+        known = pa.table({"s": source, "p": first.is_valid(), "f": first, "l": last, "r": rows})
+        found = known.group_by(["s", "p"]).aggregate([("f", "min"), ("l", "max"), ("r", "sum")])
+        for one in found.to_pylist():
+            yield self.spans.names[one["s"]], one["f_min"], one["l_max"], one["r_sum"]
+
+    def shifts(self, start: int, rows: int, shifts: Mapping[str, int]) -> Array:
+        """For each row what to add to its number for its key; null for those of other sources."""
+        if self._shifts is None or self._shifts[0] != id(shifts):
+            own = pa.array(
+                [shifts[name] % _WRAP if name in shifts else None for name in self.spans.names],
+                _U64,
+            )
+            begins = pc.subtract(self.ends, self.spans.rows)
+            less = pc.subtract(self.spans.first, begins).view(_U64)
+            self._shifts = id(shifts), pc.add(own.take(self.spans.source), less)
+        return self._rows(self._shifts[1], start, rows)
+
+    def unplaced(self, start: int, rows: int, names: Sequence[str]) -> Array:
+        """For each row whether it has no position, and is of one of the sources."""
+        if self._unplaced is None:
+            own = pa.array([name in names for name in self.spans.names], pa.bool_())
+            self._unplaced = pc.and_(own.take(self.spans.source), self.spans.first.is_null())
+        return self._rows(self._unplaced, start, rows)
+
+    def _rows(self, values: Array, start: int, rows: int) -> Array:
+        """Values of runs as those of rows."""
+        runs: Any = pa.RunEndEncodedArray.from_arrays(self.ends, values)
+        return pc.call_function("run_end_decode", [runs.slice(start, rows)])
+
+
+def _runs_of(footer: pq.FileMetaData, shown: str) -> _Runs:
+    try:
+        return _Runs(spans(footer.metadata or {}), footer.num_rows)
+    except ValueError as error:
+        raise ArchiveError(f"{shown}: {error}") from None
+
+
+class _File:
+    """One open file, and how its rows become messages."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        path: str,
+        writer: type[TableWriter[Any]],
+        converter: Any,
+        counts: Counts,
+    ) -> None:
+        self._counts = counts
+        self._converter = converter
+        letters = path.startswith(f"{FOLDER}/")
+        self._parquet = (
+            pq.ParquetFile(storage.open(path)) if letters else open_parquet(storage, path)
+        )
+        footer = self._parquet.metadata
+        told = footer.metadata or {}
+        self.runs: Final = _runs_of(footer, storage.describe(path))
+        self._evolution: Evolution | None = None
+        schema = self._parquet.schema_arrow
+        if letters:
+            self._columns = ["payload", "form"]
+            return
+        self._columns = list(converter.schema.names)
+        if told.get(b"cdpgen.fingerprint", b"").decode() != writer.fingerprint:
+            self._evolution = Evolution(
+                converter,
+                converter.schema,
+                schema,
+                current=False,
+                older=older_ids(told),
+                defaults=None,
+            )
+            self._columns = self._evolution.needs(self._columns)
+
+    def close(self) -> None:
+        """Closes it."""
+        self._parquet.close(force=True)
+
+    def batches(self, group: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a row group, with the columns that `encode` needs."""
+        footer = self._parquet.metadata.row_group(group)
+        rows = max(1, footer.num_rows * _BATCH_BYTES // max(1, footer.total_byte_size))
+        yield from self._parquet.iter_batches(
+            min(rows, _BATCH_ROWS), row_groups=[group], columns=self._columns
+        )
+
+    def encode(self, batch: pa.RecordBatch) -> Array:
+        """Rows as messages."""
+        if self._evolution is None:
+            return self._converter.to_protobuf(batch).cast(_BYTES)
+        made = self._evolution.apply(batch, self._converter.schema.names)
+        encoded = self._converter.to_protobuf(made).cast(_BYTES)
+        raw = self._evolution.raw
+        return encoded if raw is None else pc.coalesce(batch.column(raw).cast(_BYTES), encoded)
+
+
+# ---- What goes out
+
+
+class _Json:
+    """Messages as lines of JSON."""
+
+    def __init__(self, message_type: type[Message], counts: Counts) -> None:
+        self._type = message_type
+        self._counts = counts
+
+    def lines(self, records: Array, letters: bool) -> Array:
+        """Lines without their ends; null for what has none."""
+        if letters:
+            broken: Array = pc.match_substring(records, "\n")
+            self._counts.left_out["json"] += pc.sum(broken, min_count=0).as_py()
+            return pc.if_else(broken, pa.scalar(None, _BYTES), records)
+        return pa.array([self._line(payload) for payload in records.to_pylist()], _BYTES)
+
+    def _line(self, payload: bytes) -> bytes | None:
+        from google.protobuf import json_format
+
+        try:
+            message = self._type.FromString(payload)
+            size = message.ByteSize()
+            message.DiscardUnknownFields()
+            unknown = message.ByteSize() != size
+            text = json_format.MessageToJson(
+                message, indent=None, preserving_proto_field_name=True, ensure_ascii=False
+            )
+        except (json_format.Error, ValueError, TypeError) as error:
+            self._counts.no_json += 1
+            self._counts.no_json_reason = self._counts.no_json_reason or str(error)
+            return None
+        self._counts.unknown += unknown
+        return text.encode()
+
+
+def _delimited(records: Array) -> Iterator[memoryview]:
+    """Messages with their sizes as varints before them."""
+    lengths: Array = pc.binary_length(records)
+    encoded = lengths.dictionary_encode()
+    prefixes = pa.array([_varint(length) for length in encoded.dictionary.to_pylist()], _BYTES)
+    yield _joined(prefixes.take(encoded.indices), records)
+
+
+def _lines(records: Array) -> Iterator[memoryview]:
+    """Lines with their ends."""
+    yield _joined(records, pa.repeat(pa.scalar(b"\n", _BYTES), len(records)))
+
+
+def _joined(left: Array, right: Array) -> memoryview:
+    """The values of two arrays by turns, as one run of bytes."""
+    both: Any = pc.binary_join_element_wise(left, right, pa.scalar(b"", _BYTES))
+    if isinstance(both, pa.ChunkedArray):
+        both = both.combine_chunks()
+    data = both.buffers()[2]
+    return memoryview(data if data is not None else b"")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+Write: TypeAlias = Callable[[memoryview], None]
+
+
+@contextlib.contextmanager
+def _output(path: str | None) -> Iterator[Write]:
+    """Where to write: a file that appears whole when the block ends, or standard output."""
+    if path is None or path == "-":
+        sys.stdout.flush()
+        yield lambda data: _write_all(sys.stdout.fileno(), data)
+        return
+    target = Path(path).expanduser()
+    if target.exists() and not stat.S_ISREG(target.stat().st_mode):  # a pipe or a device
+        with target.open("wb", buffering=0) as special:
+            yield lambda data: _write_all(special.fileno(), data)
+        return
+    target = target.resolve()
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb", buffering=0) as file:
+            yield lambda data: _write_all(file.fileno(), data)
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+# ---- What is asked for, and what is said
+
+
+def _storage(url: str, options: Mapping[str, Any]) -> Storage:
+    for name in options:
+        if name.partition(".")[0] not in STORAGE_KEYS:
+            raise ConfigError(f"{name}: says nothing about a store, and a replay reads only")
+    found, own = check(WriterConfig, nested(options)).destination(url)
+    return open_storage(found, storage_options=own)
+
+
+def _writer(
+    writers: Mapping[str, type[TableWriter[Any]]], table: str, generated: str | os.PathLike[str]
+) -> type[TableWriter[Any]]:
+    if table not in writers:
+        known = ", ".join(sorted(writers))
+        raise ConfigError(f"{table}: no such table in {os.fspath(generated)}; it has {known}")
+    return writers[table]
+
+
+def _only_table(
+    storage: Storage, writers: Mapping[str, type[TableWriter[Any]]], generated: str
+) -> str:
+    """The table that is meant where none is named."""
+    if len(writers) == 1:
+        return next(iter(writers))
+    folders = (file.path.split("/") for file in storage.files())
+    there = {
+        parts[1] if parts[0] in (FOLDER, RETRY_FOLDER) else parts[0]
+        for parts in folders
+        if len(parts) > 1
+    }
+    if len(there) == 1:
+        return next(iter(there))
+    if not there:
+        raise ArchiveError(f"{storage.url}: there are no Parquet files")
+    raise ConfigError(f"--table: is missing: {storage.url} has {_some(sorted(there))}")
+
+
+def _partitions(texts: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(
+                f"--partition {text}: write it as key=value: --partition ledger_day=2024-04-21"
+            )
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _pruned(table: str, paths: Sequence[str], wanted: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """The files in folders of the partitions."""
+    keys = {path: folder_keys(path) for path in paths}
+    for name, values in wanted.items():
+        there = {unquote(own[name]) for own in keys.values() if name in own}
+        there |= {own[name] for own in keys.values() if name in own}
+        if paths and not there:
+            levels = sorted({level for own in keys.values() for level in own})
+            have = f"it has {', '.join(levels)}" if levels else "it has none"
+            raise ConfigError(f"--partition {name}=: is no partition of {table}; {have}")
+        missing = next((value for value in values if value not in there), None)
+        if missing is not None:
+            raise ConfigError(
+                f"--partition {name}={missing}: there is no such; there are {_some(sorted(there))}"
+            )
+    for path, own in keys.items():
+        if all(
+            name in own and (own[name] in values or unquote(own[name]) in values)
+            for name, values in wanted.items()
+        ):
+            yield path
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(name or "one without a name" for name in names[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else shown
+
+
+_FORMS: Final = {
+    "message": "bytes, which are no JSON",
+    "json": "JSON, which is no serialized message",
+    "null": "nulls",
+    "bytes": "pieces of a stream whose messages cannot be told apart",
+}
+
+
+def _remarks(counts: Counts) -> Iterator[str]:
+    """What a person should know besides."""
+    if counts.letters:
+        yield f"{counts.letters:,} of the messages are dead letters"
+    for form, letters in sorted(counts.left_out.items()):
+        yield f"{letters:,} dead letters are left out: {_FORMS.get(form, form)}"
+    if counts.unknown:
+        yield (
+            f"{counts.unknown:,} messages have fields that today's schema does not know and JSON "
+            "cannot hold; --format delimited keeps them"
+        )
+    if counts.no_json:
+        yield (
+            f"{counts.no_json:,} messages are left out: they have no JSON ({counts.no_json_reason}); "
+            "--format delimited keeps them"
+        )
+    for column, rows in sorted(counts.lost.items()):
+        yield f"{rows:,} messages come without their {column}: no field of today takes it"
+
+
+def _told(error: OSError) -> str:
+    """What is wrong, without the number of the error."""
+    if error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

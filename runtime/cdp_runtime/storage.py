@@ -7,7 +7,8 @@ One interface, and behind it a module for each way of a store to make a file app
     store_gcs       Google Cloud Storage: a resumable upload, ended last
     store_other     whatever else fsspec reaches: spooled here, copied below `_tmp`, then moved
 
-`store_upload` holds what they share, `store_errors` what can go wrong.
+`store_upload` holds what they share, `store_errors` what can go wrong, and `store_lock` keeps two from doing at
+once what only one may do.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
 
@@ -98,6 +100,16 @@ class Storage(Protocol):
 
     def delete(self, path: str) -> None:
         """Removes a published file, if it is there."""
+
+    def lock(self, name: str) -> AbstractContextManager[Callable[[], None]]:
+        """Keeps others who want the lock of this name out of the archive while the block runs.
+
+        What it gives may be called to see that nobody has taken the lock away meanwhile, as happens to who
+        shows no life for minutes, for example a process that was suspended.
+
+        Raises:
+            StorageError: another has it; or, of the call, another has taken it.
+        """
 
     def describe(self, path: str) -> str:
         """The path of a published file as a person would type it."""

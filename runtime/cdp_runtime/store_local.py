@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
 from .storage import TEMPORARY, FileInfo, Upload, checked_path, is_archive_file
 from .store_errors import StorageError, is_transient
+from .store_lock import locked_on_disk
 from .store_upload import BufferedUpload
 
 __all__ = ["LocalStorage"]
@@ -72,6 +74,11 @@ class LocalStorage:
         with contextlib.suppress(FileNotFoundError):
             file.unlink()
             _sync(file.parent)
+
+    def lock(self, name: str) -> AbstractContextManager[Callable[[], None]]:
+        """Locks a file below `_tmp`."""
+        _make_folders(self._temporary)
+        return locked_on_disk(self._temporary, name)
 
     def describe(self, path: str) -> str:
         """The path with that of the archive."""

@@ -11,11 +11,13 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import IO, Any, Final
 
 from .storage import TEMPORARY, FileInfo, Upload, checked_path, is_archive_file
 from .store_errors import Secrets, StorageError, is_transient, safe_url
+from .store_lock import locked_remotely
 from .store_upload import BufferedUpload
 
 __all__ = ["GONE", "GRACE_SECONDS", "OtherStorage", "RemoteStorage"]
@@ -101,6 +103,10 @@ class RemoteStorage:
         inside = f"{self.root}/{checked_path(path)}"
         with self.told(f"cannot delete {path}"), contextlib.suppress(FileNotFoundError):
             self.filesystem.rm_file(inside)
+
+    def lock(self, name: str) -> AbstractContextManager[Callable[[], None]]:
+        """Writes an object below `_tmp` that says so."""
+        return locked_remotely(self, f"{self.root}/{TEMPORARY}", name)
 
     def describe(self, path: str) -> str:
         """The path with that of the archive."""
