@@ -86,7 +86,8 @@ class Field:
         column: the name of the column among those of the enclosing struct; empty for a `flatten`ed
             message; None for a field that a rule drops: known, and not kept.
         presence: how absence is told, or that the field repeats.
-        encoding: how the wire value becomes the column's value; empty: as it is.
+        encoding: how the wire value becomes the column's value; empty: as it is (a `float` also as the
+            same double, where the column is of doubles).
         oneof: the name of the oneof that the field is a member of, if any.
         name: what the oneof's case column and errors say, where that is not the column's name.
         enum: the names, for kind `enum` (None: the column holds the numbers).

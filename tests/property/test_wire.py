@@ -69,18 +69,58 @@ CASES = [
         {"int64": -1},
     ),
     Case(
-        "32-bit varints are truncated",
+        "32-bit varints are truncated, and kept whole",
         "Scalars",
         number(3, (1 << 32) + 5) + number(5, (7 << 32) + 6) + number(7, (1 << 35) + 3),
         {"int32": 5, "uint32": 6, "sint32": -2},
+        raw=True,
+    ),
+    *(
+        Case(
+            f"{kind} {value} of more bits is kept whole",
+            "Scalars",
+            number(field, value),
+            {kind: cut},
+            raw=True,
+        )
+        for field, kind, value, cut in [
+            (3, "int32", 1 << 31, -(1 << 31)),
+            (3, "int32", MINUS_ONE - (1 << 31), (1 << 31) - 1),
+            (5, "uint32", 1 << 32, 0),
+            (7, "sint32", 1 << 32, 0),
+            (13, "bool", 2, True),
+        ]
+    ),
+    *(
+        Case(f"the outermost {kind} {value} fits", "Scalars", number(field, value), {kind: held})
+        for field, kind, value, held in [
+            (3, "int32", (1 << 31) - 1, (1 << 31) - 1),
+            (3, "int32", MINUS_ONE + 1 - (1 << 31), -(1 << 31)),
+            (5, "uint32", (1 << 32) - 1, (1 << 32) - 1),
+            (7, "sint32", (1 << 32) - 1, -(1 << 31)),
+        ]
     ),
     Case(
-        "a negative int32 in five bytes or ten",
+        "packed numbers of more bits are kept whole",
+        "Scalars",
+        delimited(35, b"".join(varint(n) for n in range(200)) + varint(1 << 35)),
+        {"int32_list": [*range(200), 0]},
+        raw=True,
+    ),
+    Case(
+        "packed negative numbers fit",
+        "Scalars",
+        delimited(35, b"".join(varint(MINUS_ONE - n) for n in range(100))),
+        {"int32_list": [-1 - n for n in range(100)]},
+    ),
+    Case(
+        "a negative int32 in five bytes, as no serializer writes it",
         "Scalars",
         number(3, (1 << 32) - 1),
         {"int32": -1},
+        raw=True,
     ),
-    Case("a bool of any bits", "Scalars", number(13, 1 << 40), {"bool": True}),
+    Case("a bool of any bits", "Scalars", number(13, 1 << 40), {"bool": True}, raw=True),
     Case(
         "NaN, -0.0 and the infinities",
         "Scalars",

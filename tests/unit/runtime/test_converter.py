@@ -7,10 +7,12 @@ that those cannot show: errors, positions, inputs, memory.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
@@ -18,7 +20,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pb2, timestamp_pb2, wrappers_pb2
 
 from cdp_runtime.converter import ConversionError, Converter, message_indexes, split_delimited
-from cdp_runtime.program import Field, Program
+from cdp_runtime.program import Enum, Field, Program
 
 
 class NoteConverter(Converter[timestamp_pb2.Timestamp]):
@@ -197,6 +199,94 @@ class TestToProtobuf:
         batch = NoteConverter().to_arrow([FULL])
         shuffled = batch.select(list(reversed(batch.schema.names)))
         assert NoteConverter().to_protobuf(shuffled).to_pylist() == [FULL]
+
+
+class EdgeConverter(Converter[timestamp_pb2.Timestamp]):
+    """Columns that are not what the field is on the wire."""
+
+    schema = pa.schema(
+        [
+            pa.field("wide", pa.float64(), nullable=False),
+            pa.field("wides", pa.list_(pa.field("item", pa.float64(), False)), nullable=False),
+            pa.field("at", pa.timestamp("s", "UTC")),
+            pa.field("unix", pa.timestamp("s", "UTC"), nullable=False),
+            pa.field("state", pa.utf8(), nullable=False),
+            pa.field("_raw", pa.binary()),
+        ]
+    )
+    program = Program(
+        "Edge",
+        Field(1, "float", "wide"),
+        Field(2, "float", "wides", "packed"),
+        Field(3, "timestamp", "at", "optional"),
+        Field(4, "int64", "unix", encoding="unix_s"),
+        Field(5, "enum", "state", "required", enum=Enum("State", (0, "OFF"), (1, "ON"))),
+        raw="_raw",
+    )
+
+
+STATE = b"\x28\x01"
+MOST_SECONDS = (2**63 - 1) // 1000
+"""What Parquet holds, in milliseconds."""
+
+
+class TestEdges:
+    @pytest.mark.parametrize(
+        "bits", [0, 0x80000000, 0x3DCCCCCD, 0x7F800000, 0x7F800001, 0xFFC00000, 1, 0x7F7FFFFF]
+    )
+    def test_a_float_is_the_same_double_and_comes_back(self, bits: int) -> None:
+        one = struct.pack("<I", bits)
+        payload = (b"\x0d" + one if bits else b"") + text(2, one + one) + STATE
+        batch = EdgeConverter().to_arrow([payload])
+        (value,) = struct.unpack("<f", one)
+        got = batch.column("wides").to_pylist()[0]
+        assert batch.column("_raw").null_count == 1
+        assert batch.column("wide").to_pylist() + got == pytest.approx(
+            [value] * 3, 0, 0, nan_ok=True
+        )
+        assert EdgeConverter().to_protobuf(batch).to_pylist() == [payload]
+
+    @pytest.mark.parametrize("value", [0.1, 1e39, 5e-324, 1 + 2**-40])
+    def test_a_double_that_is_no_float_does_not_go_back(self, value: float) -> None:
+        batch = EdgeConverter().to_arrow([STATE])
+        changed = batch.set_column(0, EdgeConverter.schema.field(0), pa.array([value]))
+        with pytest.raises(ConversionError, match=r"wide.*no float"):
+            EdgeConverter().to_protobuf(changed)
+
+    @pytest.mark.parametrize("seconds", [MOST_SECONDS + 1, -MOST_SECONDS - 1, 2**62])
+    def test_seconds_that_parquet_does_not_hold_are_kept_raw(self, seconds: int) -> None:
+        message = timestamp_pb2.Timestamp()
+        message.seconds = seconds
+        number = wrappers_pb2.Int64Value(value=seconds).SerializeToString()[1:]
+        for payload in (text(3, message.SerializeToString()), b"\x20" + number):
+            batch = EdgeConverter().to_arrow([payload + STATE])
+            assert batch.column("_raw").to_pylist() == [payload + STATE]
+            pq.write_table(pa.table(batch), pa.BufferOutputStream())
+
+    def test_the_last_second_that_parquet_holds_is_held(self) -> None:
+        number = wrappers_pb2.Int64Value(value=MOST_SECONDS).SerializeToString()[1:]
+        batch = EdgeConverter().to_arrow([b"\x20" + number + STATE])
+        assert batch.column("_raw").null_count == 1
+        file = pa.BufferOutputStream()
+        pq.write_table(pa.table(batch), file)
+        back = pq.read_table(pa.BufferReader(file.getvalue())).column("unix")
+        assert back.cast(pa.int64()).to_pylist() == [MOST_SECONDS * 1000]
+
+    def test_a_required_enum_that_is_absent_is_kept_raw(self) -> None:
+        batch = EdgeConverter().to_arrow([b"", STATE])
+        assert batch.column("state").to_pylist() == ["OFF", "ON"]
+        assert batch.column("_raw").to_pylist() == [b"", None]
+
+    def test_a_tag_that_is_cut_off_says_so_whatever_lies_behind_it(self) -> None:
+        class Far(Converter[timestamp_pb2.Timestamp]):
+            schema = pa.schema([pa.field("far", pa.utf8(), nullable=False)])
+            program = Program("Far", Field(16, "string", "far"))
+
+        good = b"\x82\x01\x14" + b"x" * 20
+        payloads = [good, good[:1], good[1:]]
+        for given in (payloads, pa.array(payloads, pa.binary())):
+            (bad, _) = Far().decode(given).rejected
+            assert (bad.row, bad.offset, bad.reason) == (1, 0, "malformed tag")
 
 
 class Int64Converter(Converter[wrappers_pb2.Int64Value]):

@@ -1,0 +1,147 @@
+"""One at a time: what must not run twice at once on an archive holds a lock in it.
+
+On a disk the kernel holds the lock and lets it go when its process dies. In other stores it is a small object,
+written anew every minute: each who wants the lock writes one under a name of its own and then looks for
+others. Of two who come at the same time at least one sees the other and withdraws, so that no condition is
+needed that only some stores know; a store need only list what was written. An object that was not written for
+ten minutes, by the clock of the store, was left by somebody who died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from .store_errors import StorageError
+
+if TYPE_CHECKING:
+    from .store_other import RemoteStorage
+
+__all__ = ["locked_on_disk", "locked_remotely"]
+
+LEASE_SECONDS: Final = 600
+RENEW_SECONDS: Final = 60
+_TRIES: Final = 3
+_LONGEST_WAIT: Final = 2.0
+
+
+@contextlib.contextmanager
+def locked_on_disk(folder: Path, name: str) -> Iterator[Callable[[], None]]:
+    """Holds the lock of a name in a folder; see `Storage.lock`."""
+    import fcntl
+
+    path = folder / f"{name}.lock"
+    while True:
+        with path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageError(
+                    f"{folder.parent}: another {name} is at work there; try again when it is done"
+                ) from None
+            # whoever held it may have removed it since it was opened
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                continue
+            try:
+                yield lambda: None
+            finally:
+                path.unlink()
+            return
+
+
+@contextlib.contextmanager
+def locked_remotely(storage: RemoteStorage, folder: str, name: str) -> Iterator[Callable[[], None]]:
+    """Holds the lock of a name in a folder of a store; see `Storage.lock`."""
+    lock = _Lock(storage, folder, name)
+    with storage.told(f"cannot lock it for {name}"):
+        lock.take()
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(RENEW_SECONDS):
+            with contextlib.suppress(Exception):  # the next minute tries again
+                lock.renew()
+
+    thread = threading.Thread(target=renew, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield lock.check
+    finally:
+        ended.set()
+        thread.join()
+        lock.leave()
+
+
+class _Lock:
+    def __init__(self, storage: RemoteStorage, folder: str, name: str) -> None:
+        self._storage = storage
+        self._filesystem = storage.filesystem
+        self._folder = folder
+        self._name = name
+        self._path = f"{folder}/{name}-{secrets.token_hex(8)}.lock"
+        self._lost = threading.Event()
+
+    def take(self) -> None:
+        self._filesystem.makedirs(self._folder, exist_ok=True)
+        for left in reversed(range(_TRIES)):
+            self._write()
+            try:
+                other = self._other()
+            except BaseException:
+                self.leave()
+                raise
+            if other is None:
+                return
+            self.leave()
+            if left:  # the other may have come at the same time, and withdrawn too
+                time.sleep(random.uniform(0, _LONGEST_WAIT))
+        raise StorageError(
+            f"{self._storage.url}: another {self._name} is at work there ({other}); try again when it is done, "
+            f"or {LEASE_SECONDS // 60} minutes after it died"
+        )
+
+    def renew(self) -> None:
+        """Shows life, unless it was taken away."""
+        if self._storage.size_of(self._path) is None:
+            self._lost.set()
+        if not self._lost.is_set():
+            self._write()
+
+    def check(self) -> None:
+        with self._storage.told(f"cannot see whether it is still locked for {self._name}"):
+            if self._lost.is_set() or self._storage.size_of(self._path) is None:
+                raise StorageError(
+                    f"{self._storage.url}: another {self._name} has taken over: this one showed no life for "
+                    f"{LEASE_SECONDS // 60} minutes; it ends here, and the other goes on"
+                )
+
+    def leave(self) -> None:
+        with contextlib.suppress(Exception):
+            self._filesystem.rm_file(self._path)
+
+    def _write(self) -> None:
+        who = f"process {os.getpid()} on {socket.gethostname()}"
+        self._filesystem.pipe_file(self._path, who.encode())
+
+    def _other(self) -> str | None:
+        """Who else holds the lock, if anybody does who lives; the objects of the dead are removed."""
+        self._filesystem.invalidate_cache()
+        start = f"{self._folder}/{self._name}-".lstrip("/")
+        now = self._filesystem.modified(self._path)
+        for path in self._filesystem.find(self._folder):
+            if path.lstrip("/").startswith(start) and path.lstrip("/") != self._path.lstrip("/"):
+                with contextlib.suppress(FileNotFoundError):  # its holder has let it go
+                    age = (now - self._filesystem.modified(path)).total_seconds()
+                    if age <= LEASE_SECONDS:
+                        who: str = self._filesystem.cat_file(path).decode(errors="replace")
+                        return who
+                    self._filesystem.rm_file(path)
+        return None
