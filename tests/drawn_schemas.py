@@ -217,6 +217,8 @@ class _Drawing:
             )
         if kind == "bytes":
             return {"large": True}
+        if kind == "float" and self.likely(0.5):
+            return {"type": "double"}
         if kind in WIDE:
             return {"encoding": self.rng.choice(("unix_s", "unix_ms", "unix_us"))}
         if kind in self.enums:

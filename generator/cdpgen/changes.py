@@ -230,6 +230,7 @@ _SAFE_KINDS: Final = frozenset(
     }
 )
 _INTEGERS: Final = frozenset({("int32", "int64"), ("uint32", "uint64"), ("uint32", "int64")})
+_FLOATS: Final = (("float", "double"), ("double", "float"))
 _TEXT: Final = ("string", "large_string", "dictionary")
 _BYTES: Final = ("binary", "large_binary")
 _TEXTUAL: Final = ("string", "bytes")
@@ -268,6 +269,8 @@ def _type_rule(
             return "FIELD_SAME_TYPE"
         if was.kind in _TEXTUAL and was.parsed != now.parsed:
             return "COLUMN_TYPE_CHANGED"
+    if was.kind == now.kind == "float" and (old.type, new.type.text) in _FLOATS:
+        return "" if new.type.text == "double" else "COLUMN_TYPE_NARROWED"
     to_bytes = (was.kind, now.kind) == ("string", "bytes") and not now.encoding
     return _arrow_rule(old.type, new.type.text, to_bytes and not was.parsed)
 

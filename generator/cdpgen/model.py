@@ -64,6 +64,7 @@ _UNIX: Final = ("unix_s", "unix_ms", "unix_us")
 _TEXT_ENCODINGS: Final = ("hex", "base64", "base32")
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(_INTEGERS, ("encoding",)),
+    "float": ("type",),
     "string": ("type", "encoding", "size", "large"),
     "bytes": ("size", "large"),
     "enum": ("enum",),
@@ -638,6 +639,8 @@ class _TablePlanner:
             if rule.size is not None:
                 return _Value(kind, arrow.fixed_binary(rule.size), lossy=True, empty_is_null=True)
             return _Value(kind, arrow.large(arrow.BINARY) if rule.large else arrow.BINARY)
+        if kind == "float" and rule.type == "double":
+            return _Value(kind, arrow.SCALARS["double"])
         if kind in _INTEGERS and rule.encoding in _UNIX:
             unit = rule.encoding.removeprefix("unix_")
             return _Value(kind, arrow.timestamp(unit), rule.encoding, lossy=True)
@@ -787,6 +790,10 @@ class _TablePlanner:
         if rule.encoding and "encoding" in allowed and rule.encoding not in encodings:
             text = f"{rule.encoding} does not fit {what}; allowed here: {', '.join(encodings)}"
             self._problem(names, "encoding", text)
+        if rule.type and "type" in allowed and (rule.type == "double") != (kind == "float"):
+            wanted = "double" if kind == "float" else 'json, "decimal(precision, scale)"'
+            text = f"{rule.type} does not fit {what}; allowed here: {wanted}"
+            self._problem(names, "type", text)
         if rule.prefix and not rule.flatten:
             self._problem(names, "prefix", "goes with `flatten: true`")
 

@@ -44,6 +44,7 @@ files are read right; that nobody who goes by names is surprised either.
 """
 
 _DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)")
+_TYPES: Final = r"^(json|double|decimal\(\s*\d+\s*,\s*\d+\s*\))$"
 
 
 class _Strict(BaseModel):
@@ -66,7 +67,7 @@ class ColumnRule(_Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     drop: bool = False
-    type: Annotated[str, Field(pattern=r"^(json|decimal\(\s*\d+\s*,\s*\d+\s*\))$")] | None = None
+    type: Annotated[str, Field(pattern=_TYPES)] | None = None
     encoding: (
         Literal["hex", "base64", "base32", "unix_s", "unix_ms", "unix_us", "serialized"] | None
     ) = None
@@ -329,7 +330,7 @@ def _explain(shown: str, node: yaml.Node | None, error: ValidationError) -> list
 
 
 _NAME_PATTERN: Final = "a name is made of letters, digits and _, and does not begin with a digit"
-_PATTERNS: Final = {"type": 'allowed: json, "decimal(precision, scale)"'}
+_PATTERNS: Final = {"type": 'allowed: json, "decimal(precision, scale)", double'}
 
 
 def _shown(value: object) -> str:

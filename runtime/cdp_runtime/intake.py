@@ -70,13 +70,24 @@ class Letter:
 
 
 class Mark:
-    """Sent down the queues by `flush`, and by `close` as the last thing of all."""
+    """Sent down the queues by `flush`, and by `close` as the last thing of all.
+
+    Args:
+        last: whether nothing comes behind it.
+
+    Attributes:
+        reached: set when all that was before it is published.
+        threads: the encode threads that have it.
+        finished: how many of them are done with what was before it.
+    """
 
     size: Final = 0
 
     def __init__(self, *, last: bool) -> None:
         self.last: Final = last
         self.reached: Final = threading.Event()
+        self.threads: Final[list[int]] = []
+        self.finished = 0
 
 
 class Intake:

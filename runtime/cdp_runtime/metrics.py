@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 __all__ = ["Metrics"]
 
 
 class Metrics:
-    """Counters of one writer; each is written by one thread only, or under the lock of the intake.
+    """Counters of one writer, each written under some lock: that of the intake, or `lock`.
 
     Attributes:
         messages: taken by `write` and `write_many`.
@@ -18,6 +20,7 @@ class Metrics:
         healthy: False while the writer waits for a store that fails.
         retries: attempts to write that failed in a way that passes, and were made again.
         file_bytes: written to files, whether published or still open.
+        lock: held by the encode threads while they count.
     """
 
     __slots__ = (
@@ -25,6 +28,7 @@ class Metrics:
         "file_bytes",
         "files",
         "healthy",
+        "lock",
         "message_bytes",
         "messages",
         "retries",
@@ -33,6 +37,7 @@ class Metrics:
     )
 
     def __init__(self) -> None:
+        self.lock = threading.Lock()
         self.messages = 0
         self.message_bytes = 0
         self.healthy = True

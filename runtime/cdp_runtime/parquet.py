@@ -2,7 +2,7 @@
 
 `TableFiles` is told rows and their partition. It gathers them for each partition until they make a row
 group, writes that to the partition's file, and publishes the file when it is big, long or old enough.
-It has no locks: one thread owns it (the encode thread of `cdp_runtime.pipeline`).
+It has no locks: one thread owns it (an encode thread of `cdp_runtime.pipeline`, each has its own).
 """
 
 from __future__ import annotations
@@ -359,7 +359,8 @@ class _OpenFile:
             self._upload.discard()
 
     def _count_written(self, size: int) -> None:
-        self._metrics.file_bytes += size - self._written
+        with self._metrics.lock:
+            self._metrics.file_bytes += size - self._written
         self._written = size
 
     def _expected_size(self) -> float:

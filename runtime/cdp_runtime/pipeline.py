@@ -6,10 +6,10 @@ import functools
 import itertools
 import math
 import os
-import queue
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -43,6 +43,12 @@ _LOOK_SECONDS: Final = 0.5
 _GIVE_UP_SECONDS: Final = 5.0
 """How long a close that ran out of time waits for the threads to see it."""
 
+_ENCODE_THREADS: Final = min(2, os.cpu_count() or 1)
+"""Encoding takes about twice as long as decoding; more threads would take memory, a row group each."""
+
+_QUEUED_BYTES: Final = 8 << 20
+"""Of rows that wait between decoding and encoding at most."""
+
 _UNNUMBERED: Final = "~journal"
 """Ends the source of messages that have no position but the one that the journal gives them."""
 
@@ -65,37 +71,87 @@ class Decoded(NamedTuple):
     segment: int
 
 
-class DecodedQueue(queue.Queue["Decoded | Mark"]):
-    """Leads from the decode thread to the encode thread, and is full at a number of bytes.
+class DecodedQueue:
+    """Leads from the decode thread to the encode threads, and is full at a number of bytes.
 
-    While the encode thread compresses a row group, the next one is decoded into it.
+    The first encode thread takes whatever there is. The others help it once the queue is half full: a slow
+    stream makes one file at a time, a fast one keeps all of them busy, each with files of its own.
+
+    Args:
+        max_bytes: of rows that may wait.
+        threads: how many take from it.
     """
 
-    def _init(self, maxsize: int) -> None:
-        super()._init(maxsize)
-        self._size = 0
+    def __init__(self, max_bytes: int, threads: int) -> None:
+        self._max_bytes = max_bytes
+        self._threads = threads
+        self._items: deque[Decoded | Mark] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
 
-    def _qsize(self) -> int:
-        return self._size
+    def put(self, item: Decoded | Mark) -> None:
+        """Waits until there is room, and adds it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._bytes < self._max_bytes)
+            self._items.append(item)
+            self._bytes += item.size
+            self._changed.notify_all()
 
-    def _put(self, item: Decoded | Mark) -> None:
-        super()._put(item)
-        self._size += item.size + 1
+    def take(self, thread: int, seconds: float | None) -> Decoded | Mark | None:
+        """Gives rows to one thread, a mark to each; None when that took too long.
 
-    def _get(self) -> Decoded | Mark:
-        item: Decoded | Mark = super()._get()
-        self._size -= item.size + 1
-        return item
+        A mark is given up only when all threads have it: none goes past one that another may not have
+        come to yet.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._is_for(thread), seconds):
+                return None
+            item = self._items[0]
+            if isinstance(item, Mark):
+                item.threads.append(thread)
+                if len(item.threads) < self._threads:
+                    return item
+            self._items.popleft()
+            self._bytes -= item.size
+            self._changed.notify_all()
+            return item
+
+    def finish(self, mark: Mark) -> None:
+        """Says that a thread is done with what was before a mark."""
+        with self._changed:
+            mark.finished += 1
+            if mark.finished == self._threads:
+                mark.reached.set()
+
+    def _is_for(self, thread: int) -> bool:
+        if not self._items:
+            return False
+        item = self._items[0]
+        if isinstance(item, Mark):
+            return thread not in item.threads
+        return thread == 0 or self._bytes >= self._max_bytes / 2
+
+
+class Files(NamedTuple):
+    """The open files of one encode thread."""
+
+    rows: TableFiles
+    letters: TableFiles
+
+    def seconds_to_rotation(self) -> float | None:
+        """How long until the oldest has reached its age; None without an open file."""
+        times = [self.rows.seconds_to_rotation(), self.letters.seconds_to_rotation()]
+        return min((t for t in times if t is not None), default=None)
 
 
 class Pipeline:
-    """Journal thread, decode thread, encode thread, and the files of one table in one archive.
+    """Journal thread, decode thread, encode threads, and the files of one table in one archive.
 
     Args:
         writer: the generated class, for what it says about the table.
         url: the archive; None when the config says where it lies.
         config: where and how to write.
-        on_published: told of each file in the encode thread.
+        on_published: told of each file in an encode thread, of one file at a time.
         identity: the id of the writer; a new one when left out.
     """
 
@@ -136,37 +192,35 @@ class Pipeline:
         self.prefixes: Final[dict[str, Prefix]] = {}
         self._patience = Patience(f"{writer.table} {identity}", self.metrics)
         numbers = itertools.count(1)  # of rows and dead letters alike: they share a folder before
-        self._files = TableFiles(
-            Table(
-                writer.table,
-                writer.table,
-                schema,
-                writer.sort_by,
-                metadata,
-                False,
-                functools.cache(lambda: descriptor_of(writer.message_type)),
-                writer.bloom_filters,
-            ),
-            self._storage,
-            identity,
-            numbers,
-            config,
-            self.metrics,
-            self._patience,
-            self.prefixes,
-            self._published,
+        rows = Table(
+            writer.table,
+            writer.table,
+            schema,
+            writer.sort_by,
+            metadata,
+            False,
+            functools.cache(lambda: descriptor_of(writer.message_type)),
+            writer.bloom_filters,
         )
-        self._letters = TableFiles(
-            Table(writer.table, f"{FOLDER}/{writer.table}", DEAD_LETTER_SCHEMA, (), metadata, True),
-            self._storage,
-            identity,
-            numbers,
-            config,
-            self.metrics,
-            self._patience,
-            self.prefixes,
-            self._published,
+        letters = Table(
+            writer.table, f"{FOLDER}/{writer.table}", DEAD_LETTER_SCHEMA, (), metadata, True
         )
+
+        def files_of(table: Table) -> TableFiles:
+            return TableFiles(
+                table,
+                self._storage,
+                identity,
+                numbers,
+                config,
+                self.metrics,
+                self._patience,
+                self.prefixes,
+                self._published,
+            )
+
+        self._publishing = threading.Lock()
+        self._files = [Files(files_of(rows), files_of(letters)) for _ in range(_ENCODE_THREADS)]
         self._journal: Journal | None = None
         self._urged: Mark | None = None
         if config.journal is not None and not config.dry_run:
@@ -182,7 +236,7 @@ class Pipeline:
             self.metrics,
             journaled=self._journal is not None,
         )
-        self._decoded: Final = DecodedQueue(int(config.row_group_mb * (1 << 20)))
+        self._decoded: Final = DecodedQueue(_QUEUED_BYTES, len(self._files))
         self._closing = threading.Lock()
         self._end: Mark | None = None
         self._closed = False
@@ -194,7 +248,10 @@ class Pipeline:
             for name, target in (
                 *((("journal", self._write_journal),) if self._journal is not None else ()),
                 ("decode", self._decode),
-                ("encode", self._encode),
+                *(
+                    (f"encode {number}", functools.partial(self._encode, number))
+                    for number in range(len(self._files))
+                ),
             )
         ]
         for thread in self._threads:
@@ -442,67 +499,63 @@ class Pipeline:
             ]
         return Decoded(rows, letters, sum(batch.nbytes for batch in good), chunk.segment)
 
-    # ---- encode thread
+    # ---- encode threads
 
-    def _encode(self) -> None:
+    def _encode(self, number: int) -> None:
+        files = self._files[number]
         while True:
-            try:
-                taken = self._decoded.get(timeout=self._seconds_to_rotation())
-            except queue.Empty:
-                taken = None
+            taken = self._decoded.take(number, files.seconds_to_rotation())
             if not self.intake.failed:
                 try:
-                    self._encode_one(taken)
+                    self._encode_one(files, taken)
                 except BaseException as error:
                     self._fail(error)
             if isinstance(taken, Mark):
                 if taken.last and self.intake.failed:
-                    self._files.discard_all()
-                    self._letters.discard_all()
-                taken.reached.set()
+                    files.rows.discard_all()
+                    files.letters.discard_all()
+                self._decoded.finish(taken)
                 if taken.last:
                     return
 
-    def _encode_one(self, taken: Decoded | Mark | None) -> None:
+    def _encode_one(self, files: Files, taken: Decoded | Mark | None) -> None:
         if isinstance(taken, Mark):
-            self._files.publish_all()
-            self._letters.publish_all()
+            files.rows.publish_all()
+            files.letters.publish_all()
             return
         if taken is not None:
             for rows in taken.rows:
-                self._files.add(
+                files.rows.add(
                     rows.partition, rows.batch, rows.source, rows.positions, taken.segment
                 )
             if taken.letters:
-                self._keep(taken.letters, taken.segment)
-        self._files.rotate_old()
-        self._letters.rotate_old()
+                self._keep(files.letters, taken.letters, taken.segment)
+        files.rows.rotate_old()
+        files.letters.rotate_old()
 
-    def _keep(self, letters: list[DeadLetter], segment: int) -> None:
+    def _keep(self, files: TableFiles, letters: list[DeadLetter], segment: int) -> None:
         """Adds dead letters, which come from one source, to their files."""
         places = [letter.position for letter in letters if letter.position is not None]
         whole = len(places) == len(letters)
-        self._letters.add(
+        files.add(
             "",
             to_batch(letters),
             letters[0].source,
             pa.array(places, pa.int64()) if whole else None,
             segment,
         )
-        self.metrics.dead_letters += len(letters)
-
-    def _seconds_to_rotation(self) -> float | None:
-        times = [self._files.seconds_to_rotation(), self._letters.seconds_to_rotation()]
-        return min((t for t in times if t is not None), default=None)
+        with self.metrics.lock:
+            self.metrics.dead_letters += len(letters)
 
     def _published(self, file: PublishedFile, segments: Mapping[int, int]) -> None:
-        self.metrics.files += 1
-        if not file.dead_letters:
-            self.metrics.rows += file.rows
-        if self._on_published is not None:
-            self._on_published(file)
-        if self._journal is not None:
-            self._journal.settle(segments)
+        with self._publishing:
+            self.metrics.files += 1
+            if not file.dead_letters:
+                self.metrics.rows += file.rows
+            if self._on_published is not None:
+                self._on_published(file)
+            if self._journal is not None:
+                self._journal.settle(segments)
 
     # ---- any thread
 

@@ -40,9 +40,11 @@ from .archive import load_tables, nested
 from .config import STORAGE_KEYS, ConfigError, WriterConfig, check
 from .dataset import ArchiveError, ahead, folder_keys, older_ids, open_parquet
 from .dead_letter import FOLDER, RETRY_FOLDER
+from .former import former_of
 from .positions import Spans, spans
+from .provenance import FIRST_FIELD_ID
 from .storage import Storage, open_storage
-from .versions import Evolution
+from .versions import Evolution, children_of, field_id, zero_of
 from .writer import TableWriter
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ class Counts:
         left_out: dead letters that the format has no place for, by the reason.
         unknown: messages with fields that today's schema does not know, which JSON cannot hold.
         no_json: messages that protobuf has no JSON for, and the reason for the first.
-        lost: for columns that no message can be made of, how many rows had a value in them.
+        lost: for columns that there is no field for, how many values they have.
     """
 
     def __init__(self) -> None:
@@ -182,7 +184,7 @@ def run(
         sep=f"\n{name}: ",
         file=sys.stderr,
     )
-    return 1 if counts.no_json or counts.lost else 0
+    return 1 if counts.no_json else 0
 
 
 def replay(
@@ -759,21 +761,31 @@ class _File:
         told = footer.metadata or {}
         self.runs: Final = _runs_of(footer, storage.describe(path))
         self._evolution: Evolution | None = None
+        self._lost: list[tuple[str, ...]] = []
         schema = self._parquet.schema_arrow
         if letters:
             self._columns = ["payload", "form"]
             return
-        self._columns = list(converter.schema.names)
-        if told.get(b"cdpgen.fingerprint", b"").decode() != writer.fingerprint:
-            self._evolution = Evolution(
-                converter,
-                converter.schema,
-                schema,
-                current=False,
-                older=older_ids(told),
-                defaults=None,
-            )
+        if told.get(b"cdpgen.fingerprint", b"").decode() == writer.fingerprint:
+            self._lost = list(_lost(schema, converter.schema))
+        else:
+            former = former_of(told, schema, converter)
+            if former is not None:
+                self._converter, self._lost = former
+            else:
+                self._lost = list(_lost(schema, converter.schema))
+                self._evolution = Evolution(
+                    converter,
+                    converter.schema,
+                    schema,
+                    current=False,
+                    older=older_ids(told),
+                    defaults=None,
+                )
+        self._columns = list(self._converter.schema.names)
+        if self._evolution is not None:
             self._columns = self._evolution.needs(self._columns)
+        self._columns += [path[0] for path in self._lost if path[0] not in self._columns]
 
     def close(self) -> None:
         """Closes it."""
@@ -789,12 +801,52 @@ class _File:
 
     def encode(self, batch: pa.RecordBatch) -> Array:
         """Rows as messages."""
+        for path in self._lost:
+            self._counts.lost[".".join(path)] += _values(batch.column(path[0]), path[1:])
         if self._evolution is None:
-            return self._converter.to_protobuf(batch).cast(_BYTES)
+            own = batch.select(self._converter.schema.names)
+            return self._converter.to_protobuf(own).cast(_BYTES)
         made = self._evolution.apply(batch, self._converter.schema.names)
         encoded = self._converter.to_protobuf(made).cast(_BYTES)
         raw = self._evolution.raw
         return encoded if raw is None else pc.coalesce(batch.column(raw).cast(_BYTES), encoded)
+
+
+def _lost(fields: Any, today: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The columns of a file that today's schema has not, each as the names that lead to it."""
+    known = {field_id(field): field for field in today}
+    for field in fields:
+        number = field_id(field)
+        if number is not None and number >= FIRST_FIELD_ID:
+            continue
+        if number not in known:
+            yield *above, field.name
+        else:
+            inner, target = field.type, known[number].type
+            if pa.types.is_list(inner) and pa.types.is_list(target):
+                inner, target = inner.value_type, target.value_type
+            yield from _lost(children_of(inner), children_of(target), (*above, field.name))
+
+
+def _values(array: Array, path: Sequence[str]) -> int:
+    """How many values a column has, or one within it, that are not absent, zero or empty."""
+    kind = array.type
+    if path and pa.types.is_list(kind):
+        return _values(array.flatten(), path)
+    if path and pa.types.is_map(kind):
+        return _values(array.keys if path[0] == "key" else array.items, path[1:])
+    if path:
+        return _values(array.flatten()[kind.get_field_index(path[0])], path[1:])
+    if pa.types.is_list(kind) or pa.types.is_map(kind):
+        offsets = array.offsets
+        there: Array = pc.not_equal(offsets[1:], offsets[:-1])
+    elif pa.types.is_struct(kind):
+        there = array.is_valid()
+    else:
+        plain = array.dictionary_decode() if pa.types.is_dictionary(kind) else array
+        there = pc.not_equal(plain, pa.scalar(zero_of(kind)).cast(plain.type))
+    found: int | None = pc.sum(there).as_py()
+    return found or 0
 
 
 # ---- What goes out
@@ -873,7 +925,7 @@ def _output(path: str | None) -> Iterator[Write]:
     """Where to write: a file that appears whole when the block ends, or standard output."""
     if path is None or path == "-":
         sys.stdout.flush()
-        yield lambda data: _write_all(sys.stdout.fileno(), data)
+        yield lambda data: _write_all(1, data)
         return
     target = Path(path).expanduser()
     if target.exists() and not stat.S_ISREG(target.stat().st_mode):  # a pipe or a device
@@ -1005,8 +1057,8 @@ def _remarks(counts: Counts) -> Iterator[str]:
             f"{counts.no_json:,} messages are left out: they have no JSON ({counts.no_json_reason}); "
             "--format delimited keeps them"
         )
-    for column, rows in sorted(counts.lost.items()):
-        yield f"{rows:,} messages come without their {column}: no field of today takes it"
+    for column, values in sorted((+counts.lost).items()):
+        yield f"{values:,} values of the column {column} are in no message: there is no field for it"
 
 
 def _told(error: OSError) -> str:

@@ -2,7 +2,8 @@
 
 Nobody sees an upload before it has ended, and one that a dead writer leaves costs nothing and is gone
 after a week by itself. The parts of one go one after another, as the protocol has it, while the next are
-encoded; several files go at once.
+encoded; several files go at once. As each part waits for its answer before the next one goes, they grow with
+the file: a part of 8 MB takes about as long as the way to Google and back.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ __all__ = ["GcsStorage"]
 _CALL_SECONDS: Final = 300
 _QUANTUM: Final = 1 << 18
 """What is kept of an upload that has not ended is a multiple of this."""
+
+_LARGEST_PART: Final = 32 << 20
+_POOL: Final = 64 << 20
+"""What the parts of all open uploads may hold together before they are made smaller, down to `PART_BYTES`."""
 
 _TYPE: Final = "application/vnd.apache.parquet"
 
@@ -57,6 +62,7 @@ class GcsStorage(RemoteStorage):
         if not self.bucket:
             raise StorageError(f"{safe_url(url)}: names no bucket (gs://BUCKET/FOLDER)")
         self.lanes: Final = Lanes()
+        self.open_uploads: Final[set[object]] = set()
         self._uploads = (
             f"{filesystem._location}/upload/storage/v1/b/{quote(self.bucket, safe='')}/o"
         )
@@ -182,16 +188,23 @@ class _GcsUpload(BufferedUpload):
                 if self._taken.size < PART_BYTES:
                     return
                 self._address = self._storage.begin(self._key)
+                self._storage.open_uploads.add(self)
             self._land(wait=last)
             # the last part, however small, goes with the end of the upload
-            while self._taken.size > PART_BYTES:
+            while self._taken.size > (size := self._part_size()):
                 self._land(wait=True)
-                self._part = self._part or self._taken.cut(PART_BYTES)
+                self._part = self._part or self._taken.cut(size)
                 self._flying = self._storage.lanes.send(lambda: self._send(total=None))
             self._land(wait=last)
             while self._part and self._flying is None:  # what failed before, or was taken in part
                 self._flying = self._storage.lanes.send(lambda: self._send(total=None))
                 self._land(wait=last)
+
+    def _part_size(self) -> int:
+        """Twice as much as before, as far as there is room for it beside the other uploads."""
+        room = min(_LARGEST_PART, _POOL // len(self._storage.open_uploads))
+        size = min(room, self._offset + len(self._part) + PART_BYTES)
+        return max(PART_BYTES, size // _QUANTUM * _QUANTUM)
 
     def _send(self, total: int | None) -> int:
         """Sends the part, or what of it the store does not have yet; how far the store then is."""
@@ -252,8 +265,10 @@ class _GcsUpload(BufferedUpload):
                 if is_transient(error) or self._storage.size_of(path) != size:
                     raise
                 self._taken.clear()
+        self._storage.open_uploads.discard(self)
 
     def _forget(self) -> None:
+        self._storage.open_uploads.discard(self)
         if self._flying is not None:
             with contextlib.suppress(BaseException):
                 self._flying.result()

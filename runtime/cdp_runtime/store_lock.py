@@ -83,7 +83,11 @@ def locked_remotely(storage: RemoteStorage, folder: str, name: str) -> Iterator[
 class _Lock:
     def __init__(self, storage: RemoteStorage, folder: str, name: str) -> None:
         self._storage = storage
-        self._filesystem = storage.filesystem
+        # of its own: others of this process fill the list that is kept of a folder with what was there before
+        shared = storage.filesystem
+        self._filesystem = type(shared)(
+            *shared.storage_args, **{**shared.storage_options, "skip_instance_cache": True}
+        )
         self._folder = folder
         self._name = name
         self._path = f"{folder}/{name}-{secrets.token_hex(8)}.lock"
@@ -110,14 +114,14 @@ class _Lock:
 
     def renew(self) -> None:
         """Shows life, unless it was taken away."""
-        if self._storage.size_of(self._path) is None:
+        if not self._is_there():
             self._lost.set()
         if not self._lost.is_set():
             self._write()
 
     def check(self) -> None:
         with self._storage.told(f"cannot see whether it is still locked for {self._name}"):
-            if self._lost.is_set() or self._storage.size_of(self._path) is None:
+            if self._lost.is_set() or not self._is_there():
                 raise StorageError(
                     f"{self._storage.url}: another {self._name} has taken over: this one showed no life for "
                     f"{LEASE_SECONDS // 60} minutes; it ends here, and the other goes on"
@@ -126,6 +130,14 @@ class _Lock:
     def leave(self) -> None:
         with contextlib.suppress(Exception):
             self._filesystem.rm_file(self._path)
+
+    def _is_there(self) -> bool:
+        self._filesystem.invalidate_cache()
+        try:
+            self._filesystem.info(self._path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _write(self) -> None:
         who = f"process {os.getpid()} on {socket.gethostname()}"

@@ -94,7 +94,8 @@ class RemoteStorage:
             if there:
                 self.filesystem.makedirs(after.rpartition("/")[0], exist_ok=True)
                 self.filesystem.cp_file(before, after)
-                self.filesystem.rm_file(before)
+                with contextlib.suppress(FileNotFoundError):  # an earlier attempt's answer was lost
+                    self.filesystem.rm_file(before)
         if not there:
             raise FileNotFoundError(self.describe(path))
 

@@ -395,7 +395,23 @@ def _cast(array: Array, kind: DataType) -> Array:
         array = array.dictionary_decode()
     if pa.types.is_dictionary(kind):
         return array.cast(kind.value_type).dictionary_encode()
+    if pa.types.is_float32(array.type) and pa.types.is_float64(kind):
+        return _doubles(array)
     return array.cast(kind)
+
+
+def _doubles(floats: Array) -> Array:
+    """Floats as the same doubles; a cast would quiet signalling NaNs, whose bits a replay gives back."""
+
+    def number(value: int) -> Array:
+        return pa.scalar(value, pa.uint64())
+
+    bits = floats.view(pa.uint32()).cast(pa.uint64())
+    sign = pc.shift_left(pc.bit_wise_and(bits, number(1 << 31)), number(32))
+    fraction = pc.shift_left(pc.bit_wise_and(bits, number((1 << 23) - 1)), number(52 - 23))
+    nans = pc.bit_wise_or(pc.bit_wise_or(sign, number(0x7FF << 52)), fraction)
+    others = floats.cast(pa.float64()).view(pa.uint64())
+    return pc.if_else(pc.is_nan(floats), nans, others).view(pa.float64())
 
 
 def _rebuilt(array: Array, kind: DataType, child: Array) -> Array:

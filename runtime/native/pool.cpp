@@ -8,7 +8,7 @@ namespace cdp {
 
 namespace {
 constexpr std::align_val_t kAlignment{64};
-constexpr size_t kMaxIdleBytes = size_t{256} << 20;
+constexpr size_t kMaxIdleBytes = size_t{128} << 20;
 }  // namespace
 
 BufferPool& BufferPool::instance() {
@@ -16,15 +16,25 @@ BufferPool& BufferPool::instance() {
     return *pool;
 }
 
+// Eight sizes between a power of two and the next: what a block has too much is at most an eighth.
+size_t BufferPool::bin_of(size_t bytes, size_t& block) {
+    constexpr size_t kLeast = 256;
+    constexpr int kStepBits = 3;
+    bytes = bytes < kLeast ? kLeast : bytes;
+    const int shift = std::bit_width(bytes - 1) - 1 - kStepBits;
+    const size_t steps = ((bytes - 1) >> shift) + 1;
+    block = steps << shift;
+    return (static_cast<size_t>(shift) << (kStepBits + 1)) + steps;
+}
+
 uint8_t* BufferPool::take(size_t bytes, size_t& block) {
-    // Powers of two keep a growing column's old block useful to a smaller one.
-    block = std::bit_ceil(bytes < 256 ? size_t{256} : bytes);
+    const size_t bin = bin_of(bytes, block);
     {
         std::lock_guard lock(mutex_);
-        auto& bin = idle_[static_cast<size_t>(std::countr_zero(block))];
-        if (!bin.empty()) {
-            uint8_t* data = bin.back().data;
-            bin.pop_back();
+        auto& idle = idle_[bin];
+        if (!idle.empty()) {
+            uint8_t* data = idle.back();
+            idle.pop_back();
             idle_bytes_ -= block;
             return data;
         }
@@ -33,11 +43,12 @@ uint8_t* BufferPool::take(size_t bytes, size_t& block) {
 }
 
 void BufferPool::give(uint8_t* data, size_t block) noexcept {
+    const size_t bin = bin_of(block, block);
     {
         std::lock_guard lock(mutex_);
         if (idle_bytes_ + block <= kMaxIdleBytes) {
             try {
-                idle_[static_cast<size_t>(std::countr_zero(block))].push_back({data, block});
+                idle_[bin].push_back(data);
                 idle_bytes_ += block;
                 return;
             } catch (const std::bad_alloc&) {

@@ -23,12 +23,11 @@ class BufferPool {
   private:
     BufferPool() = default;
 
-    struct Block {
-        uint8_t* data;
-        size_t size;
-    };
+    // Where blocks of so many bytes are kept, and how large they really are.
+    static size_t bin_of(size_t bytes, size_t& block);
+
     std::mutex mutex_;
-    std::vector<std::vector<Block>> idle_ = std::vector<std::vector<Block>>(64);
+    std::vector<std::vector<uint8_t*>> idle_ = std::vector<std::vector<uint8_t*>>(1024);
     size_t idle_bytes_ = 0;
 };
 

@@ -65,6 +65,7 @@ class Edits:
             self.reorder,
             self.relax,
             self.widen_rule,
+            self.widen_float,
         ]
         others = [self.retype, self.remove, self.relabel, self.change_rule]
         done = self.rng.choice(safes if safe else others)()
@@ -175,6 +176,18 @@ class Edits:
             return ""
         return f"widen the rule of {column}: {rule}"
 
+    def widen_float(self) -> str:
+        """A rule that makes a column of floats one of doubles."""
+        found = self._any(lambda f: f["kind"] == "float" and self._table_of(f["at"]) is not None)
+        if found is None:
+            return ""
+        columns = self.rules["tables"][self._table_of(found["at"])].setdefault("columns", {})
+        rule = columns.setdefault(found["name"], {})
+        if rule.get("drop"):
+            return ""
+        rule["type"] = "double"
+        return f"widen {found['name']} by rule"
+
     def change_rule(self) -> str:
         """A rule that goes."""
         columns = self._columns()
@@ -231,6 +244,13 @@ class Edits:
             for i in range(at - 1, -1, -1)
             if self.lines[i].endswith("{")
             and len(self.lines[i]) - len(self.lines[i].lstrip()) < indent
+        )
+
+    def _table_of(self, at: int) -> str | None:
+        """The table whose message has a field in this line, if one has it itself."""
+        top = self.lines[self._block_of(at)].split()
+        return next(
+            (t for t in self.rules["tables"] if top[:2] == ["message", t.split(".")[-1]]), None
         )
 
     def _in_oneof(self, at: int) -> bool:

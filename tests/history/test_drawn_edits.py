@@ -31,8 +31,9 @@ from tests.versions import History
 EXAMPLES = int(os.environ.get("CDPGEN_EDITS", "30"))
 MESSAGES = 25
 
-SECONDS = re.compile(r"(unit: |unix_)s\b")
 ZEROS: tuple[Any, ...] = (0, "", b"", False, ("float", 0), ("double", 0), [])
+ZERO_NAME = re.compile(r"E\w+_0")
+"""How an enum that is drawn calls its zero."""
 
 judged = {"safe": 0, "breaking": 0}
 
@@ -49,8 +50,6 @@ judged = {"safe": 0, "breaking": 0}
 def test_what_the_check_lets_pass_is_read_as_protobuf_reads_it(seed: int) -> None:
     rng = random.Random(seed)
     schema = draw_schema(rng)
-    # a time in seconds that Parquet cannot hold in milliseconds stops a writer for now
-    schema = schema._replace(rules=SECONDS.sub(r"\1ms", schema.rules))
     edits = Edits(rng, schema)
     meant_safe = rng.random() < 0.65
     before = edits.proto, edits.rules_text
@@ -155,13 +154,13 @@ def is_same(want: Any, have: Any, field: Any, old: Any) -> bool:
     if want == have:
         return True
     if old is None and have is None:
-        return want in ZEROS
+        return is_zero(want)
     if old is None or have is None:
         return False
     if want is None and field.name.endswith("_case"):
         return str(have).startswith("n")  # a member that is retired
     if want is None:
-        return not old.nullable and have in ZEROS
+        return not old.nullable and is_zero(have)
     kind, before = field.type, old.type
     if pa.types.is_struct(kind):
         known = {field_id(child): child for child in before}
@@ -177,6 +176,10 @@ def is_same(want: Any, have: Any, field: Any, old: Any) -> bool:
             for a, b in zip(want, have, strict=True)
         )
     return False
+
+
+def is_zero(value: Any) -> bool:
+    return value in ZEROS or (isinstance(value, str) and bool(ZERO_NAME.fullmatch(value)))
 
 
 def by_key(entry: tuple[Any, Any]) -> tuple[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -168,6 +169,41 @@ class TestHistory:
                 list(upgrade(history.archive, generated=history.today.generated))
             (path,) = history.archive.rglob("order-*.parquet")
             assert pq.read_table(path, partitioning=None)["_raw"].null_count == len(last)
+
+    def test_numbers_that_an_older_writer_cuts_off_are_whole_in_raw_and_then_in_columns(
+        self, archived: Archived, tmp_path: Path
+    ) -> None:
+        wide = [3_000_000_000, 904, 905, 906, 907]
+        history = copy.copy(archived.history)
+        history.archive = tmp_path / "archive"
+        history.write_payloads([archived.payloads[n] for n in wide], version=2)
+        (path,) = history.archive.rglob("order-*.parquet")
+        stored = pq.read_table(path, partitioning=None)
+        assert stored["_raw"].to_pylist() == [archived.payloads[n] for n in wide]
+        cut = [
+            (-1_294_967_296, 904, 905, 906, 907),
+            [[], [-1_294_967_296, 1_294_967_296], [], [], []],
+            [{}, {}, {"tea": 0, "pot": 1}, {}, {}],
+            (0, 0, 0, 18_000_000_000_000_000_000 % 2**32, 0),
+            (None, None, None, None, 2_147_483_647),
+        ]
+        names = ["number", "lines", "by_sku", "weight", "rating"]
+        counts = [[line["count"] for line in lines] for lines in stored["lines"].to_pylist()]
+        columns = {name: stored[name].to_pylist(maps_as_pydicts="strict") for name in names}
+        assert [*map(list, ({**columns, "lines": counts}).values())] == [*map(list, cut)]
+        expected = archived.expected()
+        whole = [{name: expected[n][name] for name in names} for n in wide]
+        assert whole[0]["number"] == 3_000_000_000
+        for _ in range(2):
+            assert history.rows(columns=names) == whole
+            assert history.open().count_rows(filter=pc.field("number") > 2**31) == 1
+            heavy = pc.field("weight") > pa.scalar(2**63, pa.uint64())
+            assert history.open().count_rows(filter=heavy) == 1
+            list(upgrade(history.archive, generated=history.today.generated))
+        stored = pq.read_table(path, partitioning=None, columns=["number", "weight", "_raw"])
+        assert stored.to_pylist() == [
+            {"number": row["number"], "weight": row["weight"], "_raw": None} for row in whole
+        ]
 
     def test_upgraded_it_says_the_same(self, archived: Archived, upgraded: Archived) -> None:
         assert upgraded.rows() == archived.rows()

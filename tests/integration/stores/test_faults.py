@@ -19,6 +19,8 @@ from tests.integration.stores.proxy import Proxy
 from tests.integration.stores.servers import Server
 from tests.integration.stores.test_stores import event, ids_in
 
+pytestmark = pytest.mark.timeout(60)
+
 PASSING = ["reset", "reset-after", "stall", "truncate", "429", "500", "503"]
 SMALL, LARGE = 1_000, 2 * PART_BYTES + 1_000
 CASES = [

@@ -20,6 +20,8 @@ from generated.stellar.v1.event_writer import EventWriter
 from tests.integration.stores.conftest import SERVERS, Archive
 from tests.integration.stores.test_stores import event, ids_in
 
+pytestmark = pytest.mark.timeout(60)
+
 ROOT = Path(__file__).parents[3]
 WRITERS = {EventWriter.table: EventWriter}
 
@@ -80,7 +82,7 @@ class TestLock:
         for thread in threads:
             thread.join()
         assert (most, done) == (1, 4)
-        assert all("another work is at work there" in one for one in refusals)
+        assert [one for one in refusals if "another work is at work there" not in one] == []
 
     @pytest.mark.parametrize("archive", ["memory", *SERVERS], indirect=True)
     def test_one_that_shows_no_life_loses_it_and_sees_so(
@@ -164,7 +166,7 @@ class TestRetry:
             thread.start()
         for thread in threads:
             thread.join()
-        assert all("another dead-letters-retry is at work" in one for one in refusals)
+        assert [one for one in refusals if "another dead-letters-retry is at" not in one] == []
         if not came:  # both have withdrawn
             one_more = retry(archive.url, WRITERS, options={"storage_options": archive.options})
             came.append(one_more[EventWriter.table])

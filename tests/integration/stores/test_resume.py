@@ -23,6 +23,8 @@ from tests.integration.stores.conftest import SERVERS, Archive
 from tests.integration.stores.proxy import Proxy, Request
 from tests.integration.stores.test_faults import behind
 
+pytestmark = pytest.mark.timeout(60)
+
 ROOT = Path(__file__).parents[3]
 TABLE = "stellar.v1.Event"
 MESSAGES = 7_000

@@ -21,6 +21,8 @@ from tests.integration.stores.conftest import on, server_of
 from tests.integration.stores.servers import KEY_ID, SECRET, Server, free_port
 from tests.integration.stores.test_faults import behind
 
+pytestmark = pytest.mark.timeout(60)
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,18 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from cdp_runtime import store_s3
+from cdp_runtime import store_gcs, store_s3
 from cdp_runtime.storage import StorageError, open_storage, writer_id
 from cdp_runtime.store_parts import PART_BYTES
 from generated.stellar.v1.event_pb2 import Event
 from generated.stellar.v1.event_writer import EventWriter
+from tests.integration.stores import proxy
 from tests.integration.stores.conftest import SERVERS, Archive, on, server_of
 from tests.integration.stores.servers import BUCKET, Server
+from tests.unit.runtime.test_router import HOSTILE
+
+pytestmark = pytest.mark.timeout(60)
 
 ROOT = Path(__file__).parents[3]
 SIZES = [0, 10, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES + 12_345]
@@ -110,6 +116,56 @@ class TestUpload:
         storage.close()
 
 
+class TestPartsOnGcs:
+    """One after another, so they grow with the file, as far as memory allows."""
+
+    KB = 1 << 10
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store_gcs, "PART_BYTES", 256 * self.KB)
+        monkeypatch.setattr(store_gcs, "_LARGEST_PART", 1_024 * self.KB)
+        monkeypatch.setattr(store_gcs, "_POOL", 2_048 * self.KB)
+
+    @pytest.mark.parametrize(
+        ("files", "first", "most"),
+        [(1, [256, 512, 1_024, 1_024], 1_024), (4, [256, 512, 512], 512), (16, [256, 256], 256)],
+    )
+    def test_they_grow_as_far_as_the_files_that_are_open_leave_room(
+        self, running: Any, files: int, first: list[int], most: int
+    ) -> None:
+        server = server_of(running, "gcp-storage-emulator")
+        with proxy.before(server.endpoint) as wall:
+            archive = on(server, f"parts-{files}", wall.endpoint)
+            storage = open_storage(archive.url, writer_id(), archive.options)
+            uploads = [storage.create(f"t/f-w-{number:06}.parquet") for number in range(files)]
+            for upload in uploads:  # all are open before the second part of any
+                upload.sink.write(bytes(300 * self.KB))
+                upload.drain()
+            data = os.urandom(3_000 * self.KB)
+            for start in range(0, len(data), 100 * self.KB):
+                for upload in uploads:
+                    upload.sink.write(data[start : start + 100 * self.KB])
+                    upload.drain()
+                    assert upload._taken.size <= most * self.KB  # type: ignore[attr-defined]
+            for upload in uploads:
+                upload.publish()
+            storage.close()
+            whole = bytes(300 * self.KB) + data
+            for name in archive.names():
+                assert archive.read(name) == whole
+            parts: dict[str, list[int]] = {}
+            for one in wall.passed:
+                if found := re.match(r"bytes (\d+)-(\d+)/", one.span):
+                    size = int(found[2]) + 1 - int(found[1])
+                    parts.setdefault(one.path, []).append(size // self.KB)
+        assert len(parts) == files
+        for sizes in parts.values():
+            assert sum(sizes) == 3_300
+            assert sizes[: len(first)] == first
+            assert max(sizes) == most
+
+
 class TestFiles:
     def test_all_are_listed_in_order_with_their_sizes_or_those_of_one_table(
         self, archive: Archive
@@ -168,6 +224,40 @@ class TestWriter:
             files = [f"{protocol}://{archive.root}/{name}" for name in names]
             rows = base.execute("select id from read_parquet(?)", [files]).fetchall()
         assert Counter(row[0] for row in rows) == expected
+
+    def test_hostile_partition_values_make_paths_that_duckdb_and_pyarrow_read_the_values_from(
+        self, archive: Archive
+    ) -> None:
+        values = [value for value in HOSTILE if len(value) < 80]
+        values += ["x" * 243, "/" * 81, "ü" * 121]  # with `contract_id=` all that a name can hold
+        with EventWriter(
+            archive.url, partition_by="contract_id", storage_options=archive.options
+        ) as writer:
+            for number, value in enumerate(values):
+                writer.write(Event(id=f"{number}", contract_id=value).SerializeToString())
+            writer.write(Event(id="empty").SerializeToString())
+        root = f"{archive.root}/stellar.v1.Event"
+        expected: list[tuple[str, str | None]] = [(str(n), v) for n, v in enumerate(values)]
+        expected.append(("empty", None))
+        kind = pa.schema([("contract_id", pa.string())])
+        table = ds.dataset(
+            root,
+            schema=pa.schema([("id", pa.string()), *kind]),
+            filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(archive.filesystem)),
+            partitioning=ds.HivePartitioning(kind, segment_encoding="uri"),
+        ).to_table()
+        assert sorted(zip(*table.to_pydict().values(), strict=True)) == sorted(expected)
+        with duckdb.connect() as base:
+            base.register_filesystem(archive.filesystem)
+            protocol = archive.filesystem.protocol
+            protocol = protocol if isinstance(protocol, str) else protocol[0]
+            files = [f"{protocol}://{archive.root}/{name}" for name in archive.names()]
+            rows = base.execute(
+                "select id, contract_id from read_parquet(?, hive_partitioning = true, "
+                "hive_types = {'contract_id': varchar})",
+                [files],
+            ).fetchall()
+        assert sorted(rows) == sorted(expected)
 
     def test_two_writers_on_one_archive_do_not_touch_each_other(
         self, archive: Archive, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ import pytest
 import cdp_runtime
 from cdp_runtime.config import ConfigError
 from cdp_runtime.dataset import ArchiveError
+from cdp_runtime.upgrade import upgrade
 from tests.versions import History
 
 field: Callable[..., Any] = pc.field
@@ -133,6 +134,41 @@ class TestVersions:
         orders.build(proto, rules.format(after))
         (row,) = orders.rows()
         assert str(row["x"]) == str(expected)
+
+    @pytest.mark.parametrize("upgraded", [False, True])
+    def test_floats_that_a_rule_makes_doubles_are_the_same_to_the_last_bit(
+        self, orders: History, upgraded: bool
+    ) -> None:
+        proto = message("float x = 1; optional float y = 2; repeated float z = 3;")
+        orders.build(proto)
+        bits = [0x3DCCCCCD, 0x80000000, 1, 0x7F7FFFFF, 0xFF800000, 0x7FA00001, 0xFFC12345]
+        payloads = [
+            b"\x0d%b\x15%b\x1a\x08%b%b" % (*[number.to_bytes(4, "little")] * 3, bytes(4))
+            for number in bits
+        ]
+        orders.write_payloads(payloads)
+        double = "{type: double}"
+        rules = f"{{x: {double}, y: {double}, z: {double}}}"
+        orders.build(proto, f"version: 1\ntables: {{shop.Order: {{columns: {rules}}}}}")
+        if upgraded:
+            list(upgrade(orders.archive, generated=orders.today.generated))
+            (path,) = orders.archive.rglob("*.parquet")
+            assert pq.read_schema(path).field("x").type == pa.float64()
+        table = orders.open().to_table(columns=["x", "y", "z"])
+        assert [field.type for field in table.schema][:2] == [pa.float64(), pa.float64()]
+        x: Any = table["x"].combine_chunks()
+        doubles = x.view(pa.uint64()).to_pylist()
+        assert doubles == [
+            0x3FB99999A0000000,
+            0x8000000000000000,
+            0x36A0000000000000,
+            0x47EFFFFFE0000000,
+            0xFFF0000000000000,
+            0x7FF4000020000000,
+            0xFFF82468A0000000,
+        ]
+        assert orders.writer.converter().to_protobuf(orders.batch()).to_pylist() == payloads
+        assert orders.open().count_rows(filter=field("x") == 0.10000000149011612) == 1
 
     def test_a_column_that_a_file_has_not_is_null_or_protobufs_default(
         self, orders: History

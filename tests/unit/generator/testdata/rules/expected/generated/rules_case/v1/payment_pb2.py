@@ -5,7 +5,7 @@ from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf.internal import builder as _builder
 
 DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b"\n\x1brules_case/v1/payment.proto\x12\rrules_case.v1\x22\xef\x03\n\x07Payment\x12\x0e\n\x06am"
+    b"\n\x1brules_case/v1/payment.proto\x12\rrules_case.v1\x22\x80\x05\n\x07Payment\x12\x0e\n\x06am"
     b"ount\x18\x01 \x01(\t\x12\x0c\n\x04fine\x18\x02 \x01(\t\x12\x0c\n\x04hash\x18\x03 \x01(\t\x12"
     b"\x12\n\nshort_hash\x18\x04 \x01(\t\x12\x0c\n\x04body\x18\x05 \x01(\t\x12\x0c\n\x04code\x18"
     b"\x06 \x01(\t\x12\x0f\n\x07seconds\x18\x07 \x01(\x03\x12\x0e\n\x06millis\x18\x08 \x01(\x04\x12"
@@ -15,9 +15,12 @@ DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
     b" \x01(\x0c\x12\x0c\n\x04text\x18\x0f \x01(\t\x12\x0f\n\x07amounts\x18\x10 \x03(\t\x12.\n\x04f"
     b"ees\x18\x11 \x03(\x0b2 .rules_case.v1.Payment.FeesEntry\x12$\n\x06states\x18\x12 \x03(\x0e2"
     b"\x14.rules_case.v1.State\x12\x0e\n\x06ledger\x18\x13 \x01(\r\x12\x0f\n\x07renamed\x18\x14 "
-    b"\x01(\t\x1a+\n\tFeesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:"
-    b"\x028\x01*.\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_DONE\x10\x01b"
-    b"\x06proto3"
+    b"\x01(\t\x12\x13\n\x06weight\x18\x15 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07weights\x18\x16 "
+    b"\x03(\x02\x120\n\x05rates\x18\x17 \x03(\x0b2!.rules_case.v1.Payment.RatesEntry\x1a+\n\tFeesEn"
+    b"try\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x028\x01\x1a,\n\nRates"
+    b"Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x028\x01B\t\n\x07_"
+    b"weight*.\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_DONE\x10\x01b\x06"
+    b"proto3"
 )
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, __name__, globals())

@@ -45,6 +45,9 @@ class Payment(_message.Message):
     STATES_FIELD_NUMBER: int
     LEDGER_FIELD_NUMBER: int
     RENAMED_FIELD_NUMBER: int
+    WEIGHT_FIELD_NUMBER: int
+    WEIGHTS_FIELD_NUMBER: int
+    RATES_FIELD_NUMBER: int
     amount: str
     fine: str
     hash: str
@@ -68,6 +71,11 @@ class Payment(_message.Message):
     def states(self) -> _containers.RepeatedScalarFieldContainer[State.ValueType]: ...
     ledger: int
     renamed: str
+    weight: float
+    @property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[float]: ...
+    @property
+    def rates(self) -> _containers.ScalarMap[str, float]: ...
     def __init__(
         self,
         *,
@@ -91,7 +99,11 @@ class Payment(_message.Message):
         states: _Iterable[State.ValueType | str] | None = ...,
         ledger: int | None = ...,
         renamed: str | None = ...,
+        weight: float | None = ...,
+        weights: _Iterable[float] | None = ...,
+        rates: _Mapping[str, float] | None = ...,
     ) -> None: ...
+    def HasField(self, field_name: _Literal["weight"]) -> bool: ...
     def ClearField(
         self,
         field_name: _Literal[
@@ -115,5 +127,8 @@ class Payment(_message.Message):
             "states",
             "ledger",
             "renamed",
+            "weight",
+            "weights",
+            "rates",
         ],
     ) -> None: ...

@@ -82,8 +82,26 @@ _PAYMENT_COLUMNS: list[pa.Field[Any]] = [
     ),
     pa.field("ledger", pa.uint32(), nullable=False, metadata={"PARQUET:field_id": "23"}),
     pa.field("label", pa.string(), nullable=False, metadata={"PARQUET:field_id": "24"}),
+    pa.field("weight", pa.float64(), metadata={"PARQUET:field_id": "25"}),
+    pa.field(
+        "weights",
+        pa.list_(
+            pa.field("item", pa.float64(), nullable=False, metadata={"PARQUET:field_id": "27"})
+        ),
+        nullable=False,
+        metadata={"PARQUET:field_id": "26"},
+    ),
+    pa.field(
+        "rates",
+        pa.map_(  # type: ignore[call-overload, unused-ignore]
+            pa.field("key", pa.string(), nullable=False, metadata={"PARQUET:field_id": "29"}),
+            pa.field("value", pa.float64(), nullable=False, metadata={"PARQUET:field_id": "30"}),
+        ),
+        nullable=False,
+        metadata={"PARQUET:field_id": "28"},
+    ),
     # The message as it came, where the other columns cannot hold it all.
-    pa.field("_raw", pa.binary(), metadata={"PARQUET:field_id": "25"}),
+    pa.field("_raw", pa.binary(), metadata={"PARQUET:field_id": "31"}),
 ]
 PAYMENT_SCHEMA = pa.schema(_PAYMENT_COLUMNS)
 
@@ -119,6 +137,19 @@ PAYMENT_PROGRAM = Program(
     Field(18, "enum", "states", "packed", enum=_STATE),
     Field(19, "uint32", "ledger"),
     Field(20, "string", "label"),
+    Field(21, "float", "weight", "optional"),
+    Field(22, "float", "weights", "packed"),
+    Field(
+        23,
+        "map",
+        "rates",
+        "repeated",
+        program=Program(
+            "rules_case.v1.Payment.RatesEntry",
+            Field(1, "string", "key"),
+            Field(2, "float", "value"),
+        ),
+    ),
     raw="_raw",
 )
 
@@ -135,7 +166,7 @@ class PaymentWriter(TableWriter["Payment"]):
 
     table = "rules_case.v1.Payment"
     version = 1
-    fingerprint = "ba846653dde57a8c"
+    fingerprint = "37ba35dfdc30940f"
     converter = PaymentConverter
     partitions: ClassVar = {
         "day": (Day("seconds"),),
