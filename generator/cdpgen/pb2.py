@@ -25,6 +25,12 @@ __all__ = ["import_of", "joined", "render_module"]
 
 _MARGIN: Final = 4
 _ESCAPES: Final = {10: "\\n", 13: "\\r", 9: "\\t", 92: "\\\\"}
+_LITERALS: Final = [
+    _ESCAPES.get(byte)
+    or (chr(byte) if 32 <= byte < 127 and byte not in b"\"'" else f"\\x{byte:02x}")
+    for byte in range(256)
+]
+"""Each byte as it stands in a literal."""
 
 
 def render_module(file: File, schemas: Schemas, header: str) -> str:
@@ -110,12 +116,7 @@ def _bytes_literal(data: bytes) -> Iterator[str]:
     line: list[str] = []
     length = 0
     for byte in data:
-        if byte in _ESCAPES:
-            text = _ESCAPES[byte]
-        elif 32 <= byte < 127 and byte not in b"\"'":
-            text = chr(byte)
-        else:
-            text = f"\\x{byte:02x}"
+        text = _LITERALS[byte]
         if length + len(text) > room:
             yield f'b"{"".join(line)}"'
             line, length = [], 0

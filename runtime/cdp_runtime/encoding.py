@@ -26,8 +26,8 @@ _PAGE_BYTES: Final = 4 << 20
 """Of a page without compression; pages have at most 20,000 rows besides, so that an index of them can tell
 rows apart. In small pages the codec sees too little of a long column to find what repeats."""
 
-_DICTIONARY_BYTES: Final = 4 << 20
-"""Of a dictionary; what does not fit any more is written without one."""
+_DICTIONARY_BYTES: Final = 16 << 20
+"""Of a dictionary; what does not fit any more is written without one, and what came before was in vain."""
 
 _VALUES_AT_ONCE: Final = 8_192
 """How many values the encoder takes at once; eight times Arrow's own is a little faster and smaller."""

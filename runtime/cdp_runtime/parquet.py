@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -34,6 +36,9 @@ _MB: Final = 1 << 20
 _ROW_GROUP_ROWS: Final = 1 << 20
 _COMPACT_AT: Final = 64
 """How many small batches are kept before they are made one; each costs some kilobytes by itself."""
+
+_LEAST_RUN: Final = 64
+"""Rows that are out of order are moved run by run if runs are this long on average, else row by row."""
 
 _FIRST_RATIO: Final = 0.25
 """What rows in memory are taken to compress to, until the first row group tells."""
@@ -318,11 +323,16 @@ class _OpenFile:
         """Writes what is gathered; everything in memory is then free."""
         if not self._batches:
             return
-        table = self._table_of_batches()
+        table, parts = self._table_of_batches(), self._parts
         order = self._order(table)
-        if order is not None:
+        runs = None if order is None else _runs(order)
+        if runs is not None:
+            # hardly anything is out of order: no row is copied
+            table = pa.concat_tables([table.slice(start, rows) for start, rows in runs])
+            parts, order = _slices(parts, runs), None
+        elif order is not None:
             table = table.take(order)
-        self.positions.add_row_group(self._parts, order)
+        self.positions.add_row_group(parts, order)
         gathered = self.gathered
         self._batches, self._parts = [], []
         self._small = self._gathered_rows = self.gathered = 0
@@ -382,7 +392,10 @@ class _OpenFile:
         }
         if len(columns) == 1 and _is_sorted(columns["0"]):
             return None
-        return pc.sort_indices(pa.table(columns), sort_keys=[(key, "ascending") for key in columns])
+        order = pc.sort_indices(
+            pa.table(columns), sort_keys=[(key, "ascending") for key in columns]
+        )
+        return order.cast(pa.int64())
 
     def _open(self, rows: pa.Table) -> None:
         self._upload = self._patience.call(
@@ -416,6 +429,37 @@ def parquet_writer(
         **options,
         sorting_columns=[pq.SortingColumn(_leaf_index(schema, path)) for path in sort_by] or None,
     )
+
+
+def _runs(order: pa.Int64Array) -> list[tuple[int, int]] | None:
+    """Where runs of consecutive rows start in an order, and how many rows each has; None if they are short."""
+    import pyarrow.compute as pc
+
+    breaks = pc.indices_nonzero(pc.not_equal(pc.subtract(order[1:], order[:-1]), 1))
+    if (len(breaks) + 1) * _LEAST_RUN > len(order):
+        return None
+    bounds: list[Any] = [0, *pc.add(breaks, 1).to_pylist(), len(order)]
+    starts = order.take(pa.array(bounds[:-1], pa.int64())).to_pylist()
+    return [
+        (start, end - begin) for start, (begin, end) in zip(starts, pairwise(bounds), strict=True)
+    ]
+
+
+def _slices(parts: list[Part], runs: Sequence[tuple[int, int]]) -> list[Part]:
+    """The parts of some runs of their rows."""
+    ends = list(itertools.accumulate(part.rows for part in parts))
+    found = []
+    for start, rows in runs:
+        end = start + rows
+        for number in range(bisect_right(ends, start), len(parts)):
+            part = parts[number]
+            first = ends[number] - part.rows
+            if first >= end:
+                break
+            own = slice(max(start - first, 0), min(end - first, part.rows))
+            positions = None if part.positions is None else part.positions[own]
+            found.append(Part(part.source, positions, own.stop - own.start))
+    return found
 
 
 def _joined(parts: list[Part]) -> list[Part]:

@@ -61,6 +61,7 @@ _MB: Final = 1 << 20
 _HELD_BYTES: Final = 128 * _MB
 _EMIT_BYTES: Final = 16 * _MB
 _SLICE_BYTES: Final = 4 * _MB
+_BESIDE: Final = 16
 _BATCH_ROWS: Final = 16_384
 _BATCH_BYTES: Final = 32 * _MB
 _OPEN_FILES: Final = 8
@@ -626,7 +627,7 @@ def _size(records: Array) -> int:
     """The bytes of an array's values and of what stands around them."""
     ends = _ends(records)
     length: int = ends[len(records)].as_py() - ends[0].as_py()
-    return length + 16 * len(records)
+    return length + _BESIDE * len(records)
 
 
 def _ends(records: Array) -> Array:
@@ -636,10 +637,13 @@ def _ends(records: Array) -> Array:
 
 
 def _rows_within(records: Array, start: int, size: int) -> int:
-    """How many values from one on have no more than so many bytes."""
+    """How many values from one on take no more than so many bytes, counted as `_size` does."""
     ends = _ends(records)
-    rows = range(start + 1, len(records) + 1)
-    return bisect.bisect_right(rows, ends[start].as_py() + size, key=lambda row: ends[row].as_py())
+    first = ends[start].as_py()
+    rows = range(1, len(records) - start + 1)
+    return bisect.bisect_right(
+        rows, size, key=lambda count: ends[start + count].as_py() - first + _BESIDE * count
+    )
 
 
 def _copied(array: Array, start: int, count: int) -> Array:

@@ -116,6 +116,8 @@ def number_reused(case: Case) -> None:
     case.become("current")
     assert case.message(payload).colour == ""  # it was 5, and is neither that nor a colour now
     assert case.rows()[0]["colour"] == ""
+    case.edited("current", "string colour", "int64 stock")
+    assert case.decoded(payload)["stock"] == 5  # and here it is one: nobody counted any stock
 
 
 def same_name(case: Case) -> None:
@@ -338,6 +340,10 @@ def oracle_values(case: Case, version: int) -> list[tuple[str, int]]:
     descriptor: Any = case.history.versions[version].messages[SALE].DESCRIPTOR
     kinds = descriptor.fields_by_name["kind"].enum_type.values
     return [(value.name, value.number) for value in kinds]
+
+
+def test_every_rule_has_its_harm_and_no_harm_is_without_a_rule() -> None:
+    assert HARM.keys() == RULES.keys()
 
 
 @pytest.mark.parametrize("rule", RULES)

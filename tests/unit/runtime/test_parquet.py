@@ -166,6 +166,31 @@ class TestRowGroups:
         ]
         assert footer.row_group(0).sorting_columns[0].column_index == 2
 
+    @pytest.mark.parametrize("batch", [1, 100, 999], ids="of {} rows".format)
+    @pytest.mark.parametrize("late", [(), (400, 401, 7), (999,), tuple(range(0, 999, 9))])
+    def test_rows_that_are_late_go_where_they_belong_and_so_do_positions(
+        self, make: Any, late: tuple[int, ...], batch: int
+    ) -> None:
+        made = make(sort_by=("n",))
+        given = [n for n in range(1_000) if n not in late] + list(late)
+        for start in range(0, len(given), batch):
+            source = f"s{start // batch % 2}"
+            part = given[start : start + batch]
+            numbered = source == "s0" or batch == 100
+            positions = pa.array(part, pa.int64()) if numbered else None
+            made.files.add("", rows(*part), source, positions)
+        made.files.publish_all()
+        assert made.numbers() == [list(range(1_000))]
+        sources = {n: f"s{i // batch % 2}" for i, n in enumerate(given)}
+        told = [
+            (run.source, None if run.first is None else run.first + i)
+            for run in runs(pq.read_metadata(made.told[0].url).metadata)
+            for i in range(run.count)
+        ]
+        assert told == [
+            (sources[n], n if sources[n] == "s0" or batch == 100 else None) for n in range(1_000)
+        ]
+
     def test_batches_with_dictionaries_of_their_own_share_one_in_the_file(self, make: Any) -> None:
         made = make()
         for n in range(200):

@@ -1,0 +1,501 @@
+"""An archive comes back as the stream that it was made of: every message, in its order."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from google.protobuf import json_format
+from google.protobuf.proto import parse_length_prefixed
+
+from cdp_runtime import replay as module
+from cdp_runtime.archive import load_tables
+from cdp_runtime.archive import run as archive
+from cdp_runtime.dead_letters import retry
+from cdp_runtime.replay import Counts, Selection, replay, run
+from cdp_runtime.upgrade import upgrade
+from cdpgen.build import build
+from generated.stellar.v1.event_pb2 import Event
+from generated.stellar.v1.event_writer import EventWriter
+from tests.versions import History
+
+TABLE = "stellar.v1.Event"
+ROOT = Path(__file__).parents[3]
+GENERATED = str(ROOT / "generated")
+HISTORY = ROOT / "tests/history"
+REAL_DATA = Path(os.environ.get("CDPGEN_REAL_DATA", ROOT.parent / "shared/data"))
+
+
+def event(name: str, day: int = 0) -> bytes:
+    one = Event(id=name)
+    one.ledger_closed_at.seconds = day * 86_400
+    return one.SerializeToString()
+
+
+def events(name: str, count: int, days: int = 5) -> list[bytes]:
+    """Messages of several days in no order."""
+    drawn = random.Random(name)
+    return [event(f"{name}-{number}", drawn.randrange(days)) for number in range(count)]
+
+
+def replayed(url: Path, table: str = TABLE, **options: Any) -> list[bytes]:
+    generated = options.pop("generated", GENERATED)
+    counts = options.pop("counts", None)
+    arrays = replay(url, table, generated=generated, selection=Selection(**options), counts=counts)
+    return [payload for array in arrays for payload in array.to_pylist()]
+
+
+def delimited(path: Path) -> list[bytes]:
+    """The messages of a file, as `google.protobuf` reads it."""
+    stream = io.BytesIO(path.read_bytes())
+    found = []
+    while (message := parse_length_prefixed(Event, stream)) is not None:
+        found.append(message.SerializeToString())
+    return found
+
+
+class TestReplay:
+    def test_partitions_are_one_stream_again(self, tmp_path: Path) -> None:
+        messages = events("a", 1_000)
+        with EventWriter(tmp_path, max_file_rows=90) as writer:
+            writer.write_many(messages, source="a", positions=range(1_000))
+        assert len(list(tmp_path.rglob("*.parquet"))) > 10
+        assert replayed(tmp_path) == messages
+
+    def test_sources_follow_each_other_by_name_however_they_were_mixed(
+        self, tmp_path: Path
+    ) -> None:
+        streams = {name: events(name, 600) for name in ("b", "a", "c")}
+        with EventWriter(tmp_path, max_file_rows=100) as writer:
+            for start in range(0, 600, 50):
+                for name, messages in streams.items():
+                    part = messages[start : start + 50]
+                    writer.write_many(part, source=name, positions=range(start, start + 50))
+        assert replayed(tmp_path) == streams["a"] + streams["b"] + streams["c"]
+
+    def test_several_writers_of_one_source_are_one_stream(self, tmp_path: Path) -> None:
+        messages = events("a", 300)
+        for writer_number in range(3):
+            with EventWriter(tmp_path) as writer:
+                writer.write_many(
+                    messages[writer_number::3],
+                    source="a",
+                    positions=range(writer_number, 300, 3),
+                )
+        assert replayed(tmp_path) == messages
+
+    def test_messages_without_a_position_come_last_in_the_order_of_their_files(
+        self, tmp_path: Path
+    ) -> None:
+        unplaced, placed = events("u", 100, days=1), events("p", 100, days=1)
+        with EventWriter(tmp_path, max_file_rows=30) as writer:
+            writer.write_many(unplaced[:50])
+            writer.write_many(placed, source="p", positions=range(100))
+            writer.write_many(unplaced[50:])
+        assert replayed(tmp_path) == placed + unplaced
+
+    def test_unknown_fields_come_back(self, tmp_path: Path) -> None:
+        messages = [event(str(n)) + b"\xf8\x3f\x05" for n in range(10)]
+        with EventWriter(tmp_path) as writer:
+            writer.write_many(messages, source="a", positions=range(10))
+        assert replayed(tmp_path) == messages
+
+    def test_columns_about_the_writing_are_no_part_of_messages(self, tmp_path: Path) -> None:
+        messages = events("a", 50)
+        with EventWriter(tmp_path, include_metadata=True) as writer:
+            writer.write_many(messages, source="a", positions=range(50))
+        counts = Counts()
+        assert replayed(tmp_path, counts=counts) == messages
+        assert not +counts.lost
+
+    def test_positions_may_be_as_far_apart_as_numbers_go(self, tmp_path: Path) -> None:
+        streams = {name: events(name, 3) for name in ("a", "b")}
+        with EventWriter(tmp_path) as writer:
+            for name, messages in streams.items():
+                writer.write_many(messages, source=name, positions=[-(2**63), 0, 2**63 - 2])
+        assert replayed(tmp_path) == streams["a"] + streams["b"]
+
+    @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real records are not here")
+    @pytest.mark.parametrize(
+        ("file", "table"),
+        [
+            ("contract_data.ndjson", "stellar_etl.v1.ContractData"),
+            ("token_transfers.ndjson", "stellar_etl.v1.TokenTransfer"),
+            ("assets.ndjson", "stellar_etl.v1.Asset"),
+        ],
+    )
+    def test_real_records_come_back_in_their_order(
+        self, tmp_path: Path, file: str, table: str
+    ) -> None:
+        schemas, generated = tmp_path / "schemas", str(tmp_path / "generated")
+        shutil.copytree(ROOT / "tests/integration/real_data_schemas", schemas)
+        build(schemas, Path(generated))
+        records = REAL_DATA / file
+        to, flags = str(tmp_path / "archive"), {"table": table, "generated": generated}
+        assert archive(source=[str(records)], to=to, table=table, generated=generated) == 0
+        message = load_tables(generated)[table].message_type()
+        expected = [
+            json_format.ParseDict(json.loads(line), message()).SerializeToString()
+            for line in records.read_text("utf-8").splitlines()
+        ]
+        assert replayed(Path(to), **flags) == expected
+
+
+class TestMemory:
+    @pytest.fixture(autouse=True)
+    def _little(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "_HELD_BYTES", 8_000)
+        monkeypatch.setattr(module, "_EMIT_BYTES", 1_000)
+        monkeypatch.setattr(module, "_SLICE_BYTES", 500)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_what_is_put_aside_comes_back_in_its_place(self, tmp_path: Path, seed: int) -> None:
+        drawn = random.Random(seed)
+        streams = {name: events(name, 800, days=40) for name in ("a", "b")}
+        places = [(name, at) for name in streams for at in range(0, 800, 20)]
+        drawn.shuffle(places)
+        with EventWriter(tmp_path, max_file_rows=200, max_open_files=30) as writer:
+            for name, at in places:
+                part = streams[name][at : at + 20]
+                writer.write_many(part, source=name, positions=range(at, at + 20))
+        assert replayed(tmp_path) == streams["a"] + streams["b"]
+
+    def test_it_ends_where_all_have_the_same_position(self, tmp_path: Path) -> None:
+        messages = events("a", 500, days=20)
+        with EventWriter(tmp_path) as writer:
+            for message in messages:
+                writer.write(message, source="a", position=7)
+        assert sorted(replayed(tmp_path)) == sorted(messages)
+
+    def test_no_more_is_held_than_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sizes = []
+        real = module._Held._put_aside
+
+        def put_aside(held: module._Held) -> None:
+            real(held)
+            sizes.append(held._size)
+
+        monkeypatch.setattr(module._Held, "_put_aside", put_aside)
+        with EventWriter(tmp_path, max_open_files=50) as writer:
+            writer.write_many(events("a", 2_000, days=40), source="a", positions=range(2_000))
+            writer.write_many(events("b", 2_000, days=40), source="b", positions=range(2_000))
+        assert len(replayed(tmp_path)) == 4_000
+        assert sizes
+        assert max(sizes) <= 8_000
+
+
+class TestSelection:
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> Path:
+        with EventWriter(tmp_path) as writer:
+            for name in ("a", "b"):
+                writer.write_many(
+                    [event(f"{name}{n}", n % 3) for n in range(90)],
+                    source=name,
+                    positions=range(0, 900, 10),
+                )
+        return tmp_path
+
+    def test_a_source_alone(self, url: Path) -> None:
+        assert replayed(url, source="b") == [event(f"b{n}", n % 3) for n in range(90)]
+
+    @pytest.mark.parametrize(
+        ("first", "last", "wanted"),
+        [(100, 130, range(10, 14)), (None, 15, range(2)), (881, None, range(89, 90))],
+    )
+    def test_from_and_to_are_the_first_and_last_position(
+        self, url: Path, first: int | None, last: int | None, wanted: Sequence[int]
+    ) -> None:
+        found = replayed(url, source="a", first=first, last=last)
+        assert found == [event(f"a{n}", n % 3) for n in wanted]
+
+    def test_partitions_are_those_of_the_folders(self, url: Path) -> None:
+        days = {"ledger_day": ["1970-01-01", "1970-01-03"]}
+        found = replayed(url, source="a", partitions=days)
+        assert found == [event(f"a{n}", n % 3) for n in range(90) if n % 3 != 1]
+
+    def test_a_range_that_holds_nothing_is_empty(self, url: Path) -> None:
+        assert replayed(url, source="a", first=901) == []
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ({"partitions": ["day=1970-01-01"]}, "it has ledger_day"),
+            ({"partitions": ["ledger_day=1970-01-09"]}, "there are 1970-01-01, 1970-01-02"),
+            ({"partitions": ["ledger_day"]}, "write it as key=value"),
+            ({"source": "c"}, "it has a, b"),
+            ({"first": 3}, "choose it with --source"),
+            ({"table": "stellar.v1.Evnt"}, "no such table"),
+            ({"generated": "/nowhere"}, "is no folder of generated writers"),
+            ({"options": {"max_file_rows": "3"}}, "says nothing about a store"),
+            ({"partitions": ["ledger_day=1970-01-01"], "dead_letters": True}, "--dead-letters"),
+        ],
+    )
+    def test_what_is_wrong_is_2_and_told(
+        self, url: Path, options: dict[str, Any], told: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        flags = {"generated": GENERATED, "table": TABLE, **options}
+        assert run(str(url), **flags) == 2
+        said = capfd.readouterr()
+        assert told in said.err
+        assert said.out == ""
+
+
+class TestDeadLetters:
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> Path:
+        with EventWriter(tmp_path) as writer:
+            for number, (payload, form) in enumerate(
+                [
+                    (event("first"), None),
+                    (b"\xff\xff", "message"),
+                    (event("third"), None),
+                    (b'{"id": ', "json"),
+                    (b"piece", "bytes"),
+                ]
+            ):
+                if form is None:
+                    writer.write(payload, source="a", position=number)
+                else:
+                    writer.reject(
+                        payload,
+                        "bad",
+                        source="a",
+                        position=number,
+                        form=form,  # type: ignore[arg-type]
+                    )
+        return tmp_path
+
+    def test_they_come_at_their_place(self, url: Path) -> None:
+        counts = Counts()
+        found = replayed(url, dead_letters=True, counts=counts)
+        assert found == [event("first"), b"\xff\xff", event("third")]
+        assert counts.letters == 1
+        assert counts.left_out == {"json": 1, "bytes": 1}
+
+    def test_json_lines_have_those_that_were_lines(
+        self, url: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        flags: dict[str, Any] = {"generated": GENERATED, "format": "ndjson"}
+        assert run(str(url), table=TABLE, dead_letters=True, **flags) == 0
+        said = capfd.readouterr()
+        assert said.out.splitlines()[2] == '{"id": '
+        assert "1 dead letters are left out: bytes, which are no JSON" in said.err
+        assert "1 dead letters are left out: pieces of a stream" in said.err
+
+    def test_without_the_flag_there_are_none(self, url: Path) -> None:
+        assert replayed(url) == [event("first"), event("third")]
+
+    def test_letters_alone_are_an_archive_too(self, tmp_path: Path) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.reject(b"\xff", "bad", source="a", position=3)
+        assert replayed(tmp_path, dead_letters=True) == [b"\xff"]
+
+    def test_what_a_retry_made_rows_of_has_its_place(self, tmp_path: Path) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.write(event("0"), source="a", position=0)
+            writer.reject(event("1"), "not known then", source="a", position=1)
+            writer.write(event("2"), source="a", position=2)
+        retry(str(tmp_path), {TABLE: EventWriter})
+        assert replayed(tmp_path, dead_letters=True) == [event(str(n)) for n in range(3)]
+
+
+class TestVersions:
+    def test_messages_of_every_version_come_back_as_they_were_then_until_an_upgrade(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        history, payloads = every_version(tmp_path)
+        counts = Counts()
+        url, generated = history.archive, history.today.generated
+        found = replayed(url, history.table, generated=generated, counts=counts)
+        assert sorted(found) == sorted(payloads)
+        assert not +counts.lost
+        assert not [one for one in upgrade(url, generated=generated) if one.problem]
+        capfd.readouterr()
+        counts = Counts()
+        found = replayed(url, history.table, generated=generated, counts=counts)
+        assert len(found) == len(payloads)
+        assert counts.lost["note"] > 0
+        assert counts.lost["lines.price"] > 0
+        assert run(str(url), generated=str(generated), output=str(tmp_path / "out.pb")) == 0
+        assert "values of the column note are in no message" in capfd.readouterr().err
+
+    def test_a_column_that_was_retired_is_in_its_messages(self, tmp_path: Path) -> None:
+        history = History(tmp_path, "shop.v1.Sale")
+        history.build(SALE.format("string note = 2; float rate = 3;"))
+        old = history.write({"id": 1, "note": "ring twice", "rate": 0.5})
+        history.build(SALE.format("reserved 2; reserved 'note'; float rate = 3;"))
+        new = history.write({"id": 2, "rate": 0.25})
+        generated = history.today.generated
+        found = replayed(history.archive, history.table, generated=generated)
+        assert sorted(found) == sorted(old + new)
+
+    def test_without_a_descriptor_todays_fields_come_back_and_the_rest_is_told(
+        self, tmp_path: Path
+    ) -> None:
+        history = History(tmp_path, "shop.v1.Sale")
+        history.build(SALE.format("string note = 2; int32 count = 3;"))
+        history.write({"id": 1, "note": "ring twice", "count": 3})
+        (path,) = history.archive.rglob("*.parquet")
+        footer = dict(pq.read_metadata(path).metadata)
+        del footer[b"cdpgen.descriptor"], footer[b"ARROW:schema"]
+        pq.write_table(pq.read_table(path).replace_schema_metadata(footer), path)
+        history.build(SALE.format("reserved 2; reserved 'note'; int64 count = 3;"))
+        counts = Counts()
+        generated = history.today.generated
+        found = replayed(history.archive, history.table, generated=generated, counts=counts)
+        assert found == history.payloads({"id": 1, "count": 3})
+        assert counts.lost == {"note": 1}
+
+
+SALE = """syntax = "proto3";
+package shop.v1;
+message Sale {{ int32 id = 1; {} }}
+"""
+
+
+def every_version(folder: Path) -> tuple[History, list[bytes]]:
+    """The versions of `tests/history`, each archived by its own code in a process of its own."""
+    history = History(folder, "shop.v1.Order")
+    running = []
+    for version in sorted((HISTORY / "versions").iterdir(), key=lambda path: int(path.name)):
+        history.build((version / "shop.proto").read_text(), (version / "cdpgen.yaml").read_text())
+        script = [HISTORY / "archive_version.py", history.today.generated]
+        running.append(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    *map(str, [*script, version / "messages.ndjson", history.archive]),
+                ],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    payloads = []
+    for process in running:
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        payloads += [bytes.fromhex(line) for line in out.splitlines()]
+    return history, payloads
+
+
+class TestRun:
+    def test_a_file_is_length_delimited(self, tmp_path: Path) -> None:
+        messages = [*events("a", 300), event("x" * 20_000), event("y" * 300)]
+        with EventWriter(tmp_path / "archive") as writer:
+            writer.write_many(messages, source="a", positions=range(302))
+        out = tmp_path / "out.pb"
+        assert (
+            run(str(tmp_path / "archive"), table=TABLE, generated=GENERATED, output=str(out)) == 0
+        )
+        assert delimited(out) == messages
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "out.pb"]
+
+    def test_json_lines_are_what_protobuf_makes_of_the_messages(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        messages = [*events("a", 100), event("ä\n\u2028"), event("more") + b"\xf8\x3f\x05"]
+        with EventWriter(tmp_path / "archive") as writer:
+            writer.write_many(messages, source="a", positions=range(102))
+        out = tmp_path / "out.ndjson"
+        assert (
+            run(str(tmp_path / "archive"), table=TABLE, generated=GENERATED, output=str(out)) == 0
+        )
+        lines = out.read_text("utf-8").split("\n")
+        assert lines.pop() == ""
+        assert [json.loads(line) for line in lines] == [
+            json_format.MessageToDict(Event.FromString(one), preserving_proto_field_name=True)
+            for one in messages
+        ]
+        assert "1 messages have fields that today's schema does not know" in capfd.readouterr().err
+
+    def test_a_message_without_json_is_told_and_1(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.write_many([event("a"), event("b", day=10**9)], source="a", positions=range(2))
+        assert run(str(tmp_path), table=TABLE, generated=GENERATED, format="ndjson") == 1
+        said = capfd.readouterr()
+        assert len(said.out.splitlines()) == 1
+        assert "1 messages are left out: they have no JSON" in said.err
+
+    def test_where_one_table_is_there_it_needs_no_name(self, tmp_path: Path) -> None:
+        with EventWriter(tmp_path / "archive") as writer:
+            writer.write(event("a"))
+        out = tmp_path / "out.pb"
+        assert run(str(tmp_path / "archive"), generated=GENERATED, output=str(out)) == 0
+        assert delimited(out) == [event("a")]
+
+    def test_an_empty_archive_is_1_and_leaves_no_file(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out.pb"
+        flags: dict[str, Any] = {"generated": GENERATED, "output": str(out)}
+        assert run(str(tmp_path), table=TABLE, **flags) == 1
+        assert run(str(tmp_path), **flags) == 1
+        assert "there are no" in capfd.readouterr().err
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("damage", ["footer", "data"])
+    def test_a_damaged_file_is_1_and_named_and_the_output_stays_as_it_was(
+        self, tmp_path: Path, damage: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path / "archive") as writer:
+            writer.write_many(events("a", 500, days=1), source="a", positions=range(500))
+        (path,) = (tmp_path / "archive").rglob("*.parquet")
+        data = bytearray(path.read_bytes())
+        if damage == "footer":
+            data = data[:-3]
+        else:
+            data[4:900] = bytes(896)
+        path.write_bytes(data)
+        out = tmp_path / "out.pb"
+        out.write_bytes(b"before")
+        flags: dict[str, Any] = {"generated": GENERATED, "output": str(out)}
+        assert run(str(tmp_path / "archive"), table=TABLE, **flags) == 1
+        assert str(path) in capfd.readouterr().err
+        assert out.read_bytes() == b"before"
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["archive", "out.pb"]
+
+    def test_a_reader_that_has_seen_enough_gets_no_complaint(self, tmp_path: Path) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.write_many([event("x" * 1_000)] * 1_000, source="a", positions=range(1_000))
+        command = [sys.executable, "-m", "cdpgen", "replay", str(tmp_path), "--table", TABLE]
+        with subprocess.Popen(
+            [*command, "--generated", GENERATED],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.read(10)
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait(60) == 1
+
+    def test_the_command_writes_to_standard_output(self, tmp_path: Path) -> None:
+        messages = events("a", 50)
+        with EventWriter(tmp_path / "archive") as writer:
+            writer.write_many(messages, source="a", positions=range(50))
+        command = [sys.executable, "-m", "cdpgen", "replay", str(tmp_path / "archive")]
+        done = subprocess.run(
+            [*command, "--from", "10", "--to", "19", "--generated", GENERATED],
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+        (tmp_path / "out.pb").write_bytes(done.stdout)
+        assert delimited(tmp_path / "out.pb") == messages[10:20]
+        assert done.stderr.startswith(f"{TABLE}: 10 messages".encode())
