@@ -43,9 +43,17 @@ def check(schemas: Path, against: str | None = None) -> Comparison:
 
 def _at_ref(schemas: Path, ref: str) -> Lock:
     """What the schemas were at a git ref, as the lock that a build would have made of them."""
-    prefix = _git(schemas, "rev-parse", "--show-prefix").decode().strip()
-    if not _has_ref(schemas, ref):
-        raise UsageError(f"{ref}: is neither the path of a lock nor a git ref of {schemas}")
+    try:
+        prefix = _git(schemas, "rev-parse", "--show-prefix").decode().strip()
+    except UsageError as error:
+        raise UsageError(f"{ref}: is not the path of a lock, and {error}") from None
+    if not _has(schemas, ref):
+        raise UsageError(
+            f"{ref}: is neither the path of a lock nor a git ref of {schemas} (a shallow "
+            "clone, as CI makes it, has few: fetch the ref first)"
+        )
+    if not _has(schemas, f"{ref}:{prefix}"):  # the schemas are new since
+        return Lock(f"{ref}:{schemas / LOCK_NAME}")
     top = Path(_git(schemas, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
     archived = _git(top, "archive", "--format=tar", f"{ref}:{prefix}")
     with tempfile.TemporaryDirectory(prefix="cdpgen-") as name:
@@ -61,8 +69,9 @@ def _at_ref(schemas: Path, ref: str) -> Lock:
     return Lock(f"{ref}:{schemas / LOCK_NAME}", lock.tables, lock.enums, lock.reserved)
 
 
-def _has_ref(folder: Path, ref: str) -> bool:
-    command = ["git", "rev-parse", "--quiet", "--verify", "--end-of-options", f"{ref}^{{tree}}"]
+def _has(folder: Path, tree: str) -> bool:
+    peeled = tree if ":" in tree else f"{tree}^{{tree}}"
+    command = ["git", "rev-parse", "--quiet", "--verify", "--end-of-options", peeled]
     return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
 
 

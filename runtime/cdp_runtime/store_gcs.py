@@ -201,9 +201,9 @@ class _GcsUpload(BufferedUpload):
                 self._land(wait=last)
 
     def _part_size(self) -> int:
-        """Twice as much as before, as far as there is room for it beside the other uploads."""
+        """Four times as much as before, as far as there is room for it beside the other uploads."""
         room = min(_LARGEST_PART, _POOL // len(self._storage.open_uploads))
-        size = min(room, self._offset + len(self._part) + PART_BYTES)
+        size = min(room, 3 * (self._offset + len(self._part)) + PART_BYTES)
         return max(PART_BYTES, size // _QUANTUM * _QUANTUM)
 
     def _send(self, total: int | None) -> int:

@@ -1,5 +1,7 @@
 #include "pool.h"
 
+#include <sys/mman.h>
+
 #include <bit>
 #include <cstring>
 #include <new>
@@ -8,7 +10,24 @@ namespace cdp {
 
 namespace {
 constexpr std::align_val_t kAlignment{64};
-constexpr size_t kMaxIdleBytes = size_t{128} << 20;
+constexpr size_t kMaxIdleBytes = size_t{96} << 20;
+constexpr size_t kLarge = size_t{64} << 10;
+
+// Large blocks are the system's own: what malloc gets back of so many sizes it cannot return.
+uint8_t* allocate(size_t block) {
+    if (block < kLarge) return static_cast<uint8_t*>(::operator new(block, kAlignment));
+    void* data = mmap(nullptr, block, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) throw std::bad_alloc{};
+    return static_cast<uint8_t*>(data);
+}
+
+void release(uint8_t* data, size_t block) noexcept {
+    if (block < kLarge) {
+        ::operator delete(data, kAlignment);
+    } else {
+        munmap(data, block);
+    }
+}
 }  // namespace
 
 BufferPool& BufferPool::instance() {
@@ -39,7 +58,7 @@ uint8_t* BufferPool::take(size_t bytes, size_t& block) {
             return data;
         }
     }
-    return static_cast<uint8_t*>(::operator new(block, kAlignment));
+    return allocate(block);
 }
 
 void BufferPool::give(uint8_t* data, size_t block) noexcept {
@@ -56,7 +75,7 @@ void BufferPool::give(uint8_t* data, size_t block) noexcept {
             }
         }
     }
-    ::operator delete(data, kAlignment);
+    release(data, block);
 }
 
 void Buffer::reserve(size_t bytes, size_t keep) {

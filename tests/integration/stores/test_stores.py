@@ -129,7 +129,7 @@ class TestPartsOnGcs:
 
     @pytest.mark.parametrize(
         ("files", "first", "most"),
-        [(1, [256, 512, 1_024, 1_024], 1_024), (4, [256, 512, 512], 512), (16, [256, 256], 256)],
+        [(1, [256, 1_024, 1_024], 1_024), (4, [256, 512, 512], 512), (16, [256, 256], 256)],
     )
     def test_they_grow_as_far_as_the_files_that_are_open_leave_room(
         self, running: Any, files: int, first: list[int], most: int

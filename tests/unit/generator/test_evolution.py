@@ -165,6 +165,16 @@ class TestCheck:
         assert "shop.v1.Sale.price was int64, is int32 [FIELD_SAME_TYPE]" in capsys.readouterr().out
         assert run("check", "some/schemas", "--against", "nowhere") == 2
         assert "nowhere: is neither the path of a lock nor a git ref" in capsys.readouterr().err
+        shutil.copytree("some", "new")
+        assert run("check", "new/schemas", "--against", "main") == 0  # none were there
+
+    def test_where_there_is_no_repository_it_says_so(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        change = Change("safe_nothing")
+        assert run("check", str(change.schemas), "--against", "main") == 2
+        said = capsys.readouterr().err
+        assert said.startswith("main: is not the path of a lock, and git rev-parse: fatal: not a git")
 
     def test_it_compares_with_another_lock(self, capsys: pytest.CaptureFixture[str]) -> None:
         change = Change("FIELD_SAME_TYPE")
