@@ -174,7 +174,9 @@ class TestCheck:
         change = Change("safe_nothing")
         assert run("check", str(change.schemas), "--against", "main") == 2
         said = capsys.readouterr().err
-        assert said.startswith("main: is not the path of a lock, and git rev-parse: fatal: not a git")
+        assert said.startswith(
+            "main: is not the path of a lock, and git rev-parse: fatal: not a git"
+        )
 
     def test_it_compares_with_another_lock(self, capsys: pytest.CaptureFixture[str]) -> None:
         change = Change("FIELD_SAME_TYPE")
