@@ -341,6 +341,9 @@ class _OpenFile:
         assert self._writer is not None
         assert self._upload is not None
         self._writer.write_table(table, row_group_size=table.num_rows)
+        del table
+        # by itself the allocator would keep a third more than is ever used at once
+        pa.default_memory_pool().release_unused()
         self._patience.call(self._upload.drain, f"write {self.path}")
         self._encoded += gathered
         self._count_written(self._upload.sink.tell())

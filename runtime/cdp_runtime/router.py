@@ -9,6 +9,7 @@ import datetime
 import decimal
 import hashlib
 import itertools
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -110,6 +111,10 @@ class Router:
             specs = [(n, s._replace(size=size) if isinstance(s, Range) else s) for n, s in specs]
         self.levels: Final = [_level(schema, name, spec) for name, spec in specs]
         self._paths: dict[tuple[Any, ...], str] = {}
+        self._encoded = [
+            number for number, field in enumerate(schema) if _has_dictionary(field.type)
+        ]
+        self._dictionaries: dict[int, pa.Array[Any]] = {}
 
     def split(self, batch: pa.RecordBatch) -> list[Routed]:
         """Gives the rows of a batch by partition, those of each partition in their order.
@@ -129,7 +134,7 @@ class Router:
         ends = runs.run_ends.to_pylist()
         if len(ends) > 2 + rows // _ROWS_A_RUN:
             return [
-                Routed(self._path_of(group, dictionaries), batch.take(places), places)
+                Routed(self._path_of(group, dictionaries), self._copy(batch, places), places)
                 for group, places in _places(groups)
             ]
         slices: dict[int, list[slice]] = {}
@@ -142,10 +147,27 @@ class Router:
                 places = pa.array(
                     itertools.chain(*(range(s.start, s.stop) for s in own)), pa.int64()
                 )
-                routed.append(Routed(path, batch.take(places), places))
+                routed.append(Routed(path, self._copy(batch, places), places))
             else:
                 routed += [Routed(path, batch.slice(s.start, s.stop - s.start), s) for s in own]
         return routed
+
+    def _copy(self, batch: pa.RecordBatch, places: pa.Int64Array) -> pa.RecordBatch:
+        """Rows of a batch that keep nothing of it in memory."""
+        columns = batch.take(places).columns
+        for number in self._encoded:
+            # taken rows have the batch's own dictionary, and with that all of the batch
+            columns[number] = self._without_batch(number, columns[number])
+        return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+    def _without_batch(self, number: int, column: pa.Array) -> pa.Array:
+        if not isinstance(column, pa.DictionaryArray):
+            return pickle.loads(pickle.dumps(column))
+        own = self._dictionaries.get(number)
+        if own is None or not own.equals(column.dictionary):
+            own = column.dictionary.take(pa.array(range(len(column.dictionary)), pa.int32()))
+            self._dictionaries[number] = own
+        return pa.DictionaryArray.from_arrays(column.indices, own)
 
     def _groups(self, batch: pa.RecordBatch) -> tuple[pa.Int64Array | None, list[pa.Array[Any]]]:
         """The partition of each row as a number, and the keys that it is made of, level by level.
@@ -204,6 +226,12 @@ def column_of(batch: pa.RecordBatch | pa.Table, path: str) -> Any:
         return batch.column(path)
     name, *inner = path.split(".")
     return pc.struct_field(batch.column(name), inner)
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    if pa.types.is_nested(kind):
+        return any(_has_dictionary(kind.field(i).type) for i in range(kind.num_fields))
+    return pa.types.is_dictionary(kind)
 
 
 def _field(schema: pa.Schema, path: str) -> pa.Field | None:

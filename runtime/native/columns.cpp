@@ -176,8 +176,10 @@ void Column::grow_text(size_t bytes) {
     constexpr size_t kFirstBytes = 1024;
     const size_t most = layout == Layout::Text32 ? kMostOf32 : SIZE_MAX;
     if (bytes > most) throw BatchFull{};
+    // What outgrows the last batch mostly does so by a little.
+    const size_t grown = bytes + (last_used > 0 ? bytes / 8 : bytes / 2);
     const size_t target =
-        std::max({bytes + bytes / 2, static_cast<size_t>(last_used + last_used / 8), kFirstBytes});
+        std::max({grown, static_cast<size_t>(last_used + last_used / 16), kFirstBytes});
     Batch& batch = *domain->batch;
     const size_t before = values.capacity();
     if (batch.bytes + target - before > batch.max_bytes && before > 0) throw BatchFull{};

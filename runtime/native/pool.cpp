@@ -10,7 +10,7 @@ namespace cdp {
 
 namespace {
 constexpr std::align_val_t kAlignment{64};
-constexpr size_t kMaxIdleBytes = size_t{96} << 20;
+constexpr size_t kMaxIdleBytes = size_t{64} << 20;
 constexpr size_t kLarge = size_t{64} << 10;
 
 // Large blocks are the system's own: what malloc gets back of so many sizes it cannot return.

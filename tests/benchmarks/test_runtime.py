@@ -28,9 +28,9 @@ from cdpgen.demo_data import contract_data, events
 from tests.benchmarks.test_parquet import flat
 from tests.benchmarks.timing import OURS, race
 
-ROWS = 200_000
-ROUNDS = 5
-MEMORY_MESSAGES = int(os.environ.get("CDPGEN_BENCH_MESSAGES", "3000000"))
+ROWS = 1_000_000
+ROUNDS = 3
+MEMORY_MESSAGES = int(os.environ.get("CDPGEN_BENCH_MESSAGES", "10000000"))
 """The target of issue 5 is about 100,000,000, which takes minutes: set it by hand."""
 
 ROOT = Path(__file__).parents[2]
