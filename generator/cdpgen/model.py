@@ -460,11 +460,14 @@ class _TablePlanner:
             if rule.given() not in (["drop"], ["drop", "name"]):
                 self._problem(names, "drop", "leaves nothing that the other keys could say")
             kind = "map" if item.is_map else item.type
+            # it counts where the message recurs in a column of its own bytes, which are whole
+            lossy = kind == "string" and not item.utf8
             return [], Field(
                 item.number,
                 cast(Kind, kind),
                 None,
                 cast(Presence, item.presence),
+                encoding="lossy_utf8" if lossy else "",
                 oneof=item.oneof,
                 name=name if item.oneof else "",
             )

@@ -67,3 +67,24 @@ def check(table: Table, drawn: list[bytes]) -> None:
             f"{before.hex()} came back as {after.hex()}"
         )
     assert converter.to_protobuf(converter.to_arrow(back)).to_pylist() == back
+
+
+def test_a_dropped_string_need_not_be_utf8_where_its_message_is_kept_as_bytes() -> None:
+    proto = """syntax = "proto2";
+package dropped.v1;
+message Link {
+  oneof what {
+    Link next = 1;
+    string text = 2;
+  }
+}
+"""
+    rules = "version: 1\ntables: {dropped.v1.Link: {columns: {text: {drop: true}}}}\n"
+    drawn = DrawnSchema(
+        "dropped.v1", "dropped/v1/dropped.proto", proto, rules, ("dropped.v1.Link",)
+    )
+    with tables(drawn) as built:
+        (table,) = built
+        payload = b"\x0a\x05\x0a\x03\x12\x01\xff"
+        assert parse(table.message, payload) is not None
+        check(table, [payload])
