@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
 
+from . import _native
 from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, DeadLetter, to_batch
 from .descriptor import descriptor_of
 from .dry_run import DryRun
@@ -48,6 +49,9 @@ _ENCODE_THREADS: Final = min(2, os.cpu_count() or 1)
 
 _QUEUED_BYTES: Final = 8 << 20
 """Of rows that wait between decoding and encoding at most."""
+
+_IDLE_BYTES: Final = 64 << 20
+"""What the core keeps of released batches, in the whole process; enough when rows wait to be encoded."""
 
 _UNNUMBERED: Final = "~journal"
 """Ends the source of messages that have no position but the one that the journal gives them."""
@@ -166,6 +170,7 @@ class Pipeline:
         self.metrics: Final = Metrics()
         self._table = writer.table
         self._converter = writer.converter()
+        _native.limit_idle_memory(_IDLE_BYTES)
         schema = writer.converter.schema
         if config.include_metadata:
             schema = schema_with(schema)

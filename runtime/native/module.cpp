@@ -10,6 +10,7 @@
 #include "decoder.h"
 #include "encoder.h"
 #include "export.h"
+#include "pool.h"
 #include "wire.h"
 
 namespace nb = nanobind;
@@ -176,19 +177,23 @@ nb::object serialized(nb::handle item, size_t row) {
 }
 
 Payloads payloads_of_sequence(const nb::object& sequence) {
-    constexpr size_t kAhead = 8;  // far enough for memory to answer
+    constexpr size_t kAhead = 16;  // far enough for memory to answer
     Payloads payloads;
     // A tuple, because nobody can take the bytes away from one while the GIL is not held.
-    nb::object tuple = nb::steal(PySequence_Tuple(sequence.ptr()));
+    const auto fast = nb::steal(PySequence_Fast(sequence.ptr(), "payloads must be a sequence"));
+    if (!fast.is_valid()) throw nb::python_error();
+    const auto size = static_cast<size_t>(PySequence_Fast_GET_SIZE(fast.ptr()));
+    const auto tuple = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(size)));
     if (!tuple.is_valid()) throw nb::python_error();
-    const auto size = static_cast<size_t>(PyTuple_GET_SIZE(tuple.ptr()));
+    PyObject** items = PySequence_Fast_ITEMS(fast.ptr());
+    for (size_t i = 0; i < size; ++i) {
+        if (i + kAhead < size) __builtin_prefetch(items[i + kAhead], 1);
+        PyTuple_SET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i), Py_NewRef(items[i]));
+    }
     payloads.list.resize(size);
     nb::list made;
     for (size_t i = 0; i < size; ++i) {
         PyObject* item = PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i));
-        if (i + kAhead < size) {
-            __builtin_prefetch(PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i + kAhead)));
-        }
         if (!PyBytes_CheckExact(item)) {
             nb::object bytes = serialized(item, i);
             if (!bytes.is_valid() || !PyBytes_Check(bytes.ptr())) throw nb::python_error();
@@ -352,6 +357,9 @@ nb::tuple split_views(const nb::object& source, size_t max_message_bytes) {
 }  // namespace
 
 NB_MODULE(_native, module) {
+    module.def(
+        "limit_idle_memory", [](size_t bytes) { cdp::BufferPool::instance().limit(bytes); },
+        nb::arg("bytes"));
     nb::class_<Exported>(module, "Exported")
         .def("__arrow_c_array__", &Exported::arrow_c_array,
              nb::arg("requested_schema") = nb::none());

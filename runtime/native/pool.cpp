@@ -10,7 +10,6 @@ namespace cdp {
 
 namespace {
 constexpr std::align_val_t kAlignment{64};
-constexpr size_t kMaxIdleBytes = size_t{64} << 20;
 constexpr size_t kLarge = size_t{64} << 10;
 
 // Large blocks are the system's own: what malloc gets back of so many sizes it cannot return.
@@ -61,11 +60,16 @@ uint8_t* BufferPool::take(size_t bytes, size_t& block) {
     return allocate(block);
 }
 
+void BufferPool::limit(size_t bytes) {
+    std::lock_guard lock(mutex_);
+    most_idle_ = bytes;
+}
+
 void BufferPool::give(uint8_t* data, size_t block) noexcept {
     const size_t bin = bin_of(block, block);
     {
         std::lock_guard lock(mutex_);
-        if (idle_bytes_ + block <= kMaxIdleBytes) {
+        if (idle_bytes_ + block <= most_idle_) {
             try {
                 idle_[bin].push_back(data);
                 idle_bytes_ += block;

@@ -20,6 +20,9 @@ class BufferPool {
     uint8_t* take(size_t bytes, size_t& block);
     void give(uint8_t* data, size_t block) noexcept;
 
+    // How much is kept for later at most.
+    void limit(size_t bytes);
+
   private:
     BufferPool() = default;
 
@@ -29,6 +32,7 @@ class BufferPool {
     std::mutex mutex_;
     std::vector<std::vector<uint8_t*>> idle_ = std::vector<std::vector<uint8_t*>>(1024);
     size_t idle_bytes_ = 0;
+    size_t most_idle_ = size_t{256} << 20;
 };
 
 // A growable block of the pool. Every buffer has `kSlack` writable bytes behind its capacity, so
