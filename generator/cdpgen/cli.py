@@ -59,6 +59,12 @@ _Options = Annotated[
 ]
 
 
+_StoreOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An option of the store: storage_options.anon=true. Repeatable."),
+]
+
+
 class _Format(StrEnum):
     text = "text"
     json = "json"
@@ -180,11 +186,11 @@ _Table = Annotated[str | None, typer.Option(help="Only of this table: stellar.v1
 
 
 @dead_letters.command("list")
-def list_letters(url: _Archive, table: _Table = None) -> None:
+def list_letters(url: _Archive, table: _Table = None, option: _StoreOptions = None) -> None:
     """How many there are of each table, and why."""
     from cdp_runtime.dead_letters import run
 
-    raise typer.Exit(run("list", url, table=table))
+    raise typer.Exit(run("list", url, table=table, options=_given(option)))
 
 
 @dead_letters.command("show")
@@ -192,11 +198,12 @@ def show_letters(
     url: _Archive,
     table: _Table = None,
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    option: _StoreOptions = None,
 ) -> None:
     """The letters: where they come from, what is wrong, how they begin."""
     from cdp_runtime.dead_letters import run
 
-    raise typer.Exit(run("show", url, table=table, limit=limit))
+    raise typer.Exit(run("show", url, table=table, limit=limit, options=_given(option)))
 
 
 @dead_letters.command("retry")
@@ -213,11 +220,11 @@ def retry_letters(
 
 
 @app.command()
-def inspect(url: _Archive) -> None:
+def inspect(url: _Archive, option: _StoreOptions = None) -> None:
     """Show what lies in an archive."""
     from cdp_runtime.inspect import run
 
-    raise typer.Exit(run(url))
+    raise typer.Exit(run(url, _given(option)))
 
 
 @app.command()
@@ -225,11 +232,12 @@ def upgrade(
     url: Annotated[str, typer.Argument(help="URL or path of the archive.")],
     table: Annotated[str | None, typer.Option(help="The only table to upgrade.")] = None,
     generated: Annotated[str, typer.Option(help="Folder that `cdpgen build` wrote.")] = "generated",
+    option: _StoreOptions = None,
 ) -> None:
     """Rewrite files of older versions as today's, what was unknown then in its columns."""
     from cdp_runtime.upgrade import run
 
-    raise typer.Exit(run(url, generated=generated, table=table))
+    raise typer.Exit(run(url, generated=generated, table=table, options=_given(option)))
 
 
 @app.command()
@@ -260,12 +268,7 @@ def replay(
     dead_letters: Annotated[
         bool, typer.Option("--dead-letters", help="Also what could not be decoded, at its place.")
     ] = False,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="An option of the store: storage_options.anon=true. Repeatable."
-        ),
-    ] = None,
+    option: _StoreOptions = None,
 ) -> None:
     """Write an archive back as the stream of messages that it was."""
     from cdp_runtime.replay import run

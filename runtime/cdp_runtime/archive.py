@@ -24,6 +24,7 @@ from .config import (
     WriterConfig,
     check,
     load_pipeline,
+    nested,
 )
 from .dead_letter import FOLDER, DeadLetter
 from .metrics import Metrics
@@ -33,7 +34,7 @@ from .sources.identity import names_of
 from .storage import StorageError
 from .writer import TableWriter, WriterFailed
 
-__all__ = ["Archived", "archive_table", "load_tables", "nested", "run"]
+__all__ = ["Archived", "archive_table", "load_tables", "run"]
 
 _MB: Final = 1 << 20
 
@@ -234,18 +235,6 @@ def _from_flags(
         )
     sources = [{"path": path, **({"format": format} if format else {})} for path in source]
     return check(PipelineConfig, {"generated": generated, "tables": {table: {"source": sources}}})
-
-
-def nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options whose names have a dot are within the one before it."""
-    found: dict[str, Any] = {}
-    for key, value in options.items():
-        outer, dot, inner = key.partition(".")
-        if dot:
-            found[outer] = {**found.get(outer, {}), inner: value}
-        else:
-            found[key] = value
-    return found
 
 
 def _jobs(

@@ -43,7 +43,9 @@ __all__ = [
     "WriterConfig",
     "WriterOptions",
     "check",
+    "destination_of",
     "load_pipeline",
+    "nested",
 ]
 
 Compression = Literal["zstd", "snappy", "gzip", "lz4", "brotli", "none"]
@@ -520,3 +522,31 @@ def _line_of(node: yaml.Node | None, location: Sequence[int | str]) -> int:
             node = node.value[part]
             line = node.start_mark.line + 1
     return line
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options whose names have a dot are within the one before it."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        outer, dot, inner = key.partition(".")
+        if dot:
+            found[outer] = {**found.get(outer, {}), inner: value}
+        else:
+            found[key] = value
+    return found
+
+
+def destination_of(url: str, options: Mapping[str, Any]) -> Destination:
+    """Where an archive lies that is only looked at.
+
+    Args:
+        url: of the archive.
+        options: of its store, by flat names too (`storage_options.endpoint_url`).
+
+    Raises:
+        ConfigError: an option says nothing about a store, or is wrong.
+    """
+    for name in options:
+        if name.partition(".")[0] not in STORAGE_KEYS:
+            raise ConfigError(f"{name}: says nothing about a store, and nothing else counts here")
+    return check(WriterConfig, nested(options)).destination(url)

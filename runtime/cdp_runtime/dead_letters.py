@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from .config import ConfigError, WriterConfig, check
+from .config import ConfigError, WriterConfig, check, destination_of, nested
 from .dead_letter import FOLDER, RETRY_FOLDER, DeadLetter
 from .dry_run import DryRun
 from .storage import Storage, StorageError, open_storage
@@ -149,7 +149,7 @@ def run(
         table: only the letters of this table.
         limit: how many letters to show.
         generated: the folder that `cdpgen build` wrote, for a retry.
-        options: of the writers, for a retry.
+        options: of the writers, for a retry; else of the archive's store.
 
     Returns:
         The exit code: 0 fine, 1 something could not be read or written, 2 bad usage or configuration.
@@ -158,9 +158,10 @@ def run(
         if action == "retry":
             from .archive import load_tables
 
-            _print_retried(retry(url, load_tables(generated), table, options))
+            _print_retried(retry(url, load_tables(generated), table, nested(options or {})))
         else:
-            storage = open_storage(url)
+            found, storage_options = destination_of(url, options or {})
+            storage = open_storage(found, storage_options=storage_options)
             files = letter_files(storage, table)
             if action == "list":
                 _print_list(storage, files)

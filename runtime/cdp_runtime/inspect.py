@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
+from .config import ConfigError, destination_of
 from .dead_letter import FOLDER, RETRY_FOLDER
 from .storage import FileInfo, Storage, StorageError, open_storage
 
@@ -45,26 +46,34 @@ class FileFacts(NamedTuple):
     unreadable: str
 
 
-def inspect(url: str) -> list[FileFacts]:
+def inspect(url: str, storage_options: Mapping[str, Any] | None = None) -> list[FileFacts]:
     """Reads the footers of all files of an archive.
+
+    Args:
+        url: the archive.
+        storage_options: what the filesystem takes besides the URL.
 
     Raises:
         StorageError: the store cannot be used.
     """
-    storage = open_storage(url)
+    storage = open_storage(url, storage_options=storage_options)
     with ThreadPoolExecutor(_READERS) as readers:
         return list(readers.map(lambda file: _facts(storage, file), storage.files()))
 
 
-def run(url: str) -> int:
+def run(url: str, options: Mapping[str, Any] | None = None) -> int:
     """Prints what lies in an archive.
+
+    Args:
+        url: the archive.
+        options: of its store, by flat names too.
 
     Returns:
         The exit code: 0 fine, 1 nothing is there or a file cannot be read, 2 the URL cannot be used.
     """
     try:
-        files = inspect(url)
-    except (StorageError, OSError) as error:
+        files = inspect(*destination_of(url, options or {}))
+    except (ConfigError, StorageError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     if not files:

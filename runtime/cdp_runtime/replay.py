@@ -36,8 +36,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .archive import load_tables, nested
-from .config import STORAGE_KEYS, ConfigError, WriterConfig, check
+from .archive import load_tables
+from .config import ConfigError, destination_of
 from .dataset import ArchiveError, ahead, folder_keys, older_ids, open_parquet
 from .dead_letter import FOLDER, RETRY_FOLDER
 from .former import former_of
@@ -962,10 +962,7 @@ def _write_all(descriptor: int, data: memoryview) -> None:
 
 
 def _storage(url: str, options: Mapping[str, Any]) -> Storage:
-    for name in options:
-        if name.partition(".")[0] not in STORAGE_KEYS:
-            raise ConfigError(f"{name}: says nothing about a store, and a replay reads only")
-    found, own = check(WriterConfig, nested(options)).destination(url)
+    found, own = destination_of(url, options)
     return open_storage(found, storage_options=own)
 
 

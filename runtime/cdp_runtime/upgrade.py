@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from . import descriptor
 from .archive import load_tables
-from .config import ConfigError
+from .config import ConfigError, destination_of
 from .dataset import OLDER, WRITTEN_AS, ArchiveError, older_ids, open_parquet, written_as
 from .encoding import Encoding
 from .metrics import Metrics
@@ -56,22 +56,33 @@ class Upgraded(NamedTuple):
     problem: str = ""
 
 
-def run(url: str, *, generated: str = "generated", table: str | None = None) -> int:
+def run(
+    url: str,
+    *,
+    generated: str = "generated",
+    table: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> int:
     """Upgrades the files of an archive and prints a line for each table.
 
     Args:
         url: the archive.
         generated: the folder that `cdpgen build` wrote.
         table: the full name of the only table to upgrade; all when left out.
+        options: of the archive's store, by flat names too.
 
     Returns:
         The exit code: 0 all files are of today's version, 1 some could not be upgraded, 2 bad usage.
     """
     done: dict[str, list[Upgraded]] = {}
     try:
+        found, storage_options = destination_of(url, options or {})
         with _progress() as step:
             for file in upgrade(
-                url, generated=generated, tables=None if table is None else [table]
+                found,
+                generated=generated,
+                tables=None if table is None else [table],
+                storage_options=storage_options,
             ):
                 done.setdefault(file.table, []).append(file)
                 step(file)

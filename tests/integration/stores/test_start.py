@@ -14,12 +14,14 @@ import pytest
 
 from cdp_runtime import store_other
 from cdp_runtime.storage import StorageError, open_storage, writer_id
+from cdpgen.cli import main
 from generated.stellar.v1.event_pb2 import Event
 from generated.stellar.v1.event_writer import EventWriter
 from tests.integration.stores import proxy
 from tests.integration.stores.conftest import on, server_of
 from tests.integration.stores.servers import KEY_ID, SECRET, Server, free_port
 from tests.integration.stores.test_faults import behind
+from tests.integration.stores.test_stores import event
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -164,3 +166,36 @@ class TestSecrets:
             storage.close()
         assert "upload_id=" not in str(raised.value).replace("upload_id=***", "")
         assert store_other.GONE not in str(raised.value)
+
+
+class TestCommands:
+    """What looks at an archive takes the options of its store as what writes it does."""
+
+    @pytest.mark.parametrize("name", ["moto", "gcp-storage-emulator"])
+    def test_each_reaches_an_archive_at_an_endpoint_of_its_own(
+        self, running: dict[str, Server], name: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        archive = on(server_of(running, name), "commands")
+        with EventWriter(archive.url, storage_options=archive.options) as writer:
+            writer.write_many([event(1), event(2), b"\xff"])
+        texts = {key: value for key, value in archive.options.items() if isinstance(value, str)}
+        given = [f"--set=storage_options.{key}={value}" for key, value in texts.items()]
+        if name == "moto":
+            given.append("--set=region=eu-central-1")
+        said = {}
+        for command in (
+            ["inspect", archive.url],
+            ["dead-letters", "list", archive.url],
+            ["dead-letters", "show", archive.url],
+            ["upgrade", archive.url, "--generated", str(ROOT / "generated")],
+            ["replay", archive.url, "--generated", str(ROOT / "generated"), "--format=ndjson"],
+            ["dead-letters", "retry", archive.url, "--generated", str(ROOT / "generated")],
+        ):
+            with pytest.raises(SystemExit) as ended:
+                main([*command, *given])
+            found = capfd.readouterr()
+            assert ended.value.code == 0, (command, found.err)
+            said[" ".join(command[:2])] = found.out
+        assert said[f"replay {archive.url}"].count("\n") == 2
+        assert "stellar.v1.Event" in said[f"inspect {archive.url}"]
+        assert "1 x" in said["dead-letters list"]
