@@ -136,11 +136,18 @@ class TestSecrets:
         with proxy.before(server.endpoint) as wall:
             archive = behind(server, wall, "secrets")
             archive.options["token"] = "canary-session-token"
-            with EventWriter(archive.url, storage_options=archive.options) as writer:
+            journal = tmp_path / "journal"
+            with EventWriter(
+                archive.url, storage_options=archive.options, journal=journal
+            ) as writer:
                 wall.spoil_writes("503")
                 writer.write(message)
                 writer.write(b"\xff")
-            texts = [writer.url, repr(writer), json.dumps(archive.names())]
+                writer.flush()
+                kept = [path for path in journal.rglob("*") if path.is_file()]
+                texts = [path.read_text("latin-1") for path in kept]
+                assert archive.url in "".join(texts)  # it is there, and was looked at
+            texts += [writer.url, repr(writer), json.dumps(archive.names())]
             wall.spoil_writes("403")
             with pytest.raises(StorageError) as raised:
                 open_storage(archive.url, writer_id(), archive.options)

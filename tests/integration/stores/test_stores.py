@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import duckdb
 import pyarrow as pa
@@ -371,3 +372,24 @@ class TestOptions:
             assert info["metadata"] == {"team": "archive"}
             assert info["storageClass"] == "NEARLINE"
         storage.close()
+
+    def test_the_customers_key_and_the_acl_are_asked_of_gcs(self, running: Any) -> None:
+        server = server_of(running, "gcp-storage-emulator")
+        key = "projects/p/locations/eu/keyRings/r/cryptoKeys/k"
+        with proxy.before(server.endpoint) as wall:
+            archive = on(server, "key", wall.endpoint)
+            options = {**archive.options, "kms_key_name": key, "acl": "projectPrivate"}
+            storage = open_storage(archive.url, writer_id(), options)
+            for number, size in enumerate((10, PART_BYTES + 10)):
+                upload = storage.create(f"t/f-w-{number:06}.parquet")
+                upload.sink.write(bytes(size))
+                upload.publish()
+            storage.close()
+        begun = [
+            dict(parse_qsl(urlsplit(one.path).query))
+            for one in wall.passed
+            if one.method == "POST" and "uploadType=" in one.path and "upload_id=" not in one.path
+        ]
+        assert len(begun) >= 2
+        assert {one["kmsKeyName"] for one in begun} == {key}
+        assert {one["predefinedAcl"] for one in begun} == {"projectPrivate"}
