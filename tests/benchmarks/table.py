@@ -211,11 +211,28 @@ def _memory(results: Sequence[Result]) -> str:
     return _titled("Memory of a long run (contract data)", ["what", "", "target"], rows)
 
 
+def _profile(results: Sequence[Result]) -> str:
+    rows = []
+    for result in results:
+        whole = sum(result["steps"].values())
+        rows += [
+            [result["shape"], step, f"{seconds * 1e3:,.0f} ms", f"{seconds / whole:.0%}"]
+            for step, seconds in result["steps"].items()
+        ]
+        rows.append([result["shape"], "all", f"{whole * 1e3:,.0f} ms", ""])
+    return _titled(
+        "Where the time goes: processor time of a million messages, from a file to Parquet on disk",
+        ["messages", "step", "time", "of all"],
+        rows,
+    )
+
+
 _TABLES: dict[str, Callable[[Sequence[Result]], str]] = {
     "convert": _convert,
     "peers": _peers,
     "parquet": _parquet,
     "runtime": _runtime,
+    "profile": _profile,
     "size": _size,
     "memory": _memory,
     "archive": _archive,
@@ -247,7 +264,9 @@ _PAGE = """# Benchmarks
 Written by `python -m tests.benchmarks.table` from one run of `make bench`; no number was typed by
 hand. One process and one thread (but for `ContractDataWriter` and `cdpgen archive`, which have
 threads of their own); contenders take turns; medians; the same payloads for all. What is measured
-includes dropping what was made. "Of memcpy" is the speed beside that of copying the same payload
+includes dropping what was made. What malloc costs depends on what a process has freed before, and
+ptars' lists in take twice as long in a fresh process as in one that has been at work for long; so the
+converters come first, in a fresh one. "Of memcpy" is the speed beside that of copying the same payload
 bytes within memory, the limit of anything that has to write columns.
 
 {where}

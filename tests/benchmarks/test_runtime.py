@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,10 @@ from google.protobuf.proto import serialize_length_prefixed
 
 from cdp_runtime.archive import load_tables
 from cdp_runtime.config import SourceConfig
+from cdp_runtime.converter import Converter
 from cdp_runtime.dead_letter import DeadLetter
+from cdp_runtime.parquet import TableFiles
+from cdp_runtime.router import Router
 from cdp_runtime.sources import inputs_of, read_inputs
 from cdpgen.demo_data import contract_data, events
 from tests.benchmarks.test_parquet import flat
@@ -34,6 +39,13 @@ MEMORY_MESSAGES = int(os.environ.get("CDPGEN_BENCH_MESSAGES", "10000000"))
 """The target of issue 5 is about 100,000,000, which takes minutes: set it by hand."""
 
 ROOT = Path(__file__).parents[2]
+
+
+SHAPES = pytest.mark.parametrize(
+    ("title", "of"),
+    [("contract data (flat, strings)", flat), ("contract data with XDR and JSON", dict)],
+    ids=["flat", "with XDR"],
+)
 
 
 class Never:
@@ -67,11 +79,7 @@ def hand_written(payloads: list[bytes], message_type: Any, path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
 
 
-@pytest.mark.parametrize(
-    ("title", "of"),
-    [("contract data (flat, strings)", flat), ("contract data with XDR and JSON", dict)],
-    ids=["flat", "with XDR"],
-)
+@SHAPES
 def test_runtime(
     benchmark: Any,
     stellar_folder: Path,
@@ -128,6 +136,65 @@ def test_runtime(
         rows=len(payloads),
         size=sum(map(len, payloads)),
     )
+
+
+@SHAPES
+def test_where_the_time_goes(
+    benchmark: Any,
+    stellar_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    title: str,
+    of: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    writer_type = load_tables(stellar_folder / "stellar_generated")["stellar.v1.ContractData"]
+    stream = tmp_path / "stream.pb"
+    write_stream(stream, writer_type.message_type(), map(of, contract_data(ROWS, seed=1)))
+    inputs = inputs_of([SourceConfig(path=str(stream))])
+    spent: Counter[str] = Counter()
+
+    def watch(owner: Any, name: str, step: str) -> None:
+        """Adds what the calls of a function take of their thread's processor time to a step."""
+        inner = getattr(owner, name)
+
+        def watched(*given: Any, **named: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return inner(*given, **named)
+            finally:
+                spent[step] += time.thread_time() - began
+
+        monkeypatch.setattr(owner, name, watched)
+
+    def run(**options: Any) -> Counter[str]:
+        spent.clear()
+        began = time.thread_time()
+        with writer_type(tmp_path / "archive", **options) as writer:
+            for item in read_inputs(inputs, writer_type.message_type, Never()):
+                assert not isinstance(item, DeadLetter)
+                writer.write_many(item.payloads, source=item.source, positions=item.positions)
+        spent["read"] = time.thread_time() - began
+        shutil.rmtree(tmp_path / "archive")
+        return spent.copy()
+
+    watch(Converter, "decode", "decode")
+    watch(Router, "split", "route")
+    watch(TableFiles, "add", "files")
+    watch(TableFiles, "publish_all", "files")
+    watch(pq.ParquetWriter, "write_table", "write_table")
+    run()
+    plain = run(compression="none")["write_table"]
+    zstd = benchmark.pedantic(run, rounds=1)
+    steps = {
+        "read, split": zstd["read"],
+        "decode": zstd["decode"],
+        "route by partition": zstd["route"],
+        "sort, positions, choice of encodings, file": zstd["files"] - zstd["write_table"],
+        "encode": plain,
+        "compress": max(zstd["write_table"] - plain, 0.0),
+    }
+    assert all(seconds >= 0 for seconds in steps.values())
+    benchmark.extra_info.update(table="profile", shape=title, steps=steps)
 
 
 @pytest.mark.parametrize(
