@@ -47,7 +47,7 @@ _GIVE_UP_SECONDS: Final = 5.0
 _ENCODE_THREADS: Final = min(2, os.cpu_count() or 1)
 """Encoding takes about twice as long as decoding; more threads would take memory, a row group each."""
 
-_QUEUED_BYTES: Final = 8 << 20
+_QUEUED_BYTES: Final = 6 << 20
 """Of rows that wait between decoding and encoding at most."""
 
 _IDLE_BYTES: Final = 64 << 20
