@@ -62,7 +62,7 @@ fuzz: $(VENV)/dev
 	build/fuzz/fuzz build/fuzz/tables.bin --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) --out build/fuzz
 
 bench: $(VENV)/bench
-	$(BIN)/python -m pytest tests/benchmarks/test_convert.py tests/benchmarks --benchmark-only \
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only \
 	    --benchmark-json=build/bench.json
 
 lint: $(VENV)/dev

@@ -117,12 +117,18 @@ size_t Decoder::run(std::span<const Payload> payloads, size_t first, bool stop_a
     rows.last_rows = 0;  // how many rows come is known here
     rows.grow(
         static_cast<int64_t>(std::min(payloads.size() - first, static_cast<size_t>(INT32_MAX))));
+    constexpr size_t kAhead = 4;
+    constexpr size_t kMostAhead = 1024;
     size_t index = first;
     for (; index < payloads.size() && rows.rows < rows.capacity; ++index) {
         const Payload& payload = payloads[index];
-        if (index + 4 < payloads.size()) {
-            __builtin_prefetch(payloads[index + 4].data);
-            __builtin_prefetch(payloads[index + 4].data + 64);
+        if (index + kAhead < payloads.size()) {
+            const Payload& ahead = payloads[index + kAhead];
+            // One by itself lies anywhere in memory; in an array the next one is where it is
+            // expected.
+            const bool alone = ahead.limit == ahead.data + ahead.size;
+            const size_t size = alone ? std::min(ahead.size, kMostAhead) : 128;
+            for (size_t at = 0; at < size; at += 64) __builtin_prefetch(ahead.data + at);
         }
         const int64_t row = rows.rows;
         const uint8_t* start = payload.data;

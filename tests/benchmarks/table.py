@@ -264,9 +264,7 @@ _PAGE = """# Benchmarks
 Written by `python -m tests.benchmarks.table` from one run of `make bench`; no number was typed by
 hand. One process and one thread (but for `ContractDataWriter` and `cdpgen archive`, which have
 threads of their own); contenders take turns; medians; the same payloads for all. What is measured
-includes dropping what was made. What malloc costs depends on what a process has freed before, and
-ptars' lists in take twice as long in a fresh process as in one that has been at work for long; so the
-converters come first, in a fresh one. "Of memcpy" is the speed beside that of copying the same payload
+includes dropping what was made. "Of memcpy" is the speed beside that of copying the same payload
 bytes within memory, the limit of anything that has to write columns.
 
 {where}

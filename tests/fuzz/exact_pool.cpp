@@ -15,7 +15,7 @@ constexpr std::align_val_t kAlignment{64};
 constexpr int kGarbage = 0xA5;
 
 size_t whole(size_t block) { return std::bit_ceil(block); }
-size_t bin_of(size_t block) { return static_cast<size_t>(std::countr_zero(whole(block))); }
+size_t own_bin(size_t block) { return static_cast<size_t>(std::countr_zero(whole(block))); }
 }  // namespace
 
 BufferPool& BufferPool::instance() {
@@ -25,12 +25,12 @@ BufferPool& BufferPool::instance() {
 
 uint8_t* BufferPool::take(size_t bytes, size_t& block) {
     block = bytes;
-    auto& bin = idle_[bin_of(bytes)];
+    auto& bin = idle_[own_bin(bytes)];
     uint8_t* data = nullptr;
     if (bin.empty()) {
         data = static_cast<uint8_t*>(::operator new(whole(bytes), kAlignment));
     } else {
-        data = bin.back().data;
+        data = bin.back();
         bin.pop_back();
         ASAN_UNPOISON_MEMORY_REGION(data, whole(bytes));
     }
@@ -41,7 +41,7 @@ uint8_t* BufferPool::take(size_t bytes, size_t& block) {
 
 void BufferPool::give(uint8_t* data, size_t block) noexcept {
     ASAN_POISON_MEMORY_REGION(data, whole(block));
-    idle_[bin_of(block)].push_back({data, block});
+    idle_[own_bin(block)].push_back(data);
 }
 
 void Buffer::reserve(size_t bytes, size_t keep) {
