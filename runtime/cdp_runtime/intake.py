@@ -21,6 +21,9 @@ _BATCH_ROWS: Final = 8_192
 _BATCH_BYTES: Final = 4 << 20
 """What is decoded at once at most, but for a single message that is larger."""
 
+_JOURNAL_PART: Final = 0.25
+"""What of a journal one batch may fill, without what the journal needs itself."""
+
 _LINGER_SECONDS: Final = 0.05
 """How long a few messages wait for more before they are decoded."""
 
@@ -101,17 +104,25 @@ class Intake:
         max_messages: what may wait at most, in messages.
         max_bytes: the same in bytes; a single larger message is let in alone.
         metrics: counts what is taken in.
-        journaled: whether there is a journal in between.
+        journal_bytes: what a journal in between may hold, in bytes; None without one.
     """
 
     def __init__(
-        self, max_messages: int, max_bytes: float, metrics: Metrics, *, journaled: bool = False
+        self,
+        max_messages: int,
+        max_bytes: float,
+        metrics: Metrics,
+        *,
+        journal_bytes: float | None = None,
     ) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._metrics = metrics
         self._batch_rows = min(_BATCH_ROWS, max_messages)
         self._batch_bytes = min(_BATCH_BYTES, max_bytes)
+        journaled = journal_bytes is not None
+        if journal_bytes is not None:
+            self._batch_bytes = min(self._batch_bytes, journal_bytes * _JOURNAL_PART)
         self._lock = threading.Lock()
         self._drained = threading.Condition(self._lock)  # callers wait for it
         self._filled = threading.Condition(self._lock)  # who takes what is new does

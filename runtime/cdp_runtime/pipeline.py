@@ -227,19 +227,19 @@ class Pipeline:
         self._publishing = threading.Lock()
         self._files = [Files(files_of(rows), files_of(letters)) for _ in range(_ENCODE_THREADS)]
         self._journal: Journal | None = None
+        size = config.journal_mb * (1 << 20)
         self._urged: Mark | None = None
         if config.journal is not None and not config.dry_run:
             folder = Path(config.journal).expanduser()
             for left in left_behind(folder, writer.table, self.url):
                 self._recover(left, writer, url, config)
-            size = config.journal_mb * (1 << 20)
             self._journal = Journal(folder, writer.table, identity, self.url, size)
             self._urge_at = size / 2
         self.intake: Final = Intake(
             config.buffer_size,
             config.buffer_mb * (1 << 20),
             self.metrics,
-            journaled=self._journal is not None,
+            journal_bytes=None if self._journal is None else size,
         )
         self._decoded: Final = DecodedQueue(_QUEUED_BYTES, len(self._files))
         self._closing = threading.Lock()

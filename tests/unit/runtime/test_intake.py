@@ -129,7 +129,7 @@ class TestJournaledIntake:
     """With a journal in between."""
 
     def test_what_is_new_is_not_decoded_before_it_is_passed_on(self) -> None:
-        buffer = intake(journaled=True)
+        buffer = intake(journal_bytes=1e9)
         buffer.put_one(b"1", "s", None)
         taken: list[Any] = []
         thread = started(lambda: taken.append(buffer.take()))
@@ -142,7 +142,7 @@ class TestJournaledIntake:
         assert chunks(taken[0]) == [("s", [b"1"], None)]
 
     def test_messages_fill_the_buffer_until_they_are_decoded(self) -> None:
-        buffer = intake(2, journaled=True)
+        buffer = intake(2, journal_bytes=1e9)
         buffer.put_many([b"1", b"2"], "s", None)
         thread = started(lambda: buffer.put_one(b"3", "s", None))
         new = buffer.take_new()
@@ -156,7 +156,7 @@ class TestJournaledIntake:
         assert isinstance(buffer.take_new(), list)
 
     def test_a_chunk_that_the_journal_has_is_not_added_to(self) -> None:
-        buffer = intake(journaled=True)
+        buffer = intake(journal_bytes=1e9)
         buffer.put_one(b"1", "s", None)
         new = buffer.take_new()
         assert isinstance(new, list)
