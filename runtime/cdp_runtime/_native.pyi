@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import Buffer
@@ -24,3 +25,34 @@ class Codec:
 
 def limit_idle_memory(bytes: int) -> None: ...
 def split_views(data: Buffer, max_message_bytes: int) -> tuple[bytes, int, str]: ...
+
+class ParquetPage:
+    address: int
+    size: int
+    def store(self, compressed: Any) -> None: ...
+
+class ParquetLayout:
+    def __init__(
+        self,
+        schema: Any,
+        encoded: bytes,
+        leaves: list[tuple[str, int, int, int, int]],
+        codec: int,
+        sort_by: list[int],
+        bloom_filters: list[int],
+        sizer: Callable[[int, int], int],
+    ) -> None: ...
+
+class ParquetFile:
+    rows: int
+    is_full: bool
+    held: int
+    size: int
+    stored: tuple[int, int]
+    def __init__(self, layout: ParquetLayout) -> None: ...
+    def append(self, batch: Any) -> None: ...
+    def take_pages(self) -> list[ParquetPage]: ...
+    def end_row_group(self) -> None: ...
+    def write_row_group(self) -> None: ...
+    def finish(self, metadata: list[tuple[str, bytes]], created_by: str) -> None: ...
+    def take(self, about: int) -> bytes: ...

@@ -80,8 +80,6 @@ class Mark:
 
     Attributes:
         reached: set when all that was before it is published.
-        threads: the encode threads that have it.
-        finished: how many of them are done with what was before it.
     """
 
     size: Final = 0
@@ -89,8 +87,6 @@ class Mark:
     def __init__(self, *, last: bool) -> None:
         self.last: Final = last
         self.reached: Final = threading.Event()
-        self.threads: Final[list[int]] = []
-        self.finished = 0
 
 
 class Intake:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import itertools
 import time
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .descriptor import KEY as DESCRIPTOR_KEY
-from .encoding import Encoding
+from .parquet_file import Compressor, Layout, ParquetFile
 from .payloads import Positions, concat_positions
 from .positions import KEY, Part, PositionsBuilder, Prefix
 from .router import column_of
@@ -30,10 +29,17 @@ if TYPE_CHECKING:
     from .patience import Patience
     from .storage import Storage, Upload
 
-__all__ = ["PublishedFile", "Table", "TableFiles", "parquet_writer"]
+__all__ = ["PublishedFile", "Table", "TableFiles"]
 
 _MB: Final = 1 << 20
 _ROW_GROUP_ROWS: Final = 1 << 20
+_AT_ONCE_ROWS: Final = 4_096
+_AT_ONCE_BYTES: Final = 1 << 20
+"""What is encoded at once where rows come in their order."""
+
+_MOST_PARTS: Final = 256
+"""How many parts of a row group keep their positions as they came."""
+
 _COMPACT_AT: Final = 64
 """How many small batches are kept before they are made one; each costs some kilobytes by itself."""
 
@@ -100,7 +106,8 @@ class TableFiles:
         storage: where they go.
         writer: the id of the writer, for the names of the files.
         numbers: the rest of their names; no two files of a writer may have the same.
-        config: when to rotate, how to compress.
+        config: when to rotate.
+        compressor: of what is written.
         metrics: told of bytes as they are written.
         patience: waits while the store fails.
         prefixes: what has been read of sources that are files, for the footers.
@@ -115,6 +122,7 @@ class TableFiles:
         writer: str,
         numbers: Iterator[int],
         config: WriterConfig,
+        compressor: Compressor,
         metrics: Metrics,
         patience: Patience,
         prefixes: Mapping[str, Prefix],
@@ -129,9 +137,9 @@ class TableFiles:
         self._prefixes = prefixes
         self._on_published = on_published
         self._numbers = numbers
-        self._gathered = 0
+        self._held = 0
         self._ratio: float | None = None
-        self._encoding = Encoding(config.compression, config.compression_level, table.bloom_filters)
+        self._layout = Layout(table.schema, compressor, table.sort_by, table.bloom_filters)
         # by partition; the one that has gone longest without a row comes first
         self._files: dict[str, _OpenFile] = {}
 
@@ -191,7 +199,7 @@ class TableFiles:
         for file in self._files.values():
             file.discard()
         self._files.clear()
-        self._gathered = 0
+        self._held = 0
 
     def _file(self, partition: str) -> _OpenFile:
         """The partition's open file, now the most recently used."""
@@ -216,7 +224,7 @@ class TableFiles:
                 self._patience,
                 path,
                 self._ratio,
-                self._encoding,
+                self._layout,
             )
         self._files[partition] = file
         return file
@@ -229,19 +237,23 @@ class TableFiles:
         positions: Positions | None,
         segment: int,
     ) -> None:
-        before = file.gathered
         file.segments[segment] += rows.num_rows
         file.add(rows, source, positions)
-        self._gathered += file.gathered - before
-        while self._gathered > self._config.row_group_mb * _MB:
-            largest = max(self._files.values(), key=lambda one: one.gathered)
-            self._gathered -= largest.gathered
+        self._count(file)
+        while self._held > self._config.row_group_mb * _MB:
+            largest = max(self._files.values(), key=lambda one: one.counted)
             largest.write_row_group()
+            self._count(largest)
+
+    def _count(self, file: _OpenFile) -> None:
+        held = file.held
+        self._held += held - file.counted
+        file.counted = held
 
     def _publish(self, partition: str) -> None:
         file = self._files[partition]
-        self._gathered -= file.gathered
         size = file.publish(self._prefixes)
+        self._count(file)
         self._ratio = file.ratio
         # only now: a file that could not be published is still there to be discarded
         del self._files[partition]
@@ -261,7 +273,11 @@ class TableFiles:
 
 
 class _OpenFile:
-    """One file on its way: rows gathered for the next row group, and what is already written."""
+    """One file on its way: rows that are gathered, the row group that is open, and what is already written.
+
+    Rows that come in their order are encoded as they come, and their memory is free. Where they do not, as many as
+    there is room for are gathered and sorted first.
+    """
 
     def __init__(
         self,
@@ -272,13 +288,13 @@ class _OpenFile:
         patience: Patience,
         path: str,
         ratio: float | None,
-        encoding: Encoding,
+        layout: Layout,
     ) -> None:
         self.ratio = ratio
         self.path: Final = path
         self.opened: Final = time.monotonic()
         self.rows = 0
-        self.gathered = 0
+        self.counted = 0
         self.positions: Final = PositionsBuilder()
         self.segments: Final[Counter[int]] = Counter()
         self._table = table
@@ -286,152 +302,160 @@ class _OpenFile:
         self._storage = storage
         self._metrics = metrics
         self._patience = patience
-        self._encoding = encoding
+        self._file = ParquetFile(layout, self._write)
+        self._in_order = True
+        self._last: list[pa.ChunkedArray] | None = None  # the sort key of the row group's last row
+        # not encoded yet:
         self._batches: list[pa.RecordBatch] = []
         self._parts: list[Part] = []
         self._small = 0
         self._gathered_rows = 0
+        self._gathered = 0
+        # of the open row group:
+        self._encoded_parts: list[Part] = []
         self._encoded = 0
+        # of all before:
+        self._all_encoded = 0
         self._written = 0
         self._upload: Upload | None = None
-        self._writer: pq.ParquetWriter | None = None
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory for rows that are not written yet."""
+        return self._gathered + self._file.held
 
     def add(self, rows: pa.RecordBatch, source: str, positions: Positions | None) -> None:
-        """Gathers rows, and writes a row group when there is one."""
+        """Takes rows, encodes them when it is time, and writes a row group when there is one."""
         self._batches.append(rows)
         self._parts.append(Part(source, positions, rows.num_rows))
         self._gathered_rows += rows.num_rows
-        self.gathered += rows.nbytes + (0 if isinstance(positions, range) else 8 * rows.num_rows)
+        self._gathered += rows.nbytes + (0 if isinstance(positions, range) else 8 * rows.num_rows)
         self.rows += rows.num_rows
         self._small += rows.num_rows < _COMPACT_AT
         if self._small >= _COMPACT_AT:
-            self._batches = self._table_of_batches().combine_chunks().to_batches()
+            table = pa.Table.from_batches(self._batches, self._table.schema)
+            self._batches = table.unify_dictionaries().combine_chunks().to_batches()
             self._parts = _joined(self._parts)
             self._small = 0
+        room = self._config.row_group_mb * _MB
+        if self._in_order and (
+            self._gathered_rows >= _AT_ONCE_ROWS or self._gathered >= _AT_ONCE_BYTES
+        ):
+            self._in_order = self._encode(sort=False)
+        if self._gathered_rows >= _ROW_GROUP_ROWS or self._gathered >= room / 2:
+            self._encode(sort=True)
         if (
-            self.gathered >= self._config.row_group_mb * _MB
-            or self._gathered_rows >= _ROW_GROUP_ROWS
+            self._file.is_full
+            or self.held >= room
             or (self.ratio is None and self.is_full())  # the guess may be far off: see what it is
         ):
             self.write_row_group()
 
     def is_full(self) -> bool:
-        """Whether the file has its size; what is gathered counts with the ratio seen so far."""
+        """Whether the file has its size; what is not written counts with the ratio seen so far."""
         return self._expected_size() >= self._config.max_file_size_mb * _MB
 
     def write_row_group(self) -> None:
-        """Writes what is gathered; everything in memory is then free."""
-        if not self._batches:
-            return
-        table, parts = self._table_of_batches(), self._parts
-        order = self._order(table)
-        runs = None if order is None else _runs(order)
-        if runs is not None:
-            # hardly anything is out of order: no row is copied
-            table = pa.concat_tables([table.slice(start, rows) for start, rows in runs])
-            parts, order = _slices(parts, runs), None
-        elif order is not None:
-            table = table.take(order)
-        self.positions.add_row_group(parts, order)
-        gathered = self.gathered
-        self._batches, self._parts = [], []
-        self._small = self._gathered_rows = self.gathered = 0
-        if self._writer is None:
-            self._open(table)
-        assert self._writer is not None
-        assert self._upload is not None
-        self._writer.write_table(table, row_group_size=table.num_rows)
-        del table
-        # by itself the allocator would keep a third more than is ever used at once
-        pa.default_memory_pool().release_unused()
-        self._patience.call(self._upload.drain, f"write {self.path}")
-        self._encoded += gathered
-        self._count_written(self._upload.sink.tell())
-        self.ratio = self._written / self._encoded
+        """Writes what is gathered and encoded; everything in memory is then free."""
+        self._encode(sort=True)
+        self._end_row_group()
 
     def publish(self, prefixes: Mapping[str, Prefix]) -> int:
         """Writes the rest and the footer, makes the file appear, and gives its size in bytes."""
         self.write_row_group()
-        assert self._writer is not None
-        assert self._upload is not None
         told = {**self._table.metadata, KEY: self.positions.metadata(prefixes)}
         descriptor = self._table.descriptor and self._table.descriptor()
         if descriptor:
             told[DESCRIPTOR_KEY] = descriptor
-        self._writer.add_key_value_metadata(told)
-        self._writer.close()
-        self._count_written(self._upload.sink.tell())
+        self._file.finish(told)
+        self._count_written()
+        assert self._upload is not None
         self._patience.call(self._upload.publish, f"publish {self.path}")
         return self._written
 
     def discard(self) -> None:
         """Leaves nothing of the file."""
-        if self._writer is not None:
-            self._writer.is_open = False  # or it would try to write a footer when it is collected
         if self._upload is not None:
             self._upload.discard()
 
-    def _count_written(self, size: int) -> None:
+    def _encode(self, *, sort: bool) -> bool:
+        """Encodes what is gathered; False when it would have to be sorted and shall not be."""
+        if not self._batches:
+            return True
+        table = pa.Table.from_batches(self._batches, self._table.schema)
+        keys = [_comparable(column_of(table, path)) for path in self._table.sort_by]
+        parts, order = self._parts, None
+        if keys and not _is_sorted(keys, self._last):
+            if not sort:
+                return False
+            table, parts, order = self._sorted(table, keys)
+            keys = [_comparable(column_of(table, path)) for path in self._table.sort_by]
+            if not _is_sorted([key.slice(0, 1) for key in keys], self._last):
+                self._end_row_group()
+        if keys:
+            self._last = [_own(key.slice(len(key) - 1)) for key in keys]
+        self._encoded += self._gathered
+        self._batches, self._parts = [], []
+        self._small = self._gathered_rows = self._gathered = 0
+        batches = deque(table.to_batches())
+        del table, keys
+        while batches:
+            self._file.append(batches.popleft())
+        self._encoded_parts += parts
+        if order is not None or len(self._encoded_parts) >= _MOST_PARTS:
+            self._keep_positions(order)
+        return True
+
+    def _sorted(
+        self, table: pa.Table, keys: list[pa.ChunkedArray]
+    ) -> tuple[pa.Table, list[Part], pa.Array | None]:
+        """The rows in the table's order with their parts, and the order where the parts are not in it."""
+        import pyarrow.compute as pc
+
+        named = {str(i): key for i, key in enumerate(keys)}
+        order = pc.sort_indices(
+            pa.table(named), sort_keys=[(key, "ascending") for key in named]
+        ).cast(pa.int64())
+        runs = _runs(order)
+        if runs is not None:
+            # hardly anything is out of order: no row is copied
+            table = pa.concat_tables([table.slice(start, rows) for start, rows in runs])
+            return table, _slices(self._parts, runs), None
+        self._keep_positions(None)
+        return table.unify_dictionaries().take(order), self._parts, order
+
+    def _keep_positions(self, order: pa.Array | None) -> None:
+        self.positions.add_row_group(_joined(self._encoded_parts), order)
+        self._encoded_parts = []
+
+    def _end_row_group(self) -> None:
+        if self._encoded == 0:
+            return
+        self._keep_positions(None)
+        self._last = None
+        self._file.end_row_group()
+        self._all_encoded += self._encoded
+        self._encoded = 0
+        self._count_written()
+        self.ratio = self._written / self._all_encoded
+
+    def _write(self, data: bytes) -> None:
+        if self._upload is None:
+            self._upload = self._patience.call(
+                lambda: self._storage.create(self.path), f"create {self.path}"
+            )
+        self._upload.sink.write(data)
+        self._patience.call(self._upload.drain, f"write {self.path}")
+
+    def _count_written(self) -> None:
+        size = self._file.size
         with self._metrics.lock:
             self._metrics.file_bytes += size - self._written
         self._written = size
 
     def _expected_size(self) -> float:
         ratio = _FIRST_RATIO if self.ratio is None else self.ratio
-        return self._written + self.gathered * ratio
-
-    def _table_of_batches(self) -> pa.Table:
-        # chunks with dictionaries of their own would make the Parquet writer give up its dictionary
-        return pa.Table.from_batches(self._batches, self._table.schema).unify_dictionaries()
-
-    def _order(self, table: pa.Table) -> pa.Array | None:
-        """The places of the rows in the table's order; None when they already are in it."""
-        if not self._table.sort_by:
-            return None
-        import pyarrow.compute as pc
-
-        columns = {
-            str(i): _comparable(column_of(table, p)) for i, p in enumerate(self._table.sort_by)
-        }
-        if len(columns) == 1 and _is_sorted(columns["0"]):
-            return None
-        order = pc.sort_indices(
-            pa.table(columns), sort_keys=[(key, "ascending") for key in columns]
-        )
-        return order.cast(pa.int64())
-
-    def _open(self, rows: pa.Table) -> None:
-        self._upload = self._patience.call(
-            lambda: self._storage.create(self.path), f"create {self.path}"
-        )
-        self._writer = parquet_writer(
-            self._upload.sink,
-            self._table.schema,
-            self._encoding.options(rows),
-            self._table.sort_by,
-        )
-
-
-def parquet_writer(
-    sink: Any,
-    schema: pa.Schema,
-    options: Mapping[str, Any],
-    sort_by: Sequence[str] = (),
-) -> pq.ParquetWriter:
-    """A writer of Parquet as every file of an archive is written.
-
-    Args:
-        sink: where to: `pyarrow.NativeFile` or a Python file.
-        schema: of the rows.
-        options: how columns are encoded, by `cdp_runtime.encoding`.
-        sort_by: the columns by which the rows of each row group are sorted.
-    """
-    return pq.ParquetWriter(
-        sink,
-        schema,
-        **options,
-        sorting_columns=[pq.SortingColumn(_leaf_index(schema, path)) for path in sort_by] or None,
-    )
+        return self._written + (self._gathered + self._encoded) * ratio
 
 
 def _runs(order: pa.Int64Array) -> list[tuple[int, int]] | None:
@@ -487,37 +511,28 @@ def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _is_sorted(column: pa.ChunkedArray) -> bool:
+def _is_sorted(keys: Sequence[pa.ChunkedArray], last: Sequence[pa.ChunkedArray] | None) -> bool:
+    """Whether rows are in the order of their keys, and none comes before the last one before them."""
     import pyarrow.compute as pc
 
-    if column.null_count:
+    if any(key.null_count for key in keys):
         return False
-    ahead = pc.less_equal(column.slice(0, len(column) - 1), column.slice(1))
-    return pc.all(ahead, min_count=0).as_py() is True
+    if last is not None:
+        keys = [pa.chunked_array(one.chunks + key.chunks) for one, key in zip(last, keys, strict=True)]
+    sorted_: Any = None
+    for key in reversed(keys):
+        before, after = key.slice(0, len(key) - 1), key.slice(1)
+        if sorted_ is None:
+            sorted_ = pc.less_equal(before, after)
+        else:
+            same = pc.and_(pc.equal(before, after), sorted_)
+            sorted_ = pc.or_(pc.less(before, after), same)
+    return pc.all(sorted_, min_count=0).as_py() is True
 
 
-def _leaf_index(schema: pa.Schema, path: str) -> int:
-    """The number of a column among the leaves of the schema, which is how Parquet counts columns."""
-    fields: list[Any] = list(schema)
-    index = 0
-    for name in [path] if path in schema.names else path.split("."):
-        for field in fields:
-            if field.name == name:
-                break
-            index += _leaves(field.type)
-        fields = _children(field.type)
-    return index
-
-
-def _children(kind: pa.DataType) -> list[Any]:
-    return [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_nested(kind) else []
-
-
-def _leaves(kind: pa.DataType) -> int:
-    if pa.types.is_map(kind):
-        return _leaves(kind.key_type) + _leaves(kind.item_type)
-    children = _children(kind)
-    return sum(_leaves(child.type) for child in children) if children else 1
+def _own(key: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A copy, which keeps nothing else in memory."""
+    return pa.chunked_array([pa.array(key.to_pylist(), key.type)], key.type)
 
 
 def _snake(name: str) -> str:

@@ -24,6 +24,7 @@ from .intake import Chunk, Intake, Letter, Mark
 from .journal import Frame, Journal, Left, encode, left_behind
 from .metrics import Metrics
 from .parquet import PublishedFile, Table, TableFiles
+from .parquet_file import Compressor
 from .patience import Patience
 from .payloads import Positions, concat, concat_positions, int_at, take_positions
 from .positions import Prefix
@@ -44,8 +45,8 @@ _LOOK_SECONDS: Final = 0.5
 _GIVE_UP_SECONDS: Final = 5.0
 """How long a close that ran out of time waits for the threads to see it."""
 
-_ENCODE_THREADS: Final = min(2, os.cpu_count() or 1)
-"""Encoding takes about twice as long as decoding; more threads would take memory, a row group each."""
+_COMPRESS_THREADS: Final = min(2, os.cpu_count() or 1)
+"""Beside the encode thread, which compresses too when they do not keep up."""
 
 _QUEUED_BYTES: Final = 6 << 20
 """Of rows that wait between decoding and encoding at most."""
@@ -76,19 +77,14 @@ class Decoded(NamedTuple):
 
 
 class DecodedQueue:
-    """Leads from the decode thread to the encode threads, and is full at a number of bytes.
-
-    The first encode thread takes whatever there is. The others help it once the queue is half full: a slow
-    stream makes one file at a time, a fast one keeps all of them busy, each with files of its own.
+    """Leads from the decode thread to the encode thread, and is full at a number of bytes.
 
     Args:
         max_bytes: of rows that may wait.
-        threads: how many take from it.
     """
 
-    def __init__(self, max_bytes: int, threads: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._threads = threads
         self._items: deque[Decoded | Mark] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
@@ -101,61 +97,25 @@ class DecodedQueue:
             self._bytes += item.size
             self._changed.notify_all()
 
-    def take(self, thread: int, seconds: float | None) -> Decoded | Mark | None:
-        """Gives rows to one thread, a mark to each; None when that took too long.
-
-        A mark is given up only when all threads have it: none goes past one that another may not have
-        come to yet.
-        """
+    def take(self, seconds: float | None) -> Decoded | Mark | None:
+        """Gives what is next; None when that took too long."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._is_for(thread), seconds):
+            if not self._changed.wait_for(lambda: self._items, seconds):
                 return None
-            item = self._items[0]
-            if isinstance(item, Mark):
-                item.threads.append(thread)
-                if len(item.threads) < self._threads:
-                    return item
-            self._items.popleft()
+            item = self._items.popleft()
             self._bytes -= item.size
             self._changed.notify_all()
             return item
 
-    def finish(self, mark: Mark) -> None:
-        """Says that a thread is done with what was before a mark."""
-        with self._changed:
-            mark.finished += 1
-            if mark.finished == self._threads:
-                mark.reached.set()
-
-    def _is_for(self, thread: int) -> bool:
-        if not self._items:
-            return False
-        item = self._items[0]
-        if isinstance(item, Mark):
-            return thread not in item.threads
-        return thread == 0 or self._bytes >= self._max_bytes / 2
-
-
-class Files(NamedTuple):
-    """The open files of one encode thread."""
-
-    rows: TableFiles
-    letters: TableFiles
-
-    def seconds_to_rotation(self) -> float | None:
-        """How long until the oldest has reached its age; None without an open file."""
-        times = [self.rows.seconds_to_rotation(), self.letters.seconds_to_rotation()]
-        return min((t for t in times if t is not None), default=None)
-
 
 class Pipeline:
-    """Journal thread, decode thread, encode threads, and the files of one table in one archive.
+    """Journal thread, decode thread, encode thread, and the files of one table in one archive.
 
     Args:
         writer: the generated class, for what it says about the table.
         url: the archive; None when the config says where it lies.
         config: where and how to write.
-        on_published: told of each file in an encode thread, of one file at a time.
+        on_published: told of each file, in the encode thread.
         identity: the id of the writer; a new one when left out.
     """
 
@@ -218,14 +178,18 @@ class Pipeline:
                 identity,
                 numbers,
                 config,
+                self._compressor,
                 self.metrics,
                 self._patience,
                 self.prefixes,
                 self._published,
             )
 
-        self._publishing = threading.Lock()
-        self._files = [Files(files_of(rows), files_of(letters)) for _ in range(_ENCODE_THREADS)]
+        self._compressor = Compressor(
+            config.compression, config.compression_level, _COMPRESS_THREADS
+        )
+        self._rows = files_of(rows)
+        self._letters = files_of(letters)
         self._journal: Journal | None = None
         size = config.journal_mb * (1 << 20)
         self._urged: Mark | None = None
@@ -241,7 +205,7 @@ class Pipeline:
             self.metrics,
             journal_bytes=None if self._journal is None else size,
         )
-        self._decoded: Final = DecodedQueue(_QUEUED_BYTES, len(self._files))
+        self._decoded: Final = DecodedQueue(_QUEUED_BYTES)
         self._closing = threading.Lock()
         self._end: Mark | None = None
         self._closed = False
@@ -253,10 +217,7 @@ class Pipeline:
             for name, target in (
                 *((("journal", self._write_journal),) if self._journal is not None else ()),
                 ("decode", self._decode),
-                *(
-                    (f"encode {number}", functools.partial(self._encode, number))
-                    for number in range(len(self._files))
-                ),
+                ("encode", self._encode),
             )
         ]
         for thread in self._threads:
@@ -504,45 +465,50 @@ class Pipeline:
             ]
         return Decoded(rows, letters, sum(batch.nbytes for batch in good), chunk.segment)
 
-    # ---- encode threads
+    # ---- encode thread
 
-    def _encode(self, number: int) -> None:
-        files = self._files[number]
+    def _encode(self) -> None:
         while True:
-            taken = self._decoded.take(number, files.seconds_to_rotation())
+            taken = self._decoded.take(self._seconds_to_rotation())
             if not self.intake.failed:
                 try:
-                    self._encode_one(files, taken)
+                    self._encode_one(taken)
                 except BaseException as error:
                     self._fail(error)
             if isinstance(taken, Mark):
                 if taken.last and self.intake.failed:
-                    files.rows.discard_all()
-                    files.letters.discard_all()
-                self._decoded.finish(taken)
+                    self._rows.discard_all()
+                    self._letters.discard_all()
+                taken.reached.set()
                 if taken.last:
+                    self._compressor.close()
                     return
 
-    def _encode_one(self, files: Files, taken: Decoded | Mark | None) -> None:
+    def _seconds_to_rotation(self) -> float | None:
+        """How long until the oldest open file has reached its age; None without one."""
+        times = [self._rows.seconds_to_rotation(), self._letters.seconds_to_rotation()]
+        return min((t for t in times if t is not None), default=None)
+
+    def _encode_one(self, taken: Decoded | Mark | None) -> None:
         if isinstance(taken, Mark):
-            files.rows.publish_all()
-            files.letters.publish_all()
+            self._rows.publish_all()
+            self._letters.publish_all()
             return
         if taken is not None:
             for rows in taken.rows:
-                files.rows.add(
+                self._rows.add(
                     rows.partition, rows.batch, rows.source, rows.positions, taken.segment
                 )
             if taken.letters:
-                self._keep(files.letters, taken.letters, taken.segment)
-        files.rows.rotate_old()
-        files.letters.rotate_old()
+                self._keep(taken.letters, taken.segment)
+        self._rows.rotate_old()
+        self._letters.rotate_old()
 
-    def _keep(self, files: TableFiles, letters: list[DeadLetter], segment: int) -> None:
-        """Adds dead letters, which come from one source, to their files."""
+    def _keep(self, letters: list[DeadLetter], segment: int) -> None:
+        """Adds dead letters, which come from one source, to their file."""
         places = [letter.position for letter in letters if letter.position is not None]
         whole = len(places) == len(letters)
-        files.add(
+        self._letters.add(
             "",
             to_batch(letters),
             letters[0].source,
@@ -553,14 +519,13 @@ class Pipeline:
             self.metrics.dead_letters += len(letters)
 
     def _published(self, file: PublishedFile, segments: Mapping[int, int]) -> None:
-        with self._publishing:
-            self.metrics.files += 1
-            if not file.dead_letters:
-                self.metrics.rows += file.rows
-            if self._on_published is not None:
-                self._on_published(file)
-            if self._journal is not None:
-                self._journal.settle(segments)
+        self.metrics.files += 1
+        if not file.dead_letters:
+            self.metrics.rows += file.rows
+        if self._on_published is not None:
+            self._on_published(file)
+        if self._journal is not None:
+            self._journal.settle(segments)
 
     # ---- any thread
 

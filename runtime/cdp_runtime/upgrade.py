@@ -25,9 +25,8 @@ from . import descriptor
 from .archive import load_tables
 from .config import ConfigError, destination_of
 from .dataset import OLDER, WRITTEN_AS, ArchiveError, older_ids, open_parquet, written_as
-from .encoding import Encoding
 from .metrics import Metrics
-from .parquet import parquet_writer
+from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
 from .storage import TEMPORARY, FileInfo, Storage, open_storage, writer_id
 from .versions import Evolution, with_retired
@@ -189,22 +188,20 @@ def _upgrade_file(
         told[descriptor.KEY] = today
     codec = (
         parquet.metadata.row_group(0).column(0).compression if parquet.num_row_groups else "ZSTD"
-    )
+    ).lower()
     stem = file.path.rpartition("/")[2].removesuffix(".parquet")
     temporary = f"{TEMPORARY}/{stem}-{identity}-000001.parquet"
     patience = Patience(f"upgrade {identity}", Metrics())
     upload = storage.create(temporary)
     try:
-        made = parquet_writer(upload.sink, schema, Encoding(codec).options())
+        made = ParquetFile(Layout(schema, Compressor(codec)), upload.sink.write)
         for group in range(parquet.num_row_groups):
-            table = parquet.read_row_group(group)
-            rows = [evolution.apply(batch, schema.names) for batch in table.to_batches()]
-            whole = pa.Table.from_batches(rows, schema).unify_dictionaries()
-            made.write_table(whole, row_group_size=max(1, table.num_rows))
+            for batch in parquet.read_row_group(group).to_batches():
+                made.append(evolution.apply(batch, schema.names))
+            made.end_row_group()
             patience.call(upload.drain, f"write {shown}")
-        made.add_key_value_metadata(told)
-        made.close()
-        after = upload.sink.tell()
+        made.finish(told)
+        after = made.size
         patience.call(upload.publish, f"write {shown}")
         patience.call(lambda: storage.move(temporary, file.path), f"replace {shown}")
     except (pa.ArrowException, ValueError) as error:

@@ -10,10 +10,13 @@
 #include "decoder.h"
 #include "encoder.h"
 #include "export.h"
+#include "held_buffer.h"
 #include "pool.h"
 #include "wire.h"
 
 namespace nb = nanobind;
+
+void bind_parquet(nb::module_& module);  // module_parquet.cpp
 
 namespace {
 
@@ -294,27 +297,11 @@ class Codec {
     const std::vector<std::string> registry_indexes_;
 };
 
-// A buffer that Python code gave, held as long as this lives.
-class HeldBuffer {
-  public:
-    explicit HeldBuffer(const nb::object& source) {
-        if (PyObject_GetBuffer(source.ptr(), &view_, PyBUF_SIMPLE) != 0) throw nb::python_error();
-    }
-    ~HeldBuffer() { PyBuffer_Release(&view_); }
-    HeldBuffer(const HeldBuffer&) = delete;
-    HeldBuffer& operator=(const HeldBuffer&) = delete;
-    const uint8_t* data() const { return static_cast<const uint8_t*>(view_.buf); }
-    size_t size() const { return static_cast<size_t>(view_.len); }
-
-  private:
-    Py_buffer view_{};
-};
-
 // The views (16 bytes each, of the Arrow binary_view layout with one data buffer) of the whole
 // messages in `source`, how many bytes those took, and the reason where a length prefix is bad
 // (else empty).
 nb::tuple split_views(const nb::object& source, size_t max_message_bytes) {
-    const HeldBuffer held(source);
+    const cdp::HeldBuffer held(source);
     const uint8_t* begin = held.data();
     const uint8_t* end = begin + held.size();
     if (held.size() > INT32_MAX) throw nb::value_error("at most 2 GiB at a time");
@@ -388,4 +375,5 @@ NB_MODULE(_native, module) {
         }
     });
     module.def("split_views", &split_views, nb::arg("data"), nb::arg("max_message_bytes"));
+    bind_parquet(module);
 }

@@ -11,12 +11,17 @@ namespace cdp {
 namespace {
 constexpr std::align_val_t kAlignment{64};
 constexpr size_t kLarge = size_t{64} << 10;
+constexpr size_t kHuge = size_t{2} << 20;
 
 // Large blocks are the system's own: what malloc gets back of so many sizes it cannot return.
 uint8_t* allocate(size_t block) {
     if (block < kLarge) return static_cast<uint8_t*>(::operator new(block, kAlignment));
     void* data = mmap(nullptr, block, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) throw std::bad_alloc{};
+#ifdef MADV_HUGEPAGE
+    // A dictionary is read all over, and every small page of it would be looked up anew.
+    if (block >= kHuge) madvise(data, block, MADV_HUGEPAGE);
+#endif
     return static_cast<uint8_t*>(data);
 }
 

@@ -15,6 +15,7 @@ import pytest
 from cdp_runtime.config import WriterConfig
 from cdp_runtime.metrics import Metrics
 from cdp_runtime.parquet import PublishedFile, Table, TableFiles
+from cdp_runtime.parquet_file import Compressor
 from cdp_runtime.patience import Patience
 from cdp_runtime.positions import Run, runs
 from cdp_runtime.storage import Storage, open_storage
@@ -42,12 +43,14 @@ class Files:
         self.told: list[PublishedFile] = []
         self.segments: list[dict[int, int]] = []
         self.metrics = Metrics()
+        config = WriterConfig(**options)
         self.files = TableFiles(
             Table("t.ATable", "t.ATable", SCHEMA, sort_by, {"cdpgen.table": "t.ATable"}, False),
             storage,
             "w1",
             itertools.count(1),
-            WriterConfig(**options),
+            config,
+            Compressor(config.compression),
             self.metrics,
             Patience("w1", self.metrics),
             {},
@@ -113,7 +116,7 @@ class TestRotation:
         made = make(row_group_mb=0.05, max_open_files=50)
         for n in range(4_000):
             made.files.add(f"p={n % 40}", rows(n, width=90))
-            held = sum(file.gathered for file in made.files._files.values())
+            held = sum(file.held for file in made.files._files.values())
             assert held <= 0.06 * (1 << 20)
         made.files.publish_all()
         assert sorted(itertools.chain(*made.numbers())) == list(range(4_000))

@@ -1,0 +1,112 @@
+// The part of cdp_runtime._native that writes Parquet; cdp_runtime.parquet_file is its one user and holds
+// its documentation.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <tuple>
+
+#include "held_buffer.h"
+#include "parquet/file.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using namespace cdp::parquet;
+
+// What pyarrow says of a leaf: path, physical type (its number), length, definition and repetition levels.
+using Described = std::tuple<std::string, int, size_t, int, int>;
+
+Described describe(const Leaf& leaf) {
+    return {leaf.name(), static_cast<int>(leaf.physical), leaf.length, leaf.max_def, leaf.max_rep};
+}
+
+std::unique_ptr<Layout> layout_of(const nb::object& exporter, const nb::bytes& schema,
+                                  const std::vector<Described>& described, int codec,
+                                  std::vector<int32_t> sort_by, const std::vector<size_t>& bloom_filters,
+                                  nb::object sizer) {
+    const nb::object keep = exporter.attr("__arrow_c_schema__")();
+    const auto* arrow =
+        static_cast<const ArrowSchema*>(PyCapsule_GetPointer(keep.ptr(), "arrow_schema"));
+    if (arrow == nullptr) throw nb::python_error();
+    auto layout = std::make_unique<Layout>();
+    layout->leaves = leaves_of(*arrow);
+    layout->schema.assign(schema.c_str(), schema.size());
+    layout->codec = codec;
+    layout->sort_by = std::move(sort_by);
+    for (const size_t leaf : bloom_filters) layout->leaves.at(leaf).bloom_filter = true;
+    for (size_t i = 0; i < layout->leaves.size(); ++i) {
+        const Leaf& leaf = layout->leaves[i];
+        if (i < described.size() && describe(leaf) == described[i]) continue;
+        throw nb::value_error(("pyarrow maps column " + leaf.name() + " to Parquet in another way").c_str());
+    }
+    layout->sizer = [sizer = std::move(sizer)](std::span<const uint8_t> body) {
+        nb::gil_scoped_acquire acquired;
+        return nb::cast<size_t>(sizer(reinterpret_cast<uintptr_t>(body.data()), body.size()));
+    };
+    return layout;
+}
+
+void append(File& file, const nb::object& batch) {
+    const nb::tuple pair = nb::cast<nb::tuple>(batch.attr("__arrow_c_array__")());
+    const auto* array =
+        static_cast<const ArrowArray*>(PyCapsule_GetPointer(pair[1].ptr(), "arrow_array"));
+    if (array == nullptr) throw nb::python_error();
+    nb::gil_scoped_release released;
+    file.append(*array, 0, array->length);
+}
+
+}  // namespace
+
+void bind_parquet(nb::module_& module) {
+    nb::class_<Page>(module, "ParquetPage")
+        .def_prop_ro("address",
+                     [](const Page& page) { return reinterpret_cast<uintptr_t>(page.body.data()); })
+        .def_prop_ro("size", [](const Page& page) { return page.body_size; })
+        .def(
+            "store",
+            [](Page& page, const nb::object& compressed) {
+                const cdp::HeldBuffer held(compressed);
+                nb::gil_scoped_release released;
+                page.store(held.span());
+            },
+            nb::arg("compressed"));
+    nb::class_<Layout>(module, "ParquetLayout")
+        .def(nb::new_(&layout_of), nb::arg("schema"), nb::arg("encoded"), nb::arg("leaves"),
+             nb::arg("codec"), nb::arg("sort_by"), nb::arg("bloom_filters"), nb::arg("sizer"));
+    nb::class_<File>(module, "ParquetFile")
+        .def(nb::init<Layout&>(), nb::arg("layout"), nb::keep_alive<1, 2>())
+        .def("append", &append, nb::arg("batch"))
+        .def("take_pages", &File::take_pages)
+        .def("end_row_group", &File::end_row_group, nb::call_guard<nb::gil_scoped_release>())
+        .def("write_row_group", &File::write_row_group, nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "finish",
+            [](File& file, const std::vector<std::pair<std::string, nb::bytes>>& metadata,
+               const std::string& created_by) {
+                KeyValues told;
+                for (const auto& [key, value] : metadata) {
+                    told.emplace_back(key, std::string(value.c_str(), value.size()));
+                }
+                file.finish(told, created_by);
+            },
+            nb::arg("metadata"), nb::arg("created_by"))
+        .def(
+            "take",
+            [](File& file, size_t about) {
+                const Bytes taken = file.take(about);
+                return nb::bytes(taken.data(), taken.size());
+            },
+            nb::arg("about"))
+        .def_prop_ro("rows", &File::rows)
+        .def_prop_ro("is_full", &File::is_full)
+        .def_prop_ro("held", &File::held)
+        .def_prop_ro("size", &File::size)
+        .def_prop_ro("stored", &File::stored);
+}

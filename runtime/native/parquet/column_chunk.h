@@ -1,0 +1,129 @@
+// One column of the row group that is open: takes the rows of record batches, and cuts them into pages.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "dictionary.h"
+#include "leaf.h"
+#include "page.h"
+
+namespace cdp::parquet {
+
+// How large some bytes are when they are compressed.
+using Sizer = std::function<size_t(std::span<const uint8_t>)>;
+
+class ColumnChunk {
+  public:
+    // `leaf` outlives it, and learns what suits its values.
+    ColumnChunk(Leaf& leaf, const Sizer& sizer);
+
+    // Takes rows of a record batch; `array` is the batch's column that the leaf is of. Throws
+    // std::invalid_argument where a null stands in a column that has none.
+    void append(const ArrowArray& array, int64_t begin, int64_t rows);
+    // Cuts the last page, and makes that of the dictionary.
+    void finish();
+
+    const Leaf& leaf() const { return leaf_; }
+    // The pages that are cut, in the order of their rows; that of the dictionary, before them in the file,
+    // is there (or not) once the chunk is finished.
+    std::span<const std::shared_ptr<Page>> pages() const { return pages_; }
+    const std::shared_ptr<Page>& dictionary_page() const { return dictionary_page_; }
+    // Whether a dictionary has all that it may have.
+    bool is_full() const { return entries().size() >= kDictionaryBytes; }
+    // What is in memory besides pages that are stored.
+    size_t held() const;
+    // The hashes of values for the bloom filter, some more than once.
+    std::span<const uint64_t> hashes() const { return hashes_.span(); }
+
+  private:
+    static constexpr size_t kDictionaryBytes = size_t{32} << 20;
+
+    void visit(size_t step, int64_t begin, int64_t end, uint16_t first, uint16_t rep);
+    void visit_present(size_t step, int64_t begin, int64_t end, uint16_t first, uint16_t rep);
+    void visit_leaf(const ArrowArray& array, const uint8_t* valid, int64_t begin, int64_t end,
+                    uint16_t first, uint16_t rep);
+    void add_nulls(int64_t count, uint16_t def, uint16_t first, uint16_t rep);
+    void add_levels(int64_t count, uint16_t def, uint16_t first, uint16_t rep);
+    void add_values(const ArrowArray& array, int64_t from, int64_t count);
+    template <typename T>
+    void add_numbers(const T* values, int64_t count);
+    template <typename Offset>
+    void add_texts(const ArrowArray& array, int64_t begin, int64_t count);
+    void add_bytes(std::span<const std::string_view> values);
+    void add_fixed(const uint8_t* values, int64_t count);
+    void add_decimals(const uint8_t* values, int64_t count);
+    void add_names(const ArrowArray& array, int64_t begin, int64_t count);
+
+    template <typename Take>
+    decltype(auto) with_dictionary(Take take) const {
+        switch (leaf_.physical) {
+            case Physical::Int32:
+            case Physical::Float:
+                return take(fours_);
+            case Physical::Int64:
+            case Physical::Double:
+                return take(eights_);
+            default:
+                return take(texts_);
+        }
+    }
+    const Bytes& entries() const {
+        return with_dictionary([](const auto& one) -> const Bytes& { return one.entries(); });
+    }
+    size_t entry_count() const {
+        return with_dictionary([](const auto& one) { return one.count(); });
+    }
+    size_t page_bytes() const {
+        return plain_.size() + 4 * indexes_.size() + 2 * (defs_.size() + reps_.size());
+    }
+    bool is_new_in_page(uint32_t place);
+    void cut_page();
+    void choose();
+    void spell_out();
+    void drop_dictionary();
+    void append_indexes(Bytes& out) const;
+    void hash_entries();
+    int64_t text_bytes() const;
+    // Of a value that has no length of its own.
+    size_t entry_size() const { return entries().size() / std::max<size_t>(entry_count(), 1); }
+
+    Leaf& leaf_;
+    const Sizer& sizer_;
+    bool indexing_;  // values go to the dictionary, and the page has their places there
+    std::vector<const ArrowArray*> arrays_;  // along the leaf's path, of the batch at hand
+    std::vector<std::shared_ptr<Page>> pages_;
+    std::shared_ptr<Page> dictionary_page_;
+    int64_t all_values_ = 0;  // of the pages that are cut
+
+    // Of the page that is open.
+    int64_t rows_ = 0;
+    int64_t values_ = 0;  // without nulls
+    int64_t nulls_ = 0;
+    Numbers<uint16_t> defs_;
+    Numbers<uint16_t> reps_;
+    Bytes plain_;                // values as they are written; bits as a byte each
+    Numbers<uint32_t> indexes_;  // or their places in the dictionary
+    std::variant<BytesRange, NumberRange<int32_t>, NumberRange<uint32_t>, NumberRange<int64_t>,
+                 NumberRange<uint64_t>, NumberRange<float>, NumberRange<double>>
+        range_;
+
+    NumberDictionary<uint32_t> fours_;
+    NumberDictionary<uint64_t> eights_;
+    BytesDictionary texts_;
+    std::vector<uint32_t> seen_;  // in which page an entry of a small dictionary was seen last
+    Numbers<uint64_t> hashes_;
+    std::vector<uint32_t> names_;  // where the names of the batch at hand stand in the dictionary
+    std::vector<uint8_t> scratch_;  // values as they are written
+    std::vector<uint8_t> packed_;   // values without the nulls between them
+    std::array<std::string_view, BytesDictionary::kAtOnce> values_at_once_;
+    std::array<std::string_view, BytesDictionary::kAtOnce> different_at_once_;
+};
+
+}  // namespace cdp::parquet

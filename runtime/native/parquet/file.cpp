@@ -1,0 +1,380 @@
+#include "file.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <map>
+#include <stdexcept>
+
+#include "thrift.h"
+
+namespace cdp::parquet {
+
+namespace {
+
+constexpr std::string_view kMagic = "PAR1";
+
+// Whether one value as it is written comes before another.
+bool comes_before(std::string_view a, std::string_view b, Order order) {
+    const bool number = order == Order::Signed || order == Order::Unsigned || order == Order::Float;
+    return number && a.size() >= 4 ? is_number_before(a, b, order) : is_before(a, b, order);
+}
+
+}  // namespace
+
+File::File(Layout& layout) : layout_(layout) {
+    put(kMagic);
+    begin_row_group();
+}
+
+void File::begin_row_group() {
+    chunks_.clear();
+    for (Leaf& leaf : layout_.leaves) {
+        chunks_.push_back(std::make_unique<ColumnChunk>(leaf, layout_.sizer));
+    }
+    taken_.assign(chunks_.size(), 0);
+    group_rows_ = 0;
+}
+
+void File::append(const ArrowArray& batch, int64_t begin, int64_t rows) {
+    for (const auto& chunk : chunks_) {
+        chunk->append(*batch.children[chunk->leaf().column], begin + batch.offset, rows);
+    }
+    group_rows_ += rows;
+}
+
+std::vector<std::shared_ptr<Page>> File::take_pages() {
+    std::vector<std::shared_ptr<Page>> pages;
+    for (size_t i = 0; i < chunks_.size(); ++i) {
+        const auto cut = chunks_[i]->pages();
+        const auto& dictionary = chunks_[i]->dictionary_page();
+        const size_t all = cut.size() + (dictionary ? 1 : 0);
+        for (size_t& at = taken_[i]; at < all; ++at) {
+            pages.push_back(at < cut.size() ? cut[at] : dictionary);
+        }
+    }
+    return pages;
+}
+
+void File::end_row_group() {
+    for (const auto& chunk : chunks_) chunk->finish();
+}
+
+bool File::is_full() const {
+    constexpr int64_t kMostRows = int64_t{1} << 20;
+    return group_rows_ >= kMostRows || std::any_of(chunks_.begin(), chunks_.end(),
+                                                   [](const auto& one) { return one->is_full(); });
+}
+
+size_t File::held() const {
+    size_t held = 0;
+    for (const auto& chunk : chunks_) {
+        held += chunk->held();
+        for (const auto& page : chunk->pages()) {
+            const int64_t stored = page->stored_size.load(std::memory_order_relaxed);
+            held += static_cast<size_t>(stored != 0 ? stored : page->body_size);
+        }
+    }
+    return held;
+}
+
+std::pair<int64_t, int64_t> File::stored() const {
+    int64_t stored = 0;
+    int64_t bodies = 0;
+    for (const auto& chunk : chunks_) {
+        for (const auto& page : chunk->pages()) {
+            if (!page->is_stored()) continue;
+            stored += page->stored_size.load(std::memory_order_relaxed);
+            bodies += page->body_size;
+        }
+    }
+    return {stored, bodies};
+}
+
+void File::write_row_group() {
+    RowGroup group;
+    group.rows = group_rows_;
+    group.offset = size_;
+    for (const auto& chunk : chunks_) group.chunks.push_back(write_chunk(*chunk, group));
+    groups_.push_back(std::move(group));
+    begin_row_group();
+}
+
+// https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift, ColumnMetaData
+File::StoredChunk File::write_chunk(ColumnChunk& chunk, RowGroup& group) {
+    const Leaf& leaf = chunk.leaf();
+    StoredChunk written;
+    std::map<std::pair<int32_t, Encoding>, int32_t> counts;
+    int64_t values = 0;
+    int64_t nulls = 0;
+    int64_t rows = 0;
+    int64_t bodies = 0;
+    bool known = true;
+    Range range;
+    const int64_t begin = size_;
+    const auto write = [&](Page& page) {
+        if (!page.is_stored()) throw std::logic_error("a page of the row group is not stored yet");
+        ++counts[{page.is_dictionary ? 2 : 0, page.encoding}];
+        bodies += page.header_size + page.body_size;
+        put(std::move(page.stored));
+    };
+    if (chunk.dictionary_page()) write(*chunk.dictionary_page());
+    const int64_t data_begin = size_;
+    for (const auto& page : chunk.pages()) {
+        const auto size = page->stored_size.load(std::memory_order_relaxed);
+        written.pages.push_back({size_, size, rows, page->values, page->nulls, {}});
+        write(*page);
+        rows += page->rows;
+        values += page->values;
+        nulls += page->nulls;
+        if (page->range.known) {
+            if (!range.known || comes_before(page->range.min, range.min, leaf.order)) {
+                range.min = page->range.min;
+            }
+            if (!range.known || comes_before(range.max, page->range.max, leaf.order)) {
+                range.max = page->range.max;
+            }
+            range.known = true;
+        } else if (page->nulls != page->values) {
+            known = false;
+        }
+        written.pages.back().range = std::move(page->range);
+    }
+    const int64_t stored = size_ - begin;
+    group.stored_size += stored;
+    group.body_size += bodies;
+    const int64_t bloom_begin = size_;
+    if (leaf.bloom_filter) put_bloom_filter(chunk.hashes());
+
+    Thrift out;
+    out.begin();
+    out.i32(1, static_cast<int32_t>(leaf.physical));
+    std::vector<Encoding> encodings;
+    for (const auto& [kind, count] : counts) {
+        if (std::find(encodings.begin(), encodings.end(), kind.second) == encodings.end()) {
+            encodings.push_back(kind.second);
+        }
+    }
+    encodings.push_back(Encoding::Rle);
+    out.list(2, Thrift::I32, encodings.size());
+    for (const Encoding encoding : encodings) out.element(static_cast<int64_t>(encoding));
+    out.list(3, Thrift::Bytes, leaf.names.size());
+    for (const std::string& name : leaf.names) out.element(std::string_view(name));
+    out.i32(4, layout_.codec);
+    out.i64(5, values);
+    out.i64(6, bodies);
+    out.i64(7, stored);
+    out.i64(9, data_begin);
+    if (chunk.dictionary_page()) out.i64(11, begin);
+    out.begin(12);
+    out.i64(3, nulls);
+    if (known && range.known) {
+        out.bytes(5, range.max);
+        out.bytes(6, range.min);
+    }
+    out.end();
+    out.list(13, Thrift::Struct, counts.size());
+    for (const auto& [kind, count] : counts) {
+        out.begin();
+        out.i32(1, kind.first);
+        out.i32(2, static_cast<int32_t>(kind.second));
+        out.i32(3, count);
+        out.end();
+    }
+    if (leaf.bloom_filter) {
+        out.i64(14, bloom_begin);
+        out.i32(15, static_cast<int32_t>(size_ - bloom_begin));
+    }
+    out.end();
+    written.metadata = out.out();
+    return written;
+}
+
+// https://parquet.apache.org/docs/file-format/bloomfilter/
+void File::put_bloom_filter(std::span<const uint64_t> hashes) {
+    constexpr double kBitsOfValue = 9.7;  // where one of a hundred is there by mistake
+    constexpr size_t kBlock = 32;
+    constexpr size_t kMost = size_t{128} << 20;
+    constexpr std::array<uint32_t, 8> kSalt{0x47B6137Bu, 0x44974D91u, 0x8824AD5Bu, 0xA2B7289Du,
+                                            0x705495C7u, 0x2DF1424Bu, 0x9EFC4947u, 0x5C6BFB31u};
+    std::vector<uint64_t> distinct(hashes.begin(), hashes.end());
+    std::sort(distinct.begin(), distinct.end());
+    distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
+    const auto bytes = static_cast<size_t>(kBitsOfValue * static_cast<double>(distinct.size()) / 8);
+    const size_t size = std::clamp(std::bit_ceil(bytes), kBlock, kMost);
+    std::vector<uint32_t> bits(size / sizeof(uint32_t));
+    for (const uint64_t hash : distinct) {
+        uint32_t* block = bits.data() + ((hash >> 32) * (size / kBlock) >> 32) * 8;
+        for (size_t i = 0; i < 8; ++i) {
+            block[i] |= uint32_t{1} << (static_cast<uint32_t>(hash) * kSalt[i] >> 27);
+        }
+    }
+    Thrift header;
+    header.i32(1, static_cast<int32_t>(size));
+    for (const int16_t choice : {2, 3, 4}) {  // unions: block, xxHash, uncompressed
+        header.begin(choice);
+        header.begin(1);
+        header.end();
+        header.end();
+    }
+    header.end();
+    put(header.out());
+    put({reinterpret_cast<const char*>(bits.data()), size});
+}
+
+// https://github.com/apache/parquet-format/blob/master/PageIndex.md; empty where a page has no range.
+std::string File::column_index(const Leaf& leaf, const StoredChunk& chunk) const {
+    const auto& pages = chunk.pages;
+    const auto is_null = [](const StoredPage& page) { return page.nulls == page.values; };
+    bool ascending = true;
+    bool descending = true;
+    const StoredPage* before = nullptr;
+    for (const StoredPage& page : pages) {
+        if (is_null(page)) continue;
+        if (!page.range.known) return {};
+        if (before != nullptr) {
+            const auto rises = [&](const std::string Range::*side, const StoredPage& a,
+                                   const StoredPage& b) {
+                return !comes_before(b.range.*side, a.range.*side, leaf.order);
+            };
+            ascending = ascending && rises(&Range::min, *before, page) && rises(&Range::max, *before, page);
+            descending =
+                descending && rises(&Range::min, page, *before) && rises(&Range::max, page, *before);
+        }
+        before = &page;
+    }
+    Thrift out;
+    out.list(1, Thrift::True, pages.size());
+    for (const StoredPage& page : pages) out.element(is_null(page));
+    out.list(2, Thrift::Bytes, pages.size());
+    for (const StoredPage& page : pages) out.element(std::string_view(page.range.min));
+    out.list(3, Thrift::Bytes, pages.size());
+    for (const StoredPage& page : pages) out.element(std::string_view(page.range.max));
+    out.i32(4, ascending ? 1 : descending ? 2 : 0);
+    out.list(5, Thrift::I64, pages.size());
+    for (const StoredPage& page : pages) out.element(page.nulls);
+    out.end();
+    return out.out();
+}
+
+std::string File::offset_index(const StoredChunk& chunk) {
+    Thrift out;
+    out.list(1, Thrift::Struct, chunk.pages.size());
+    for (const StoredPage& page : chunk.pages) {
+        out.begin();
+        out.i64(1, page.offset);
+        out.i32(2, static_cast<int32_t>(page.size));
+        out.i64(3, page.first_row);
+        out.end();
+    }
+    out.end();
+    return out.out();
+}
+
+void File::finish(const KeyValues& metadata, std::string_view created_by) {
+    struct Place {
+        int64_t offset = 0;
+        int32_t size = 0;
+    };
+    std::deque<Place> column_indexes;
+    std::deque<Place> offset_indexes;
+    const auto place = [&](const std::string& text) {
+        const Place found{size_, static_cast<int32_t>(text.size())};
+        put(text);
+        return found;
+    };
+    for (const RowGroup& group : groups_) {
+        for (size_t i = 0; i < group.chunks.size(); ++i) {
+            column_indexes.push_back(place(column_index(layout_.leaves[i], group.chunks[i])));
+        }
+    }
+    int64_t rows = 0;
+    for (const RowGroup& group : groups_) {
+        rows += group.rows;
+        for (const StoredChunk& chunk : group.chunks) offset_indexes.push_back(place(offset_index(chunk)));
+    }
+
+    Thrift out;
+    out.i32(1, 2);  // the version of the format
+    out.encoded(2, Thrift::List, layout_.schema);
+    out.i64(3, rows);
+    out.list(4, Thrift::Struct, groups_.size());
+    int16_t ordinal = 0;
+    for (const RowGroup& group : groups_) {
+        out.begin();
+        out.list(1, Thrift::Struct, group.chunks.size());
+        for (const StoredChunk& chunk : group.chunks) {
+            out.begin();
+            out.i64(2, 0);  // of a copy of the metadata, of which there is none
+            out.encoded(3, Thrift::Struct, chunk.metadata);
+            out.i64(4, offset_indexes.front().offset);
+            out.i32(5, offset_indexes.front().size);
+            offset_indexes.pop_front();
+            if (column_indexes.front().size != 0) {
+                out.i64(6, column_indexes.front().offset);
+                out.i32(7, column_indexes.front().size);
+            }
+            column_indexes.pop_front();
+            out.end();
+        }
+        out.i64(2, group.body_size);
+        out.i64(3, group.rows);
+        if (!layout_.sort_by.empty()) {
+            out.list(4, Thrift::Struct, layout_.sort_by.size());
+            for (const int32_t leaf : layout_.sort_by) {
+                out.begin();
+                out.i32(1, leaf);
+                out.boolean(2, false);
+                out.boolean(3, false);
+                out.end();
+            }
+        }
+        out.i64(5, group.offset);
+        out.i64(6, group.stored_size);
+        if (ordinal >= 0) out.i16(7, ordinal);
+        ordinal = ordinal == INT16_MAX ? int16_t{-1} : static_cast<int16_t>(ordinal + (ordinal >= 0));
+        out.end();
+    }
+    out.list(5, Thrift::Struct, metadata.size());
+    for (const auto& [key, value] : metadata) {
+        out.begin();
+        out.bytes(1, key);
+        out.bytes(2, value);
+        out.end();
+    }
+    out.bytes(6, created_by);
+    out.list(7, Thrift::Struct, layout_.leaves.size());
+    for (size_t i = 0; i < layout_.leaves.size(); ++i) {
+        out.begin();
+        out.begin(1);  // TypeDefinedOrder
+        out.end();
+        out.end();
+    }
+    out.end();
+    put(out.out());
+    const auto size = static_cast<uint32_t>(out.out().size());
+    put({reinterpret_cast<const char*>(&size), sizeof size});
+    put(kMagic);
+}
+
+void File::put(Bytes bytes) {
+    size_ += static_cast<int64_t>(bytes.size());
+    ready_.push_back(std::move(bytes));
+}
+
+void File::put(std::string_view text) {
+    Bytes bytes;
+    bytes.append(text.data(), text.size());
+    put(std::move(bytes));
+}
+
+Bytes File::take(size_t about) {
+    Bytes taken;
+    while (!ready_.empty() && (taken.empty() || taken.size() + ready_.front().size() <= about)) {
+        taken.append(ready_.front().data(), ready_.front().size());
+        ready_.pop_front();
+    }
+    return taken;
+}
+
+}  // namespace cdp::parquet

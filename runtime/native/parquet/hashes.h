@@ -1,0 +1,64 @@
+// The three hashes of a Parquet file: of dictionary entries (ours alone), of bloom filters (xxHash64) and
+// of pages (CRC32).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace cdp::parquet {
+
+// A seed of this process, so that nobody can prepare values that collide.
+uint64_t hash_seed();
+
+inline uint64_t load64(const uint8_t* p) {
+    uint64_t value;
+    std::memcpy(&value, p, sizeof value);
+    return value;
+}
+inline uint64_t load32(const uint8_t* p) {
+    uint32_t value;
+    std::memcpy(&value, p, sizeof value);
+    return value;
+}
+
+// Both halves of a product.
+inline uint64_t mix(uint64_t a, uint64_t b) {
+    const auto product = static_cast<unsigned __int128>(a) * b;
+    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+
+inline uint64_t hash_number(uint64_t value, uint64_t seed) {
+    return mix(value ^ seed, 0x9E3779B97F4A7C15u);
+}
+
+inline uint64_t hash_bytes(const uint8_t* p, size_t size, uint64_t seed) {
+    constexpr uint64_t kFirst = 0xA0761D6478BD642Fu;
+    constexpr uint64_t kSecond = 0xE7037ED1A0B428DBu;
+    uint64_t hash = seed ^ size;
+    uint64_t a = 0;
+    uint64_t b = 0;
+    if (size > 16) {
+        const uint8_t* last = p + size - 16;
+        for (; p < last; p += 16) hash = mix(load64(p) ^ kFirst, load64(p + 8) ^ hash);
+        a = load64(last);
+        b = load64(last + 8);
+    } else if (size >= 8) {
+        a = load64(p);
+        b = load64(p + size - 8);
+    } else if (size >= 4) {
+        a = load32(p);
+        b = load32(p + size - 4);
+    } else if (size > 0) {
+        a = uint64_t{p[0]} | uint64_t{p[size / 2]} << 8 | uint64_t{p[size - 1]} << 16;
+    }
+    return mix(kSecond ^ size, mix(a ^ kFirst, b ^ hash));
+}
+
+// https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md, with a seed of zero.
+uint64_t xxhash64(const uint8_t* p, size_t size);
+
+// The CRC of zlib and gzip (RFC 1952, section 8), over several pieces.
+uint32_t crc32(const uint8_t* p, size_t size, uint32_t before = 0);
+
+}  // namespace cdp::parquet
