@@ -181,7 +181,7 @@ class WriterConfig(_Model):
     max_file_size_mb: Annotated[float, Field(gt=0, le=65_536)] = 256
     max_file_rows: Annotated[int, Field(ge=1)] | None = None
     rotation_interval_minutes: Annotated[float, Field(gt=0, le=525_600)] = 60
-    row_group_mb: Annotated[float, Field(gt=0, le=4_096)] = 32
+    row_group_mb: Annotated[float, Field(gt=0, le=4_096)] = 64
     max_open_files: Annotated[int, Field(ge=1, le=10_000)] = 64
     partition_by: Annotated[tuple[str, ...], BeforeValidator(_as_names)] | None = None
     ledgers_per_file: Annotated[int, Field(ge=1)] | None = None

@@ -150,6 +150,7 @@ class TableFiles:
         source: str = "",
         positions: Positions | None = None,
         segment: int = 0,
+        size: int | None = None,
     ) -> None:
         """Takes rows of one partition, and the positions that each has in their one source.
 
@@ -159,6 +160,7 @@ class TableFiles:
             source: where all of them come from.
             positions: of each, if the caller knows.
             segment: of the journal that holds them; 0 without a journal.
+            size: of the rows in memory, if the caller knows.
         """
         limit = self._config.max_file_rows
         while limit is not None:
@@ -166,13 +168,16 @@ class TableFiles:
             room = limit - file.rows
             if rows.num_rows < room:
                 break
-            self._gather(file, rows.slice(0, room), source, positions and positions[:room], segment)
+            size = None
+            self._gather(
+                file, rows.slice(0, room), source, positions and positions[:room], segment, size
+            )
             self._publish(partition)
             rows, positions = rows.slice(room), positions and positions[room:]
             if rows.num_rows == 0:
                 return
         file = self._file(partition)
-        self._gather(file, rows, source, positions, segment)
+        self._gather(file, rows, source, positions, segment, size)
         if file.is_full():
             self._publish(partition)
 
@@ -236,9 +241,10 @@ class TableFiles:
         source: str,
         positions: Positions | None,
         segment: int,
+        size: int | None,
     ) -> None:
         file.segments[segment] += rows.num_rows
-        file.add(rows, source, positions)
+        file.add(rows, rows.nbytes if size is None else size, source, positions)
         self._count(file)
         while self._held > self._config.row_group_mb * _MB:
             largest = max(self._files.values(), key=lambda one: one.counted)
@@ -273,10 +279,10 @@ class TableFiles:
 
 
 class _OpenFile:
-    """One file on its way: rows that are gathered, the row group that is open, and what is already written.
+    """One file on its way: rows that are gathered, the row group that is open, and what is written.
 
-    Rows that come in their order are encoded as they come, and their memory is free. Where they do not, as many as
-    there is room for are gathered and sorted first.
+    Rows that come in their order are encoded as they come, and their memory is free. Where they do not, as
+    many as there is room for are gathered and sorted first.
     """
 
     def __init__(
@@ -304,7 +310,7 @@ class _OpenFile:
         self._patience = patience
         self._file = ParquetFile(layout, self._write)
         self._in_order = True
-        self._last: list[pa.ChunkedArray] | None = None  # the sort key of the row group's last row
+        self._last: tuple[Any, ...] | None = None  # the sort key of the row group's last row
         # not encoded yet:
         self._batches: list[pa.RecordBatch] = []
         self._parts: list[Part] = []
@@ -324,12 +330,14 @@ class _OpenFile:
         """Bytes in memory for rows that are not written yet."""
         return self._gathered + self._file.held
 
-    def add(self, rows: pa.RecordBatch, source: str, positions: Positions | None) -> None:
-        """Takes rows, encodes them when it is time, and writes a row group when there is one."""
+    def add(
+        self, rows: pa.RecordBatch, size: int, source: str, positions: Positions | None
+    ) -> None:
+        """Takes rows of so many bytes; encodes them and writes a row group when it is time."""
         self._batches.append(rows)
         self._parts.append(Part(source, positions, rows.num_rows))
         self._gathered_rows += rows.num_rows
-        self._gathered += rows.nbytes + (0 if isinstance(positions, range) else 8 * rows.num_rows)
+        self._gathered += size + (0 if isinstance(positions, range) else 8 * rows.num_rows)
         self.rows += rows.num_rows
         self._small += rows.num_rows < _COMPACT_AT
         if self._small >= _COMPACT_AT:
@@ -385,15 +393,15 @@ class _OpenFile:
         table = pa.Table.from_batches(self._batches, self._table.schema)
         keys = [_comparable(column_of(table, path)) for path in self._table.sort_by]
         parts, order = self._parts, None
-        if keys and not _is_sorted(keys, self._last):
+        if keys and not (self._follows(keys) and _is_sorted(keys)):
             if not sort:
                 return False
             table, parts, order = self._sorted(table, keys)
             keys = [_comparable(column_of(table, path)) for path in self._table.sort_by]
-            if not _is_sorted([key.slice(0, 1) for key in keys], self._last):
+            if not self._follows(keys):
                 self._end_row_group()
         if keys:
-            self._last = [_own(key.slice(len(key) - 1)) for key in keys]
+            self._last = tuple(key[-1].as_py() for key in keys)
         self._encoded += self._gathered
         self._batches, self._parts = [], []
         self._small = self._gathered_rows = self._gathered = 0
@@ -405,6 +413,13 @@ class _OpenFile:
         if order is not None or len(self._encoded_parts) >= _MOST_PARTS:
             self._keep_positions(order)
         return True
+
+    def _follows(self, keys: list[pa.ChunkedArray]) -> bool:
+        """Whether rows may stand behind the last one of the row group."""
+        if self._last is None:
+            return True
+        first = tuple(key[0].as_py() for key in keys)
+        return None not in first and None not in self._last and self._last <= first
 
     def _sorted(
         self, table: pa.Table, keys: list[pa.ChunkedArray]
@@ -425,7 +440,7 @@ class _OpenFile:
         return table.unify_dictionaries().take(order), self._parts, order
 
     def _keep_positions(self, order: pa.Array | None) -> None:
-        self.positions.add_row_group(_joined(self._encoded_parts), order)
+        self.positions.add_row_group(self._encoded_parts, order)
         self._encoded_parts = []
 
     def _end_row_group(self) -> None:
@@ -505,20 +520,21 @@ def _joined(parts: list[Part]) -> list[Part]:
 
 
 def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column that Arrow can sort: its dictionaries decoded."""
-    if pa.types.is_dictionary(column.type):
-        return column.cast(column.type.value_type)
-    return column
+    """A column that Arrow can sort, and Python compare: dictionaries decoded, times as numbers."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    if pa.types.is_date32(kind):
+        return column.cast(pa.int32())
+    return column.cast(pa.int64()) if pa.types.is_temporal(kind) else column
 
 
-def _is_sorted(keys: Sequence[pa.ChunkedArray], last: Sequence[pa.ChunkedArray] | None) -> bool:
-    """Whether rows are in the order of their keys, and none comes before the last one before them."""
+def _is_sorted(keys: Sequence[pa.ChunkedArray]) -> bool:
+    """Whether rows are in the order of their keys."""
     import pyarrow.compute as pc
 
     if any(key.null_count for key in keys):
         return False
-    if last is not None:
-        keys = [pa.chunked_array(one.chunks + key.chunks) for one, key in zip(last, keys, strict=True)]
     sorted_: Any = None
     for key in reversed(keys):
         before, after = key.slice(0, len(key) - 1), key.slice(1)
@@ -528,11 +544,6 @@ def _is_sorted(keys: Sequence[pa.ChunkedArray], last: Sequence[pa.ChunkedArray] 
             same = pc.and_(pc.equal(before, after), sorted_)
             sorted_ = pc.or_(pc.less(before, after), same)
     return pc.all(sorted_, min_count=0).as_py() is True
-
-
-def _own(key: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A copy, which keeps nothing else in memory."""
-    return pa.chunked_array([pa.array(key.to_pylist(), key.type)], key.type)
 
 
 def _snake(name: str) -> str:

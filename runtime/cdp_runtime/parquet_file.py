@@ -1,7 +1,8 @@
 """One Parquet file: record batches in, the bytes of the file out.
 
-The native core (`runtime/native/parquet/`) makes pages of rows as they come, so what is in memory of a row group
-is what it takes on disk, with the dictionaries. pyarrow says what the schema of a file is, and has the codecs.
+The native core (`runtime/native/parquet/`) makes pages of rows as they come, so what is in memory of a row
+group is what it takes on disk, with the dictionaries. pyarrow says what the schema of a file is, and has the
+codecs.
 
 Only encodings that every reader knows are used: dictionaries where they pay, plain values elsewhere.
 """
@@ -37,11 +38,11 @@ _TYPES: Final = {
     "FIXED_LEN_BYTE_ARRAY": 7,
 }
 
-_WAITING_BYTES: Final = 16 << 20
+_WAITING_BYTES: Final = 8 << 20
 """Of pages that wait to be compressed; who adds more compresses one itself."""
 
-_PIECE_BYTES: Final = 8 << 20
-"""How many bytes of the file are given away at once: about a part of a multipart upload."""
+_PIECE_BYTES: Final = 2 << 20
+"""How many bytes of the file are given away at once."""
 
 _CREATED_BY: Final = f"cdpgen version {version('cdpgen')}"
 
@@ -74,7 +75,7 @@ class Compressor:
         if not hasattr(self._own, "codec"):
             name = "lz4_raw" if self.compression == "lz4" else self.compression
             self._own.codec = pa.Codec(name, compression_level=self._level)
-        return self._own.codec.compress(data)
+        return self._own.codec.compress(data, memory_pool=pa.system_memory_pool())
 
     def close(self) -> None:
         """Ends the threads; pages that wait are for who waits for them."""
@@ -178,7 +179,7 @@ class Layout:
                 (
                     column.path,
                     _TYPES[column.physical_type],
-                    max(column.length, 0) if column.physical_type.startswith("FIXED") else 0,
+                    column.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0,
                     column.max_definition_level,
                     column.max_repetition_level,
                 )
@@ -224,11 +225,6 @@ class ParquetFile:
     def size(self) -> int:
         """Of the file so far, the open row group left out."""
         return self._native.size
-
-    @property
-    def stored(self) -> tuple[int, int]:
-        """Of the open row group: bytes of its compressed pages, and of the same before."""
-        return self._native.stored
 
     def append(self, rows: pa.RecordBatch) -> None:
         """Takes rows into the row group.

@@ -51,7 +51,7 @@ _COMPRESS_THREADS: Final = min(2, os.cpu_count() or 1)
 _QUEUED_BYTES: Final = 6 << 20
 """Of rows that wait between decoding and encoding at most."""
 
-_IDLE_BYTES: Final = 64 << 20
+_IDLE_BYTES: Final = 32 << 20
 """What the core keeps of released batches, in the whole process; enough when rows wait to be encoded."""
 
 _UNNUMBERED: Final = "~journal"
@@ -59,10 +59,11 @@ _UNNUMBERED: Final = "~journal"
 
 
 class Rows(NamedTuple):
-    """Decoded rows of one partition and one source."""
+    """Decoded rows of one partition and one source; `size` is about what they take in memory."""
 
     partition: str
     batch: pa.RecordBatch
+    size: int
     source: str
     positions: Positions | None
 
@@ -453,17 +454,25 @@ class Pipeline:
                 kept = _without(len(chunk.payloads), {one.row for one in rejected})
                 positions = take_positions(positions, kept)
         rows = []
-        start = 0
+        start = size = 0
         for batch in good:
             if self._include_metadata:
                 batch = with_provenance(batch, self._schema, chunk.source, self._identity)
             own = None if positions is None else positions[start : start + batch.num_rows]
             start += batch.num_rows
+            bytes_ = batch.nbytes
+            size += bytes_
             rows += [
-                Rows(partition, part, chunk.source, take_positions(own, places))
+                Rows(
+                    partition,
+                    part,
+                    bytes_ * part.num_rows // batch.num_rows,
+                    chunk.source,
+                    take_positions(own, places),
+                )
                 for partition, part, places in self._router.split(batch)
             ]
-        return Decoded(rows, letters, sum(batch.nbytes for batch in good), chunk.segment)
+        return Decoded(rows, letters, size, chunk.segment)
 
     # ---- encode thread
 
@@ -497,7 +506,12 @@ class Pipeline:
         if taken is not None:
             for rows in taken.rows:
                 self._rows.add(
-                    rows.partition, rows.batch, rows.source, rows.positions, taken.segment
+                    rows.partition,
+                    rows.batch,
+                    rows.source,
+                    rows.positions,
+                    taken.segment,
+                    rows.size,
                 )
             if taken.letters:
                 self._keep(taken.letters, taken.segment)

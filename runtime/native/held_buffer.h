@@ -11,7 +11,8 @@ namespace cdp {
 class HeldBuffer {
   public:
     explicit HeldBuffer(const nanobind::object& source) {
-        if (PyObject_GetBuffer(source.ptr(), &view_, PyBUF_SIMPLE) != 0) throw nanobind::python_error();
+        if (PyObject_GetBuffer(source.ptr(), &view_, PyBUF_SIMPLE) != 0)
+            throw nanobind::python_error();
     }
     ~HeldBuffer() { PyBuffer_Release(&view_); }
     HeldBuffer(const HeldBuffer&) = delete;

@@ -1,5 +1,5 @@
-// The part of cdp_runtime._native that writes Parquet; cdp_runtime.parquet_file is its one user and holds
-// its documentation.
+// The part of cdp_runtime._native that writes Parquet; cdp_runtime.parquet_file is its one user and
+// holds its documentation.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -20,7 +20,8 @@ namespace {
 
 using namespace cdp::parquet;
 
-// What pyarrow says of a leaf: path, physical type (its number), length, definition and repetition levels.
+// What pyarrow says of a leaf: path, physical type (its number), length, definition and repetition
+// levels.
 using Described = std::tuple<std::string, int, size_t, int, int>;
 
 Described describe(const Leaf& leaf) {
@@ -29,8 +30,8 @@ Described describe(const Leaf& leaf) {
 
 std::unique_ptr<Layout> layout_of(const nb::object& exporter, const nb::bytes& schema,
                                   const std::vector<Described>& described, int codec,
-                                  std::vector<int32_t> sort_by, const std::vector<size_t>& bloom_filters,
-                                  nb::object sizer) {
+                                  std::vector<int32_t> sort_by,
+                                  const std::vector<size_t>& bloom_filters, nb::object sizer) {
     const nb::object keep = exporter.attr("__arrow_c_schema__")();
     const auto* arrow =
         static_cast<const ArrowSchema*>(PyCapsule_GetPointer(keep.ptr(), "arrow_schema"));
@@ -44,7 +45,8 @@ std::unique_ptr<Layout> layout_of(const nb::object& exporter, const nb::bytes& s
     for (size_t i = 0; i < layout->leaves.size(); ++i) {
         const Leaf& leaf = layout->leaves[i];
         if (i < described.size() && describe(leaf) == described[i]) continue;
-        throw nb::value_error(("pyarrow maps column " + leaf.name() + " to Parquet in another way").c_str());
+        throw nb::value_error(
+            ("pyarrow maps column " + leaf.name() + " to Parquet in another way").c_str());
     }
     layout->sizer = [sizer = std::move(sizer)](std::span<const uint8_t> body) {
         nb::gil_scoped_acquire acquired;
@@ -100,13 +102,14 @@ void bind_parquet(nb::module_& module) {
         .def(
             "take",
             [](File& file, size_t about) {
-                const Bytes taken = file.take(about);
-                return nb::bytes(taken.data(), taken.size());
+                const size_t size = file.ready(about);
+                nb::bytes taken(nullptr, size);
+                file.take(reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(taken.ptr())), size);
+                return taken;
             },
             nb::arg("about"))
         .def_prop_ro("rows", &File::rows)
         .def_prop_ro("is_full", &File::is_full)
         .def_prop_ro("held", &File::held)
-        .def_prop_ro("size", &File::size)
-        .def_prop_ro("stored", &File::stored);
+        .def_prop_ro("size", &File::size);
 }

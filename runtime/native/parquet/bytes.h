@@ -24,7 +24,10 @@ class Bytes {
         const size_t need = size_ + more;
         if (__builtin_expect(need > memory_.capacity(), 0)) {
             constexpr size_t kLeast = 192;
-            memory_.reserve(std::max({need, memory_.capacity() * 2, kLeast}), size_);
+            constexpr size_t kLarge = size_t{4} << 20;  // from here on it doubles in two steps
+            const size_t now = memory_.capacity();
+            memory_.reserve(std::max({need, now < kLarge ? now * 2 : now + now / 2, kLeast}),
+                            size_);
         }
         return memory_.data() + size_;
     }

@@ -13,8 +13,8 @@ namespace cdp::parquet {
 
 namespace {
 
-// Of a page: an index of pages can tell rows apart, and the codec still sees enough of a long column to
-// find what repeats.
+// Of a page: an index of pages can tell rows apart, and the codec still sees enough of a long
+// column to find what repeats.
 constexpr int64_t kPageRows = int64_t{1} << 16;
 constexpr size_t kPageBytes = size_t{4} << 20;
 // What is looked at between two looks at the size of the page.
@@ -22,12 +22,12 @@ constexpr int64_t kSlice = 1024;
 
 // With fewer values than this a page tells too little of those to come.
 constexpr int64_t kTelling = 4096;
-// Columns with fewer different values than the one, as a part of all, get a dictionary without a trial,
-// and those with more than the other get none.
+// Columns with fewer different values than the one, as a part of all, get a dictionary without a
+// trial, and those with more than the other get none.
 constexpr double kFewValues = 0.2;
 constexpr double kManyValues = 0.85;
-// Texts and bytes that are longer than this on average have no statistics: nobody asks for the smallest
-// document, and comparing them takes time.
+// Texts and bytes that are longer than this on average have no statistics: nobody asks for the
+// smallest document, and comparing them takes time.
 constexpr int64_t kLongValue = 64;
 
 constexpr uint32_t kNoName = UINT32_MAX;
@@ -147,8 +147,8 @@ int64_t ColumnChunk::text_bytes() const {
     return leaf_.source == Source::Text64 ? bytes(buffer_of<int64_t>(array)) : 0;
 }
 
-// Elements of one step of the path: `first` is the repetition level of the first one, `rep` that of the
-// others (Dremel's levels, https://parquet.apache.org/docs/file-format/nestedencoding/).
+// Elements of one step of the path: `first` is the repetition level of the first one, `rep` that of
+// the others (Dremel's levels, https://parquet.apache.org/docs/file-format/nestedencoding/).
 void ColumnChunk::visit(size_t step, int64_t begin, int64_t end, uint16_t first, uint16_t rep) {
     const ArrowArray& array = *arrays_[step];
     const uint8_t* valid = validity_of(array);
@@ -308,7 +308,8 @@ void ColumnChunk::add_values(const ArrowArray& array, int64_t from, int64_t coun
             const size_t need = static_cast<size_t>(count) * sizeof(int64_t);
             if (scratch_.size() < need) scratch_.resize(need);
             auto* millis = reinterpret_cast<uint64_t*>(scratch_.data());
-            for (int64_t i = 0; i < count; ++i) millis[i] = buffer_of<uint64_t>(array)[from + i] * 1000;
+            for (int64_t i = 0; i < count; ++i)
+                millis[i] = buffer_of<uint64_t>(array)[from + i] * 1000;
             add_numbers(millis, count);
             break;
         }
@@ -322,7 +323,8 @@ void ColumnChunk::add_values(const ArrowArray& array, int64_t from, int64_t coun
             add_fixed(buffer_of<uint8_t>(array) + static_cast<size_t>(from) * leaf_.width, count);
             break;
         case Source::Decimal:
-            add_decimals(buffer_of<uint8_t>(array) + static_cast<size_t>(from) * leaf_.width, count);
+            add_decimals(buffer_of<uint8_t>(array) + static_cast<size_t>(from) * leaf_.width,
+                         count);
             break;
         case Source::Names:
             add_names(array, from, count);
@@ -465,7 +467,8 @@ void ColumnChunk::add_names(const ArrowArray& array, int64_t begin, int64_t coun
     for (int64_t i = 0; i < count; ++i) {
         uint32_t& known = names_.at(static_cast<size_t>(indexes[i]));
         const int32_t from = offsets[indexes[i]];
-        const std::string_view name(data + from, static_cast<size_t>(offsets[indexes[i] + 1] - from));
+        const std::string_view name(data + from,
+                                    static_cast<size_t>(offsets[indexes[i] + 1] - from));
         if (known == kNoName) known = texts_.find(name);
         if (is_new_in_page(known)) range.add(name);
         to[i] = known;
@@ -484,39 +487,40 @@ void ColumnChunk::finish() {
     dictionary_page_ = std::make_shared<Page>();
     dictionary_page_->is_dictionary = true;
     dictionary_page_->values = static_cast<int64_t>(count);
-    dictionary_page_->body.append(entries().data(), entries().size());
     dictionary_page_->body_size = static_cast<int64_t>(entries().size());
+    dictionary_page_->body = with_dictionary(*this, [](auto& one) { return one.take_entries(); });
     drop_dictionary();
 }
 
 size_t ColumnChunk::held() const {
-    return plain_.capacity() + indexes_.capacity() + defs_.capacity() + reps_.capacity() +
-           4 * seen_.capacity() + hashes_.capacity() +
-           with_dictionary([](const auto& one) { return one.held(); });
+    return page_bytes() + 4 * seen_.size() + 8 * hashes_.size() +
+           with_dictionary(*this, [](auto& one) { return one.held(); });
 }
 
-// Looks at the first page, and decides whether a dictionary pays.
+// Looks at the first page, and decides whether a dictionary pays: for good where the page is whole,
+// for itself where the row group ends with it.
 void ColumnChunk::choose() {
+    if (values_ < kTelling && page_bytes() < kPageBytes) return;
     const size_t count = entry_count();
     const size_t known = entries().size();
     const bool whole = rows_ >= kPageRows || page_bytes() >= kPageBytes || known >= kPageBytes;
-    if (!whole && values_ < kTelling) return;
     if (leaf_.physical == Physical::ByteArray) {
         leaf_.is_long = known > (kLongValue + sizeof(uint32_t)) * count;
     }
-    if (!whole) return;
     const double part =
         static_cast<double>(count) / static_cast<double>(std::max<int64_t>(values_, 1));
     bool pays = part <= kManyValues;
     if (pays && part > kFewValues) {
+        // As wide as those of the pages to come, for which the dictionary grows.
+        const int growth = whole ? 4 : 0;
         Bytes indexes;
-        append_indexes(indexes);
+        append_hybrid(indexes_.span(), bits_for(count) + growth, indexes);
         const size_t with = sizer_(entries().span()) + sizer_(indexes.span());
         spell_out();
         pays = with <= sizer_(plain_.span());
         plain_.clear();
     }
-    leaf_.choice = pays ? Leaf::Choice::Dictionary : Leaf::Choice::Plain;
+    if (whole) leaf_.choice = pays ? Leaf::Choice::Dictionary : Leaf::Choice::Plain;
     if (pays) return;
     spell_out();
     if (leaf_.bloom_filter) hash_entries();
@@ -592,7 +596,8 @@ void ColumnChunk::spell_out() {
         }
     } else {
         const size_t size = entry_size();
-        for (const uint32_t index : indexes_.span()) plain_.append(known.data() + index * size, size);
+        for (const uint32_t index : indexes_.span())
+            plain_.append(known.data() + index * size, size);
     }
 }
 

@@ -1,4 +1,5 @@
-// One column of the row group that is open: takes the rows of record batches, and cuts them into pages.
+// One column of the row group that is open: takes the rows of record batches, and cuts them into
+// pages.
 #pragma once
 
 #include <array>
@@ -31,8 +32,8 @@ class ColumnChunk {
     void finish();
 
     const Leaf& leaf() const { return leaf_; }
-    // The pages that are cut, in the order of their rows; that of the dictionary, before them in the file,
-    // is there (or not) once the chunk is finished.
+    // The pages that are cut, in the order of their rows; that of the dictionary, before them in
+    // the file, is there (or not) once the chunk is finished.
     std::span<const std::shared_ptr<Page>> pages() const { return pages_; }
     const std::shared_ptr<Page>& dictionary_page() const { return dictionary_page_; }
     // Whether a dictionary has all that it may have.
@@ -61,24 +62,24 @@ class ColumnChunk {
     void add_decimals(const uint8_t* values, int64_t count);
     void add_names(const ArrowArray& array, int64_t begin, int64_t count);
 
-    template <typename Take>
-    decltype(auto) with_dictionary(Take take) const {
-        switch (leaf_.physical) {
+    template <typename Self, typename Take>
+    static decltype(auto) with_dictionary(Self& self, Take take) {
+        switch (self.leaf_.physical) {
             case Physical::Int32:
             case Physical::Float:
-                return take(fours_);
+                return take(self.fours_);
             case Physical::Int64:
             case Physical::Double:
-                return take(eights_);
+                return take(self.eights_);
             default:
-                return take(texts_);
+                return take(self.texts_);
         }
     }
     const Bytes& entries() const {
-        return with_dictionary([](const auto& one) -> const Bytes& { return one.entries(); });
+        return with_dictionary(*this, [](auto& one) -> const Bytes& { return one.entries(); });
     }
     size_t entry_count() const {
-        return with_dictionary([](const auto& one) { return one.count(); });
+        return with_dictionary(*this, [](auto& one) { return one.count(); });
     }
     size_t page_bytes() const {
         return plain_.size() + 4 * indexes_.size() + 2 * (defs_.size() + reps_.size());
@@ -119,7 +120,7 @@ class ColumnChunk {
     BytesDictionary texts_;
     std::vector<uint32_t> seen_;  // in which page an entry of a small dictionary was seen last
     Numbers<uint64_t> hashes_;
-    std::vector<uint32_t> names_;  // where the names of the batch at hand stand in the dictionary
+    std::vector<uint32_t> names_;   // where the names of the batch at hand stand in the dictionary
     std::vector<uint8_t> scratch_;  // values as they are written
     std::vector<uint8_t> packed_;   // values without the nulls between them
     std::array<std::string_view, BytesDictionary::kAtOnce> values_at_once_;

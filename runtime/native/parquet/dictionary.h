@@ -1,5 +1,5 @@
-// The dictionary of a column chunk: the different values in the order in which they came, and a hash
-// table that finds them.
+// The dictionary of a column chunk: the different values in the order in which they came, and a
+// hash table that finds them.
 #pragma once
 
 #include <array>
@@ -7,6 +7,7 @@
 #include <cstring>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "bytes.h"
 #include "hashes.h"
@@ -35,7 +36,8 @@ class NumberDictionary {
     }
     size_t count() const { return count_; }
     const Bytes& entries() const { return entries_; }  // as a dictionary page has them
-    size_t held() const { return slots_.capacity() + entries_.capacity(); }
+    Bytes take_entries() { return std::move(entries_); }
+    size_t held() const { return slots_.size() * sizeof(Slot) + entries_.size(); }
     void drop() {
         slots_.drop();
         entries_.drop();
@@ -77,8 +79,8 @@ class BytesDictionary {
     // `prefixed`: entries are written behind their length.
     explicit BytesDictionary(bool prefixed) : prefix_(prefixed ? sizeof(uint32_t) : 0) {}
 
-    // How many values are looked up at once: memory is asked for all of them before it is needed for the
-    // first.
+    // How many values are looked up at once: memory is asked for all of them before it is needed
+    // for the first.
     static constexpr size_t kAtOnce = 64;
 
     // The places of up to so many values.
@@ -103,7 +105,8 @@ class BytesDictionary {
     }
     size_t count() const { return count_; }
     const Bytes& entries() const { return entries_; }
-    size_t held() const { return slots_.capacity() + entries_.capacity(); }
+    Bytes take_entries() { return std::move(entries_); }
+    size_t held() const { return slots_.size() * sizeof(Slot) + entries_.size(); }
     void drop() {
         slots_.drop();
         entries_.drop();

@@ -71,24 +71,10 @@ size_t File::held() const {
     for (const auto& chunk : chunks_) {
         held += chunk->held();
         for (const auto& page : chunk->pages()) {
-            const int64_t stored = page->stored_size.load(std::memory_order_relaxed);
-            held += static_cast<size_t>(stored != 0 ? stored : page->body_size);
+            held += static_cast<size_t>(page->stored_size.load(std::memory_order_relaxed));
         }
     }
     return held;
-}
-
-std::pair<int64_t, int64_t> File::stored() const {
-    int64_t stored = 0;
-    int64_t bodies = 0;
-    for (const auto& chunk : chunks_) {
-        for (const auto& page : chunk->pages()) {
-            if (!page->is_stored()) continue;
-            stored += page->stored_size.load(std::memory_order_relaxed);
-            bodies += page->body_size;
-        }
-    }
-    return {stored, bodies};
 }
 
 void File::write_row_group() {
@@ -100,7 +86,8 @@ void File::write_row_group() {
     begin_row_group();
 }
 
-// https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift, ColumnMetaData
+// https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift,
+// ColumnMetaData
 File::StoredChunk File::write_chunk(ColumnChunk& chunk, RowGroup& group) {
     const Leaf& leaf = chunk.leaf();
     StoredChunk written;
@@ -222,7 +209,8 @@ void File::put_bloom_filter(std::span<const uint64_t> hashes) {
     put({reinterpret_cast<const char*>(bits.data()), size});
 }
 
-// https://github.com/apache/parquet-format/blob/master/PageIndex.md; empty where a page has no range.
+// https://github.com/apache/parquet-format/blob/master/PageIndex.md; empty where a page has no
+// range.
 std::string File::column_index(const Leaf& leaf, const StoredChunk& chunk) const {
     const auto& pages = chunk.pages;
     const auto is_null = [](const StoredPage& page) { return page.nulls == page.values; };
@@ -233,13 +221,14 @@ std::string File::column_index(const Leaf& leaf, const StoredChunk& chunk) const
         if (is_null(page)) continue;
         if (!page.range.known) return {};
         if (before != nullptr) {
-            const auto rises = [&](const std::string Range::*side, const StoredPage& a,
+            const auto rises = [&](const std::string Range::* side, const StoredPage& a,
                                    const StoredPage& b) {
                 return !comes_before(b.range.*side, a.range.*side, leaf.order);
             };
-            ascending = ascending && rises(&Range::min, *before, page) && rises(&Range::max, *before, page);
-            descending =
-                descending && rises(&Range::min, page, *before) && rises(&Range::max, page, *before);
+            ascending =
+                ascending && rises(&Range::min, *before, page) && rises(&Range::max, *before, page);
+            descending = descending && rises(&Range::min, page, *before) &&
+                         rises(&Range::max, page, *before);
         }
         before = &page;
     }
@@ -291,7 +280,8 @@ void File::finish(const KeyValues& metadata, std::string_view created_by) {
     int64_t rows = 0;
     for (const RowGroup& group : groups_) {
         rows += group.rows;
-        for (const StoredChunk& chunk : group.chunks) offset_indexes.push_back(place(offset_index(chunk)));
+        for (const StoredChunk& chunk : group.chunks)
+            offset_indexes.push_back(place(offset_index(chunk)));
     }
 
     Thrift out;
@@ -332,7 +322,8 @@ void File::finish(const KeyValues& metadata, std::string_view created_by) {
         out.i64(5, group.offset);
         out.i64(6, group.stored_size);
         if (ordinal >= 0) out.i16(7, ordinal);
-        ordinal = ordinal == INT16_MAX ? int16_t{-1} : static_cast<int16_t>(ordinal + (ordinal >= 0));
+        ordinal =
+            ordinal == INT16_MAX ? int16_t{-1} : static_cast<int16_t>(ordinal + (ordinal >= 0));
         out.end();
     }
     out.list(5, Thrift::Struct, metadata.size());
@@ -358,6 +349,7 @@ void File::finish(const KeyValues& metadata, std::string_view created_by) {
 }
 
 void File::put(Bytes bytes) {
+    if (bytes.empty()) return;
     size_ += static_cast<int64_t>(bytes.size());
     ready_.push_back(std::move(bytes));
 }
@@ -368,13 +360,21 @@ void File::put(std::string_view text) {
     put(std::move(bytes));
 }
 
-Bytes File::take(size_t about) {
-    Bytes taken;
-    while (!ready_.empty() && (taken.empty() || taken.size() + ready_.front().size() <= about)) {
-        taken.append(ready_.front().data(), ready_.front().size());
-        ready_.pop_front();
+size_t File::ready(size_t about) const {
+    size_t size = 0;
+    for (const Bytes& bytes : ready_) {
+        if (size != 0 && size + bytes.size() > about) break;
+        size += bytes.size();
     }
-    return taken;
+    return size;
+}
+
+void File::take(uint8_t* to, size_t size) {
+    for (; size != 0; ready_.pop_front()) {
+        const Bytes& bytes = ready_.front();
+        to = std::copy_n(bytes.data(), bytes.size(), to);
+        size -= bytes.size();
+    }
 }
 
 }  // namespace cdp::parquet

@@ -1,4 +1,5 @@
-// A Parquet file as it is written: record batches in, the bytes of the file out, row group by row group.
+// A Parquet file as it is written: record batches in, the bytes of the file out, row group by row
+// group.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,10 @@ namespace cdp::parquet {
 // What the files of a table have in common.
 struct Layout {
     std::vector<Leaf> leaves;
-    std::string schema;             // of the footer, encoded: its list of SchemaElement
-    int32_t codec = 0;              // its number in parquet.thrift
-    std::vector<int32_t> sort_by;   // places of leaves, by which the rows of each row group are sorted
+    std::string schema;  // of the footer, encoded: its list of SchemaElement
+    int32_t codec = 0;   // its number in parquet.thrift
+    std::vector<int32_t>
+        sort_by;  // places of leaves, by which the rows of each row group are sorted
     Sizer sizer;
 };
 
@@ -44,15 +46,16 @@ class File {
     // The rest of the file: indexes of pages, and the footer.
     void finish(const KeyValues& metadata, std::string_view created_by);
 
-    // Bytes of the file that are ready, at least one page of them if there is one.
-    Bytes take(size_t about);
+    // How many of the bytes that are ready are to be taken next: whole pages, at least one if there
+    // is one.
+    size_t ready(size_t about) const;
+    void take(uint8_t* to, size_t size);
 
     int64_t rows() const { return group_rows_; }  // of the open row group
     bool is_full() const;                         // whether it should end
-    size_t held() const;                          // what is in memory for it
-    int64_t size() const { return size_; }        // of the file up to here, the open row group left out
-    // Of the open row group: bytes of its pages that are stored, and of their bodies before.
-    std::pair<int64_t, int64_t> stored() const;
+    // What is in memory for it, without pages that wait to be compressed.
+    size_t held() const;
+    int64_t size() const { return size_; }  // of the file up to here, the open row group left out
 
   private:
     struct StoredPage {

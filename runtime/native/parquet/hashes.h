@@ -1,5 +1,5 @@
-// The three hashes of a Parquet file: of dictionary entries (ours alone), of bloom filters (xxHash64) and
-// of pages (CRC32).
+// The three hashes of a Parquet file: of dictionary entries (ours alone), of bloom filters
+// (xxHash64) and of pages (CRC32).
 #pragma once
 
 #include <cstddef>

@@ -53,14 +53,16 @@ Types types_of(std::string_view format) {
     if (format == "u" || format == "z") return {Text32, Physical::ByteArray, 0, Order::Bytes};
     if (format == "U" || format == "Z") return {Text64, Physical::ByteArray, 0, Order::Bytes};
     if (format.starts_with("w:")) {
-        return {Fixed, Physical::FixedLenByteArray, numbers_in(format.substr(2)).at(0), Order::Bytes};
+        return {Fixed, Physical::FixedLenByteArray, numbers_in(format.substr(2)).at(0),
+                Order::Bytes};
     }
     if (format.starts_with("d:")) {
         const auto numbers = numbers_in(format.substr(2));
         const size_t width = numbers.size() > 2 ? numbers[2] / 8 : 16;
         return {Decimal, Physical::FixedLenByteArray, width, Order::SignedBytes};
     }
-    throw std::invalid_argument("no way to write the Arrow type '" + std::string(format) + "' to Parquet");
+    throw std::invalid_argument("no way to write the Arrow type '" + std::string(format) +
+                                "' to Parquet");
 }
 
 // `name` is that in Parquet; a map's entries have none of their own there.
@@ -123,7 +125,8 @@ std::vector<Leaf> leaves_of(const ArrowSchema& schema) {
     for (int64_t column = 0; column < schema.n_children; ++column) {
         Leaf path;
         path.column = static_cast<size_t>(column);
-        add_leaves(*schema.children[column], schema.children[column]->name, std::move(path), leaves);
+        add_leaves(*schema.children[column], schema.children[column]->name, std::move(path),
+                   leaves);
     }
     return leaves;
 }

@@ -1,5 +1,5 @@
-// What a column of a Parquet file is: its place in the Arrow schema, its types there and here, and what has
-// been found out about its values.
+// What a column of a Parquet file is: its place in the Arrow schema, its types there and here, and
+// what has been found out about its values.
 #pragma once
 
 #include <cstdint>
@@ -41,9 +41,9 @@ struct Node {
     enum class Kind : uint8_t { Struct, List32, List64, Leaf };
     Kind kind = Kind::Leaf;
     bool nullable = false;
-    size_t child = 0;    // the next step, among the children of this one
-    uint16_t def = 0;    // the definition level where this is null; one more where it is there
-    uint16_t rep = 0;    // of a list: the repetition level of all items but the first
+    size_t child = 0;  // the next step, among the children of this one
+    uint16_t def = 0;  // the definition level where this is null; one more where it is there
+    uint16_t rep = 0;  // of a list: the repetition level of all items but the first
 };
 
 struct Leaf {
@@ -67,8 +67,8 @@ struct Leaf {
     std::string name() const;  // for errors
 };
 
-// The leaves of a schema (that of a struct), in the order of Parquet. Throws std::invalid_argument where
-// there is no way to write a type.
+// The leaves of a schema (that of a struct), in the order of Parquet. Throws std::invalid_argument
+// where there is no way to write a type.
 std::vector<Leaf> leaves_of(const ArrowSchema& schema);
 
 }  // namespace cdp::parquet

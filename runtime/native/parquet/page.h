@@ -1,4 +1,5 @@
-// A page of a column chunk: made by its chunk, compressed by whoever has time, written with its row group.
+// A page of a column chunk: made by its chunk, compressed by whoever has time, written with its row
+// group.
 #pragma once
 
 #include <atomic>

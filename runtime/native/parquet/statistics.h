@@ -1,5 +1,6 @@
 // The smallest and largest of values, in the order that Parquet gives their type
-// (https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift, ColumnOrder).
+// (https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift,
+// ColumnOrder).
 #pragma once
 
 #include <bit>
@@ -41,7 +42,8 @@ struct Range {
 // Of bytes.
 class BytesRange {
   public:
-    explicit BytesRange(Order order) : flip_(order == Order::SignedBytes ? kSign : 0), order_(order) {}
+    explicit BytesRange(Order order)
+        : flip_(order == Order::SignedBytes ? kSign : 0), order_(order) {}
 
     void add(std::string_view value) {
         // Most values lie between the two, and their first bytes say so.
@@ -120,14 +122,15 @@ class NumberRange {
 
   private:
     static constexpr T kMost = std::is_floating_point_v<T> ? std::numeric_limits<T>::infinity()
-                                                            : std::numeric_limits<T>::max();
+                                                           : std::numeric_limits<T>::max();
     static constexpr T kLeast = std::is_floating_point_v<T> ? -std::numeric_limits<T>::infinity()
-                                                             : std::numeric_limits<T>::lowest();
+                                                            : std::numeric_limits<T>::lowest();
     T min_ = kMost;
     T max_ = kLeast;
 };
 
-// Whether one range of numbers of a type comes before another, for the chunk and the order of pages.
+// Whether one range of numbers of a type comes before another, for the chunk and the order of
+// pages.
 inline bool is_number_before(std::string_view a, std::string_view b, Order order) {
     const bool wide = a.size() == sizeof(uint64_t);
     const auto bits = [&](std::string_view value) {

@@ -10,7 +10,16 @@ namespace cdp::parquet {
 
 class Thrift {
   public:
-    enum Type : uint8_t { True = 1, False = 2, I16 = 4, I32 = 5, I64 = 6, Bytes = 8, List = 9, Struct = 12 };
+    enum Type : uint8_t {
+        True = 1,
+        False = 2,
+        I16 = 4,
+        I32 = 5,
+        I64 = 6,
+        Bytes = 8,
+        List = 9,
+        Struct = 12
+    };
 
     void i16(int16_t field, int16_t value) { number(field, I16, value); }
     void i32(int16_t field, int32_t value) { number(field, I32, value); }

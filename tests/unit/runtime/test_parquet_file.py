@@ -1,0 +1,536 @@
+"""Files as readers find them: what is in them, and how it is encoded."""
+
+from __future__ import annotations
+
+import base64
+import decimal
+import io
+import itertools
+import math
+import random
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdp_runtime.descriptor import KEY, descriptor_of
+from cdp_runtime.parquet_file import Compressor, Layout, ParquetFile
+from cdpgen.demo_data import contract_data, events
+from generated.stellar.v1.contract_data_pb2 import ContractData
+from generated.stellar.v1.contract_data_writer import ContractDataWriter
+from generated.stellar.v1.event_pb2 import Event
+from generated.stellar.v1.event_writer import EventWriter
+
+ROWS = 20_000
+RANDOM = random.Random(7)
+
+TABLE = pa.table(
+    {
+        "few": pa.array([f"value {n % 7}" for n in range(ROWS)]),
+        "unique": pa.array([RANDOM.randbytes(32) for _ in range(ROWS)], pa.binary(32)),
+        "document": pa.array([f'{{"{RANDOM.randbytes(60).hex()}": {n}}}' for n in range(ROWS)]),
+        "enum": pa.array(["A", "B"] * (ROWS // 2)).dictionary_encode(),
+        "flag": pa.array([True, False] * (ROWS // 2)),
+        "tags": pa.array([[f"tag {n % 5}", f"tag {n % 3}"] for n in range(ROWS)]),
+        "inner": pa.array(
+            [{"few": n % 9, "unique": RANDOM.randbytes(20)} for n in range(ROWS)],
+            pa.struct([("few", pa.int64()), ("unique", pa.binary())]),
+        ),
+        "links": pa.array(
+            [{f"key {n % 4}": RANDOM.randbytes(16)} for n in range(ROWS)],
+            pa.map_(pa.string(), pa.binary()),
+        ),
+        "nothing": pa.nulls(ROWS, pa.binary()),
+    }
+)
+
+
+def written(
+    tables: Sequence[pa.Table],
+    *,
+    layout: Layout | None = None,
+    batch_rows: int = 1_000,
+    **options: Any,
+) -> bytes:
+    """A file with a row group for each table."""
+    out = io.BytesIO()
+    file = ParquetFile(layout or Layout(tables[0].schema, Compressor("zstd"), **options), out.write)
+    for table in tables:
+        for batch in table.to_batches(max_chunksize=batch_rows):
+            file.append(batch)
+        file.end_row_group()
+    file.finish({"key": "value"})
+    assert file.size == len(out.getvalue())
+    return out.getvalue()
+
+
+def read(data: bytes) -> pa.Table:
+    return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+
+
+def encodings(data: bytes) -> dict[str, set[str]]:
+    """Of the columns of the first row group, by their paths."""
+    group = pq.read_metadata(io.BytesIO(data)).row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    return {column.path_in_schema: set(column.encodings) for column in columns}
+
+
+def assert_same(found: pa.Table, wanted: pa.Table) -> None:
+    assert found.column_names == wanted.column_names
+    for name in wanted.column_names:
+        ours, theirs = (_plain(table.column(name)) for table in (found, wanted))
+        assert ours.equals(theirs.cast(ours.type)), name
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    if pa.types.is_floating(column.type):  # NaN is not equal to itself
+        return column.cast(pa.string())
+    return column
+
+
+def _values(make: Any, rows: int, nulls: float) -> list[Any]:
+    return [None if RANDOM.random() < nulls else make() for _ in range(rows)]
+
+
+def everything(rows: int, nulls: float) -> pa.Table:
+    """Columns of all types that a generated schema may have, with nulls at every level."""
+
+    def optional(make: Any) -> Any:
+        return None if RANDOM.random() < nulls else make()
+
+    def text() -> str:
+        return RANDOM.choice(["", "a", "ü", f"text {RANDOM.randrange(300)}"])
+
+    def several(make: Any) -> list[Any]:
+        return [optional(make) for _ in range(RANDOM.randrange(4))]
+
+    def column(make: Any, kind: pa.DataType) -> pa.Array:
+        return pa.array(_values(make, rows, nulls), kind)
+
+    node = pa.struct([pa.field("q", pa.int64()), pa.field("deep", pa.list_(pa.utf8()))])
+    return pa.table(
+        {
+            "i32": column(lambda: RANDOM.randrange(-(2**31), 2**31), pa.int32()),
+            "u32": column(lambda: RANDOM.randrange(2**32), pa.uint32()),
+            "i64": column(lambda: RANDOM.randrange(-(2**63), 2**63), pa.int64()),
+            "u64": column(lambda: RANDOM.randrange(2**64), pa.uint64()),
+            "f32": column(lambda: RANDOM.choice([0.0, -0.0, math.nan, 1.5]), pa.float32()),
+            "f64": column(RANDOM.random, pa.float64()),
+            "bool": column(lambda: RANDOM.random() < 0.5, pa.bool_()),
+            "text": column(text, pa.utf8()),
+            "large_text": column(text, pa.large_utf8()),
+            "bytes": column(lambda: RANDOM.randbytes(RANDOM.randrange(20)), pa.binary()),
+            "large_bytes": column(lambda: RANDOM.randbytes(3), pa.large_binary()),
+            "fixed": column(lambda: RANDOM.randbytes(7), pa.binary(7)),
+            "d38": column(
+                lambda: decimal.Decimal(RANDOM.randrange(-(10**37), 10**37)).scaleb(-2),
+                pa.decimal128(38, 2),
+            ),
+            "d9": column(
+                lambda: decimal.Decimal(RANDOM.randrange(-(10**8), 10**8)), pa.decimal128(9)
+            ),
+            "d60": column(
+                lambda: decimal.Decimal(RANDOM.randrange(-(10**27), 10**27)), pa.decimal256(60)
+            ),
+            "date": column(lambda: RANDOM.randrange(-9_999, 99_999), pa.date32()),
+            "time": column(lambda: RANDOM.randrange(86_400_000_000), pa.time64("us")),
+            "seconds": column(lambda: RANDOM.randrange(2**33), pa.timestamp("s", "UTC")),
+            "micros": column(lambda: RANDOM.randrange(2**50), pa.timestamp("us", "UTC")),
+            "nanos": column(lambda: RANDOM.randrange(2**60), pa.timestamp("ns")),
+            "duration": column(lambda: RANDOM.randrange(-(2**50), 2**50), pa.duration("us")),
+            "enum": column(lambda: RANDOM.choice("abc"), pa.utf8()).dictionary_encode(),
+            "list": column(lambda: several(text), pa.list_(pa.utf8())),
+            "large_list": column(lambda: several(RANDOM.random), pa.large_list(pa.float64())),
+            "map": column(
+                lambda: [(text(), optional(text)) for _ in range(RANDOM.randrange(3))],
+                pa.map_(pa.utf8(), pa.utf8()),
+            ),
+            "struct": column(
+                lambda: {
+                    "a": optional(lambda: 1),
+                    "nodes": optional(
+                        lambda: several(lambda: {"q": optional(lambda: 7), "deep": several(text)})
+                    ),
+                },
+                pa.struct([pa.field("a", pa.int32()), pa.field("nodes", pa.list_(node))]),
+            ),
+            "nothing": pa.nulls(rows, pa.utf8()),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def files() -> tuple[pa.Table, bytes]:
+    table = pa.concat_tables([everything(3_000, 0.2), everything(2_000, 0), everything(50, 1)])
+    return table, written([table, table.slice(777, 3)], batch_rows=701)
+
+
+class TestEveryType:
+    def test_pyarrow_reads_what_was_written(self, files: tuple[pa.Table, bytes]) -> None:
+        table, data = files
+        assert_same(read(data), pa.concat_tables([table, table.slice(777, 3)]))
+
+    def test_duckdb_and_polars_read_the_same_as_of_a_file_by_pyarrow(
+        self, files: tuple[pa.Table, bytes], tmp_path: Path
+    ) -> None:
+        table, data = files
+        theirs = tmp_path / "theirs.parquet"
+        pq.write_table(pa.concat_tables([table, table.slice(777, 3)]), theirs)
+        ours = tmp_path / "ours.parquet"
+        ours.write_bytes(data)
+        columns = [
+            name for name in table.column_names if name != "d60"
+        ]  # polars has no such decimals
+        assert pl.read_parquet(ours, columns=columns).equals(
+            pl.read_parquet(theirs, columns=columns)
+        )
+        with duckdb.connect() as connection:
+            for a, b in ((ours, theirs), (theirs, ours)):
+                query = f"select count(*) from (select * from '{a}' except all select * from '{b}')"
+                assert connection.execute(query).fetchall() == [(0,)]
+
+    def test_statistics_are_those_of_pyarrow(self, files: tuple[pa.Table, bytes]) -> None:
+        table, data = files
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        ours = pq.read_metadata(io.BytesIO(data)).row_group(0)
+        theirs = pq.read_metadata(sink).row_group(0)
+        told = 0
+        for index in range(ours.num_columns):
+            a, b = ours.column(index), theirs.column(index)
+            assert a.num_values == b.num_values
+            assert a.statistics.null_count == b.statistics.null_count
+            assert a.statistics.has_min_max == b.statistics.has_min_max, a.path_in_schema
+            if a.statistics.has_min_max:
+                assert a.statistics.min_raw == b.statistics.min_raw, a.path_in_schema
+                assert a.statistics.max_raw == b.statistics.max_raw, a.path_in_schema
+                told += 1
+        assert told > 25
+
+    def test_the_schema_is_that_of_pyarrow(self, files: tuple[pa.Table, bytes]) -> None:
+        table, data = files
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        assert pq.read_schema(io.BytesIO(data)).equals(pq.read_schema(sink))
+        ours, theirs = pq.read_metadata(io.BytesIO(data)), pq.read_metadata(sink)
+        assert ours.schema.equals(theirs.schema)
+        assert ours.metadata is not None
+        assert ours.metadata[b"key"] == b"value"
+
+
+PAGES_ROWS = 150_000
+"""More than a page has."""
+
+
+@pytest.fixture(scope="module")
+def table() -> pa.Table:
+    numbers = list(range(PAGES_ROWS))
+    return pa.table(
+        {
+            "rising": pa.array(numbers, pa.int64()),
+            "falling": pa.array([-n for n in numbers], pa.int64()),
+            "sparse": pa.array([n if n % 3 else None for n in numbers], pa.int32()),
+            "late": pa.array([None] * 100_000 + numbers[100_000:], pa.int64()),
+            "names": pa.array([f"{n // 100:06}" for n in numbers]),
+            "texts": pa.array([f"{RANDOM.randrange(2**60):x}" for _ in numbers]),
+            "lists": pa.array([list(range(n % 4)) for n in numbers], pa.list_(pa.int32())),
+        }
+    )
+
+
+class TestPages:
+    def test_all_rows_come_back(self, table: pa.Table) -> None:
+        assert_same(read(written([table], batch_rows=8_192)), table)
+
+    def test_an_index_of_pages_leads_polars_and_duckdb_to_the_right_rows(
+        self, table: pa.Table, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "file.parquet"
+        path.write_bytes(written([table], batch_rows=8_192))
+        for low in (0, 65_535, 65_536, 149_990):
+            found = (
+                pl.scan_parquet(path)
+                .filter(pl.col("rising").is_between(low, low + 3))
+                .select("rising", "falling", "names", "lists")
+                .collect()
+            )
+            assert found["rising"].to_list() == list(range(low, low + 4))
+            assert found["lists"].to_list() == [list(range(n % 4)) for n in range(low, low + 4)]
+            with duckdb.connect() as connection:
+                query = f"select falling from '{path}' where names = '{low // 100:06}'"
+                rows = connection.execute(query).fetchall()
+            first = low // 100 * 100
+            assert [-row[0] for row in rows] == list(range(first, min(first + 100, PAGES_ROWS)))
+
+    def test_a_column_without_what_has_no_null_takes_none(self) -> None:
+        schema = pa.schema([pa.field("n", pa.int64(), nullable=False)])
+        file = ParquetFile(Layout(schema, Compressor("none")), io.BytesIO().write)
+        batch = pa.record_batch([pa.array([1, None], pa.int64())], schema=schema)
+        with pytest.raises(ValueError, match="column n has a null where its schema has none"):
+            file.append(batch)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_rows_in_any_pieces_come_back(data: st.DataObject) -> None:
+    leaf = st.sampled_from([pa.int32(), pa.utf8(), pa.binary(), pa.bool_(), pa.float64()])
+    kind = data.draw(
+        st.recursive(
+            leaf,
+            lambda inner: st.one_of(
+                inner.map(pa.list_),
+                inner.map(lambda one: pa.map_(pa.utf8(), one)),
+                st.lists(inner, min_size=1, max_size=2).map(
+                    lambda ones: pa.struct([(f"f{i}", one) for i, one in enumerate(ones)])
+                ),
+            ),
+            max_leaves=4,
+        )
+    )
+    values = data.draw(st.lists(_of(kind), max_size=40))
+    table = pa.table({"column": pa.array(values, kind)})
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=3)))
+    parts = [table.slice(a, b - a) for a, b in itertools.pairwise([0, *cuts, len(values)])]
+    found = read(written(parts, batch_rows=data.draw(st.integers(1, 9))))
+    assert found.column("column").to_pylist() == table.column("column").to_pylist()
+
+
+def _of(kind: pa.DataType) -> st.SearchStrategy[Any]:
+    """Values of a type, null too."""
+    made: st.SearchStrategy[Any]
+    if pa.types.is_map(kind):
+        made = st.lists(st.tuples(st.text(max_size=3), _of(kind.item_type)), max_size=3)
+    elif pa.types.is_list(kind):
+        made = st.lists(_of(kind.value_type), max_size=3)
+    elif pa.types.is_struct(kind):
+        made = st.fixed_dictionaries({field.name: _of(field.type) for field in kind})
+    elif pa.types.is_boolean(kind):
+        made = st.booleans()
+    elif pa.types.is_int32(kind):
+        made = st.integers(-(2**31), 2**31 - 1)
+    elif pa.types.is_float64(kind):
+        made = st.floats(allow_nan=False)
+    else:
+        made = st.text(max_size=4) if pa.types.is_string(kind) else st.binary(max_size=4)
+    return st.none() | made
+
+
+class TestDictionaries:
+    def test_values_that_repeat_have_one_and_others_none(self) -> None:
+        found = encodings(written([TABLE]))
+        assert {path for path, used in found.items() if "RLE_DICTIONARY" in used} == {
+            "few",
+            "enum",
+            "tags.list.element",
+            "inner.few",
+            "links.key_value.key",
+        }
+
+    def test_a_few_rows_tell_nothing(self) -> None:
+        assert "RLE_DICTIONARY" in encodings(written([TABLE.slice(0, 1_000)]))["unique"]
+
+    def test_what_a_whole_page_told_holds_for_files_to_come(self) -> None:
+        table = pa.table({"unique": pa.array([RANDOM.randbytes(8) for _ in range(70_000)])})
+        layout = Layout(table.schema, Compressor("zstd"))
+        written([table], layout=layout)
+        same = pa.table({"unique": pa.array([b"again"] * 10)})
+        assert "RLE_DICTIONARY" not in encodings(written([same], layout=layout))["unique"]
+
+    def test_values_that_no_longer_repeat_get_another_look(self) -> None:
+        few = pa.table({"n": pa.array([n % 9 for n in range(70_000)], pa.int64())})
+        many = pa.table({"n": pa.array(RANDOM.sample(range(2**60), 70_000), pa.int64())})
+        layout = Layout(few.schema, Compressor("zstd"))
+        data = written([few, many, many], layout=layout)
+        metadata = pq.read_metadata(io.BytesIO(data))
+        used = [
+            "RLE_DICTIONARY" in metadata.row_group(group).column(0).encodings for group in range(3)
+        ]
+        assert used == [True, True, False]
+
+    def test_a_row_group_ends_when_a_dictionary_has_all_that_it_may_have(self) -> None:
+        rows = [RANDOM.randbytes(512) for _ in range(80_000)]
+        table = pa.table({"twice": pa.array([row for row in rows for _ in range(2)])})
+        file = ParquetFile(Layout(table.schema, Compressor("none")), io.BytesIO().write)
+        ended = []
+        for batch in table.to_batches(max_chunksize=8_192):
+            file.append(batch)
+            if file.is_full:
+                ended.append(file.rows)
+                file.end_row_group()
+        assert len(ended) == 1
+        assert 32 << 20 <= ended[0] * 256 < 40 << 20
+
+    def test_files_are_smaller_than_with_a_dictionary_everywhere_or_nowhere(self) -> None:
+        theirs = []
+        for dictionaries in (True, False):
+            sink = io.BytesIO()
+            options: dict[str, Any] = {"use_dictionary": dictionaries, "compression_level": 3}
+            pq.write_table(TABLE, sink, compression="zstd", **options)
+            theirs.append(len(sink.getvalue()))
+        assert len(written([TABLE])) < min(theirs)
+
+    def test_a_file_is_a_seventh_smaller_than_that_of_pyarrow_at_its_defaults(self) -> None:
+        payloads = [
+            ContractData(**fields).SerializeToString() for fields in contract_data(40_000, seed=1)
+        ]
+        table = pa.Table.from_batches([ContractDataWriter.converter().to_arrow(payloads)])
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        assert len(written([table])) < 0.86 * len(sink.getvalue())
+
+
+class TestCompressor:
+    def test_several_threads_and_files_give_the_bytes_of_one(self) -> None:
+        tables = [TABLE.slice(n * 100) for n in range(4)]
+        wanted = [written([table]) for table in tables]
+        compressor = Compressor("zstd", threads=2)
+        found: dict[int, bytes] = {}
+
+        def write(number: int) -> None:
+            layout = Layout(TABLE.schema, compressor)
+            found[number] = written([tables[number]], layout=layout)
+
+        threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        compressor.close()
+        assert [found[n] for n in range(4)] == wanted
+
+    def test_what_is_wrong_with_a_page_reaches_the_end_of_its_row_group(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compressor = Compressor("zstd", threads=1)
+        file = ParquetFile(Layout(TABLE.schema, compressor), io.BytesIO().write)
+
+        def fail(data: object) -> None:
+            raise MemoryError("no room")
+
+        monkeypatch.setattr(compressor, "compress", fail)
+        file.append(TABLE.select(range(TABLE.num_columns)).slice(0, 100).to_batches()[0])
+        with pytest.raises(MemoryError, match="no room"):
+            file.end_row_group()
+        compressor.close()
+
+    def test_its_threads_end(self) -> None:
+        before = set(threading.enumerate())
+        compressor = Compressor("zstd", threads=2)
+        threads = set(threading.enumerate()) - before
+        assert len(threads) == 2
+        compressor.close()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def messages(count: int) -> list[bytes]:
+    return [Event(**fields).SerializeToString() for fields in events(count, seed=1)]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 20,000 events, with bloom filters."""
+
+    class WithBloomFilters(EventWriter):
+        bloom_filters = ("tx_hash", "topic.list.element", "ledger")
+
+    folder = tmp_path_factory.mktemp("archive")
+    with WithBloomFilters(folder, partition_by=[]) as writer:
+        writer.write_many(messages(20_000))
+    (found,) = (folder / "stellar.v1.Event").iterdir()
+    return found
+
+
+class TestFiles:
+    def test_they_have_page_indexes(self, path: Path) -> None:
+        metadata = pq.read_metadata(path)
+        for index in range(metadata.num_columns):
+            column = metadata.row_group(0).column(index)
+            assert column.has_offset_index
+            told = column.statistics.has_min_max
+            assert column.has_column_index == (
+                told or column.num_values == column.statistics.null_count
+            )
+
+    def test_pages_have_checksums_and_a_flipped_bit_is_found(
+        self, path: Path, tmp_path: Path
+    ) -> None:
+        data = bytearray(path.read_bytes())
+        column = pq.read_metadata(path).row_group(0).column(9)
+        assert column.path_in_schema == "tx_hash"
+        start = column.dictionary_page_offset or column.data_page_offset
+        data[start + column.total_compressed_size // 2] ^= 1
+        damaged = tmp_path / "damaged.parquet"
+        damaged.write_bytes(data)
+        with pytest.raises(OSError, match=r"(?i)crc|checksum"):
+            pq.read_table(damaged, page_checksum_verification=True)
+
+    def test_bloom_filters_exclude_what_is_not_there_and_nothing_else(self, path: Path) -> None:
+        with duckdb.connect() as connection:
+            (there,) = connection.execute(f"select tx_hash from '{path}' limit 1").fetchone() or ()
+
+            def excludes(value: bytes) -> list[bool]:
+                probe = "select bloom_filter_excludes from parquet_bloom_probe(?, 'tx_hash', ?)"
+                found = connection.execute(probe, [str(path), value]).fetchall()
+                return [excluded for (excluded,) in found]
+
+            assert excludes(there) == [False]
+            missing = [excludes(RANDOM.randbytes(32)) for _ in range(200)]
+        assert sum(map(all, missing)) > 180
+
+    def test_columns_of_few_values_have_statistics(self, path: Path) -> None:
+        metadata = pq.read_metadata(path)
+        ledger = metadata.row_group(0).column(1)
+        assert ledger.path_in_schema == "ledger"
+        assert ledger.statistics.min > 0
+
+    @pytest.mark.parametrize("codec", ["zstd", "snappy", "gzip", "lz4", "brotli", "none"])
+    def test_every_codec_gives_the_rows_back(self, codec: Any, tmp_path: Path) -> None:
+        payloads = messages(5_000)
+        with EventWriter(tmp_path, partition_by=[], compression=codec) as writer:
+            writer.write_many(payloads)
+        (found,) = (tmp_path / "stellar.v1.Event").iterdir()
+        rows = pq.read_table(found, partitioning=None).combine_chunks()
+        (batch,) = rows.to_batches()
+        back = EventWriter.converter().to_protobuf(batch)
+        assert sorted(back.to_pylist()) == sorted(payloads)
+
+
+class TestDescriptor:
+    def test_a_file_alone_tells_what_its_messages_are(self, path: Path) -> None:
+        text = (pq.read_metadata(path).metadata or {})[KEY.encode()]
+        files = descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(text))
+        pool = descriptor_pool.DescriptorPool()
+        for file in files.file:
+            pool.Add(file)
+        found = message_factory.GetMessageClass(pool.FindMessageTypeByName("stellar.v1.Event"))
+        payload = messages(1)[0]
+        assert str(found.FromString(payload)) == str(Event.FromString(payload))
+
+    def test_imports_come_before_what_needs_them_once(self) -> None:
+        text = descriptor_of(lambda: Event)
+        assert text is not None
+        files = descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(text))
+        names = [file.name for file in files.file]
+        assert names == ["google/protobuf/timestamp.proto", "stellar/v1/event.proto"]
+
+    def test_it_is_left_out_where_protobuf_knows_another_version_of_the_schema(self) -> None:
+        def another() -> type[Event]:
+            file = descriptor_pb2.FileDescriptorProto(name="stellar/v1/event.proto")
+            file.package = "another"
+            descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
+            return Event
+
+        assert descriptor_of(another) is None
