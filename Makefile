@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(wildcard runtime/native/*)
+NATIVE := $(wildcard runtime/native/*.* runtime/native/parquet/*)
 
 .PHONY: demo test servers test-asan fuzz bench lint format
 

@@ -145,11 +145,11 @@ class WriterConfig(_Model):
         max_file_size_mb: a file is closed and published when it has about this size on disk.
         max_file_rows: ... or when it has exactly this number of rows; none for no such limit.
         rotation_interval_minutes: ... or this long after its first row.
-        row_group_mb: the size in memory at which the rows gathered for a file are written to it as a
-            row group. The rows gathered for all files of one of the two encode threads together are
-            kept under it too.
-        max_open_files: ... or when more partitions than this have an open file in one of the encode
-            threads and it is the one that has gone longest without a row.
+        row_group_mb: what the row groups of all open files may take in memory together, mostly as
+            compressed pages and dictionaries; then the largest is written. One also ends when it has
+            1,048,576 rows, or a dictionary of 32 MB.
+        max_open_files: ... or when more partitions than this have an open file and it is the one that
+            has gone longest without a row.
         partition_by: names of the table's partitions or of its columns, outermost first; empty for
             none; when left out, what the schema's rules say.
         ledgers_per_file: the size of ranges in a partition by range, instead of the one in the rules.

@@ -17,8 +17,8 @@ from .writer import WriterFailed
 
 __all__ = ["Chunk", "Intake", "Letter", "Mark"]
 
-_BATCH_ROWS: Final = 8_192
-_BATCH_BYTES: Final = 4 << 20
+_BATCH_ROWS: Final = 16_384
+_BATCH_BYTES: Final = 8 << 20
 """What is decoded at once at most, but for a single message that is larger."""
 
 _JOURNAL_PART: Final = 0.25

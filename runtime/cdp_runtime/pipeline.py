@@ -48,7 +48,7 @@ _GIVE_UP_SECONDS: Final = 5.0
 _COMPRESS_THREADS: Final = min(2, os.cpu_count() or 1)
 """Beside the encode thread, which compresses too when they do not keep up."""
 
-_QUEUED_BYTES: Final = 6 << 20
+_QUEUED_BYTES: Final = 12 << 20
 """Of rows that wait between decoding and encoding at most."""
 
 _IDLE_BYTES: Final = 32 << 20

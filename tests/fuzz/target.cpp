@@ -12,6 +12,7 @@
 #include "decoder.h"
 #include "encoder.h"
 #include "export.h"
+#include "parquet/file.h"
 #include "random_arrays.h"
 
 namespace fuzz {
@@ -306,6 +307,40 @@ void check_plain_columns(const Table& table, const ArrowArray& batch, const Deco
     }
 }
 
+// Writes a batch to Parquet, whole and in pieces, without a codec.
+void check_parquet(const Table& table, const ArrowArray& batch) {
+    namespace parquet = cdp::parquet;
+    parquet::Layout layout;
+    layout.leaves = parquet::leaves_of(table.schema->arrow);
+    for (parquet::Leaf& leaf : layout.leaves)
+        leaf.bloom_filter = leaf.physical != parquet::Physical::Boolean;
+    layout.sizer = [](std::span<const uint8_t> body) { return body.size(); };
+    parquet::File file(layout);
+    const auto store = [&] {
+        for (const auto& page : file.take_pages()) page->store(page->body.span());
+    };
+    for (const int64_t most : {batch.length, int64_t{1}, int64_t{3}}) {
+        for (int64_t row = 0; row < batch.length;) {
+            const int64_t rows = std::min(most, batch.length - row);
+            file.append(batch, row, rows);
+            row += rows;
+            store();
+        }
+        expect(file.rows() == batch.length, "rows are missing in a row group");
+        expect(batch.length == 0 || file.held() > 0, "rows that take no memory");
+        file.end_row_group();
+        store();
+        file.write_row_group();
+    }
+    file.finish({{"key", "value"}}, "fuzz");
+    std::vector<uint8_t> bytes(file.ready(SIZE_MAX));
+    file.take(bytes.data(), bytes.size());
+    expect(static_cast<int64_t>(bytes.size()) == file.size(),
+           "a file of another size than it says");
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    expect(text.starts_with("PAR1") && text.ends_with("PAR1"), "a file without its magic");
+}
+
 }  // namespace
 
 void run_decoder(Table& table, std::span<const std::string> inputs, size_t choice) {
@@ -319,6 +354,8 @@ void run_decoder(Table& table, std::span<const std::string> inputs, size_t choic
     }
     const Separate separate(rows);
     const Decoded decoded = decode(table, separate.payloads);
+
+    for (const Array& batch : decoded.batches) check_parquet(table, *batch);
 
     const Joined joined(rows);
     const Decoded same = decode(table, joined.payloads);
@@ -351,6 +388,7 @@ void run_encoder(Table& table, const std::string& input) {
     Choices choices(input);
     const RandomBatch batch = random_batch(table, choices);
     const int64_t rows = batch.array->length;
+    if (!batch.dubious) check_parquet(table, *batch.array);
     try {
         const Encoded encoded(table, *batch.array);
         const Separate payloads(encoded.rows);

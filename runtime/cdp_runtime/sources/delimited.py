@@ -15,7 +15,7 @@ from .files import Reader, rest_of
 
 __all__ = ["read_delimited"]
 
-_BLOCK: Final = 2 << 20
+_BLOCK: Final = 4 << 20
 """How much is read at once, in bytes: about what is decoded at once."""
 
 

@@ -75,7 +75,7 @@ class BytesRange {
         uint64_t head = 0;
         if (value.size() >= sizeof head) {
             std::memcpy(&head, value.data(), sizeof head);
-        } else {
+        } else if (!value.empty()) {
             std::memcpy(&head, value.data(), value.size());
         }
         return __builtin_bswap64(head) ^ flip_;
