@@ -4,6 +4,7 @@
 #include <array>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include "convert.h"
 #include "json.h"
@@ -256,7 +257,7 @@ const uint8_t* Decoder::message(Message& message, int64_t row, const uint8_t* p,
 
 // What the end of its message means for a field.
 bool Decoder::close(FieldOp& op, int64_t row) {
-    static constexpr uint8_t kEmpty = 0;  // a length of zero
+    static constexpr std::array<uint8_t, 1 + kCopySlack> kEmpty{};  // a length of zero, readable on
     if (op.op == Op::Map) {
         const Column& list = *op.column;
         const bool several = list.next == row + 1 && list.items->rows - list.offset_at(row) > 1;
@@ -268,7 +269,9 @@ bool Decoder::close(FieldOp& op, int64_t row) {
         if (op.value->next <= row) put_enum_text(op, *op.value, row, 0);
     } else if (!op.seen && !op.required) {
         ++depth_;  // nothing on the wire nests here
-        const bool done = step(op, *op.value, row, &kEmpty, &kEmpty + 1) != nullptr;
+        const uint8_t* limit = std::exchange(limit_, kEmpty.end());
+        const bool done = step(op, *op.value, row, kEmpty.data(), kEmpty.data() + 1) != nullptr;
+        limit_ = limit;
         --depth_;
         return done;
     }
