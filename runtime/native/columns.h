@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "pool.h"
+#include "prefetch.h"
 
 namespace cdp {
 
@@ -69,16 +70,6 @@ struct EnumNames {
 };
 
 enum class Layout : uint8_t { Bit, Fixed, Text32, Text64, Struct, List32, List64 };
-
-// How far ahead of what is written memory is fetched, bytes. A batch writes to more places in turn
-// than the processor's own prefetching follows, so that without this every new line is waited for.
-constexpr int64_t kAhead = 128;
-constexpr int64_t kAheadOfTexts = 512;
-inline void fetch_for_write(const void* place, int64_t ahead) {
-    // Behind the buffer's end there is nothing to point at: numbers, which are never followed.
-    const auto at = reinterpret_cast<uintptr_t>(place) + static_cast<uintptr_t>(ahead);
-    __builtin_prefetch(reinterpret_cast<const void*>(at), 1);
-}
 
 struct alignas(64) Column {
     // What every value touches, in one cache line.

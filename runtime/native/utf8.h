@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "prefetch.h"
+
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -98,7 +100,10 @@ inline bool copy_is_ascii(uint8_t* to, const uint8_t* from, size_t size, size_t 
         return seen < 0x80;
     }
     uint64_t seen = 0;
-    for (size_t at = 0; at + 64 < size; at += 64) seen |= copy_64(to + at, from + at);
+    for (size_t at = 0; at + 64 < size; at += 64) {
+        fetch_for_write(to + at, kAheadOfTexts);
+        seen |= copy_64(to + at, from + at);
+    }
     return (seen | copy_64(to + size - 64, from + size - 64)) == 0;
 }
 
