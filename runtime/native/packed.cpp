@@ -28,7 +28,7 @@ constexpr size_t kBeyond = 16;
         goes_on |= uint64_t{static_cast<uint32_t>(_mm_movemask_epi8(chunk))} << (16 * i);
     }
 #else
-    for (size_t i = 0; i < kBlock; ++i) goes_on |= uint64_t{p[i] >> 7} << i;
+    for (size_t i = 0; i < kBlock; ++i) goes_on |= static_cast<uint64_t>(p[i] >> 7) << i;
 #endif
     return ~goes_on;
 }
