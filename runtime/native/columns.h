@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "pool.h"
+#include "prefetch.h"
 
 namespace cdp {
 
@@ -135,7 +136,9 @@ struct alignas(64) Column {
     }
     template <typename T>
     void put(int64_t row, T value) {
-        values.as<T>()[row] = value;
+        T* at = values.as<T>() + row;
+        fetch_for_write(at, kAhead);
+        *at = value;
         mark(row);
     }
     void put_bit(int64_t row, bool value) {
@@ -150,7 +153,8 @@ struct alignas(64) Column {
     uint8_t* begin_text(int64_t row, size_t size) {
         if (next != row) seek_text(row);
         const size_t need = static_cast<size_t>(used) + size;
-        if (__builtin_expect(need > values.capacity(), 0)) grow_text(need);
+        // (Not at most: a column without memory has no slack either.)
+        if (__builtin_expect(need >= values.capacity(), 0)) grow_text(need);
         return values.data() + used;
     }
     void end_text(int64_t row, size_t size) {
@@ -161,15 +165,19 @@ struct alignas(64) Column {
     }
     // The same two for a Text32 column.
     uint8_t* begin_text32(int64_t row, size_t size) {
-        auto* ends = offsets.as<int32_t>();
-        if (__builtin_expect(next > row, 0)) {
-            seek_text(row);
-        } else {
-            for (; next < row; ++next) ends[next + 1] = static_cast<int32_t>(used);
-        }
+        // Rows without a value: how many there are is not foretold, so that eight ends are written
+        // whether they are needed or not (the buffer's slack takes those behind its end).
+        constexpr int64_t kFew = 8;
+        auto* ends = offsets.as<int32_t>() + next + 1;
+        for (int64_t i = 0; i < kFew; ++i) ends[i] = static_cast<int32_t>(used);
+        fetch_for_write(ends, kAhead);
+        if (__builtin_expect(static_cast<uint64_t>(row - next) > kFew, 0)) seek_text(row);
         const size_t need = static_cast<size_t>(used) + size;
-        if (__builtin_expect(need > values.capacity(), 0)) grow_text(need);
-        return values.data() + used;
+        // (Not at most: a column without memory has no slack either.)
+        if (__builtin_expect(need >= values.capacity(), 0)) grow_text(need);
+        uint8_t* to = values.data() + used;
+        fetch_for_write(to, kAheadOfTexts);
+        return to;
     }
     void end_text32(int64_t row, size_t size) {
         used += static_cast<int64_t>(size);
@@ -191,6 +199,7 @@ struct alignas(64) Column {
         if (__builtin_expect(next != row + 1, 1)) {
             if (next != row) pad_to(row);
             set_offset(row, items->rows);
+            fetch_for_write(offsets.data() + row * (wide() ? 8 : 4), kAhead);
             next = row + 1;
             mark(row);
         }

@@ -4,6 +4,7 @@
 #include <array>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include "convert.h"
 #include "json.h"
@@ -187,76 +188,127 @@ const uint8_t* Decoder::behind_prefix(const uint8_t* p, const uint8_t* end) {
     return fail(p, "the Schema Registry's message indexes are those of another message");
 }
 
-const uint8_t* Decoder::message(Message& message, int64_t row, const uint8_t* p, const uint8_t* end,
-                                uint32_t group) {
-    for (FieldOp* field : message.closing) field->seen = false;
-    FieldOp* before = &message.start;
+const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* p,
+                                const uint8_t* end, uint32_t group) {
+    // The messages around the one being read. Calls, which save a dozen registers each, are left to
+    // what nests deeper still.
+    struct Around {
+        Message* message;
+        int64_t row;
+        const uint8_t* end;
+        FieldOp* op;
+        uint32_t group;
+    };
+    std::array<Around, 8> around;
+    Around* level = around.data();
+    int depth = depth_;
+    Message* message = &outermost;
+    for (FieldOp* field : message->closing) field->seen = false;
+    FieldOp* before = &message->start;
     FieldOp* op = before->guess;
-    while (p < end) {
-        // Fields mostly come in the order of the last message: compare before looking up. (A tag
-        // that crosses the end leaves nothing to read a value from, and fails there.)
-        if (__builtin_expect(p <= safe_ && (load<uint32_t>(p) & op->tag_mask) == op->tag_bytes,
-                             1)) {
-            p += op->tag_size;
-        } else {
-            const uint8_t* start = p;
-            uint32_t tag = 0;
-            p = read_tag(p, end, tag);
-            if (p == nullptr) return fail(start, kTag);
-            const uint32_t number = tag >> 3;
-            const auto wire = static_cast<Wire>(tag & 7);
-            if (number == 0) return fail(start, "field number 0");
-            if (wire == Wire::End) {
-                if (number != group) return fail(start, kGroup);
-                group = 0;
-                break;
-            }
-            FieldOp* found = message.find(number);
-            if (found == nullptr || found->wire != wire) {
-                if (found != nullptr && found->repeated && is_scalar(*found) &&
-                    wire == Wire::Length && found->op != Op::Skip) {
-                    p = packed(*found, row, p, end);
-                    before->guess = found;
-                    op = found->guess;
-                } else {
-                    needs_raw_ = needs_raw_ || found == nullptr || found->op != Op::Skip;
-                    p = skip(tag, p, end, depth_);
+    while (true) {
+        while (p < end) {
+            // Fields mostly come in the order of the last message: compare before looking up. (A
+            // tag that crosses the end leaves nothing to read a value from, and fails there.)
+            if (__builtin_expect(p <= safe_ && (load<uint32_t>(p) & op->tag_mask) == op->tag_bytes,
+                                 1)) {
+                p += op->tag_size;
+            } else {
+                const uint8_t* start = p;
+                uint32_t tag = 0;
+                p = read_tag(p, end, tag);
+                if (p == nullptr) return fail(start, kTag);
+                const uint32_t number = tag >> 3;
+                const auto wire = static_cast<Wire>(tag & 7);
+                if (number == 0) return fail(start, "field number 0");
+                if (wire == Wire::End) {
+                    if (number != group) return fail(start, kGroup);
+                    group = 0;
+                    break;
                 }
-                if (p == nullptr) return nullptr;
-                continue;
+                FieldOp* found = message->find(number);
+                if (found == nullptr || found->wire != wire) {
+                    if (found != nullptr && found->repeated && is_scalar(*found) &&
+                        wire == Wire::Length && found->op != Op::Skip) {
+                        p = packed(*found, row, p, end);
+                        before->guess = found;
+                        op = found->guess;
+                    } else {
+                        needs_raw_ = needs_raw_ || found == nullptr || found->op != Op::Skip;
+                        p = skip(tag, p, end, depth_);
+                    }
+                    if (p == nullptr) return nullptr;
+                    continue;
+                }
+                op = found;
+                before->guess = op;
             }
-            op = found;
-            before->guess = op;
-        }
-        int64_t at = row;
-        if (op->extras != 0) {
-            if ((op->extras & FieldOp::kPushes) != 0) at = op->column->push_item(row);
-            if ((op->extras & FieldOp::kEnters) != 0) enter_oneof(*op, row);
-            op->seen = true;
-        }
-        const uint8_t* value = p;
-        p = step(*op, *op->value, at, p, end);
-        if (__builtin_expect(p == nullptr, 0)) {
-            if (value > end) {  // what was taken for a tag goes on behind the end
-                at_ = value - op->tag_size;
-                reason_ = kTag;
-                op_ = nullptr;
+            int64_t at = row;
+            const uint8_t* value = p;
+            if (op->extras != 0) {
+                if ((op->extras & FieldOp::kPushes) != 0) at = op->column->push_item(row);
+                if ((op->extras & FieldOp::kEnters) != 0) enter_oneof(*op, row);
+                op->seen = true;
             }
-            return nullptr;
+            if ((op->extras & FieldOp::kNests) != 0 && level != around.end()) {
+                const uint8_t* stop = nullptr;
+                p = begin_message(*op, *op->value, at, p, end, stop);
+                if (__builtin_expect(p != nullptr, 1)) {
+                    *level++ = {message, row, end, op, group};
+                    depth_ = --depth;
+                    message = op->message;
+                    row = at;
+                    end = stop;
+                    group = 0;
+                    for (FieldOp* field : message->closing) field->seen = false;
+                    before = &message->start;
+                    op = before->guess;
+                    continue;
+                }
+            } else {
+                p = step(*op, *op->value, at, p, end);
+            }
+            if (__builtin_expect(p == nullptr, 0)) {
+                if (value > end) {  // what was taken for a tag goes on behind the end
+                    at_ = value - op->tag_size;
+                    reason_ = kTag;
+                    op_ = nullptr;
+                }
+                return nullptr;
+            }
+            before = op;
+            op = op->guess;
         }
-        before = op;
-        op = op->guess;
+        if (group != 0) return fail(p, kTruncated);
+        for (FieldOp* field : message->closing) {
+            if (!close(*field, row)) return nullptr;
+        }
+        if (level == around.data()) return p;
+        --level;
+        depth_ = ++depth;
+        message = level->message;
+        row = level->row;
+        end = level->end;
+        group = level->group;
+        before = level->op;
+        op = before->guess;
     }
-    if (group != 0) return fail(p, kTruncated);
-    for (FieldOp* field : message.closing) {
-        if (!close(*field, row)) return nullptr;
-    }
-    return p;
+}
+
+const uint8_t* Decoder::begin_message(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
+                                      const uint8_t* end, const uint8_t*& stop) {
+    if (depth_ <= 0) return fail(p, too_deep_.c_str(), &op);
+    size_t size = 0;
+    const uint8_t* body = read_length(p, end, size);
+    if (body == nullptr) return fail(p, kTruncated, &op);
+    column.mark(row);
+    stop = body + size;
+    return body;
 }
 
 // What the end of its message means for a field.
 bool Decoder::close(FieldOp& op, int64_t row) {
-    static constexpr uint8_t kEmpty = 0;  // a length of zero
+    static constexpr std::array<uint8_t, 1 + kCopySlack> kEmpty{};  // a length of zero, readable on
     if (op.op == Op::Map) {
         const Column& list = *op.column;
         const bool several = list.next == row + 1 && list.items->rows - list.offset_at(row) > 1;
@@ -268,7 +320,9 @@ bool Decoder::close(FieldOp& op, int64_t row) {
         if (op.value->next <= row) put_enum_text(op, *op.value, row, 0);
     } else if (!op.seen && !op.required) {
         ++depth_;  // nothing on the wire nests here
-        const bool done = step(op, *op.value, row, &kEmpty, &kEmpty + 1) != nullptr;
+        const uint8_t* limit = std::exchange(limit_, kEmpty.end());
+        const bool done = step(op, *op.value, row, kEmpty.data(), kEmpty.data() + 1) != nullptr;
+        limit_ = limit;
         --depth_;
         return done;
     }
@@ -359,12 +413,10 @@ const uint8_t* Decoder::step(FieldOp& op, Column& column, int64_t row, const uin
         case Op::Base32:
             return text(op, column, row, p, end);
         case Op::Message:
-            if (depth_ <= 0) return fail(start, too_deep_.c_str(), &op);
-            p = read_length(p, end, size);
-            if (p == nullptr) return fail(start, kTruncated, &op);
-            column.mark(row);
+            p = begin_message(op, column, row, p, end, end);
+            if (p == nullptr) return nullptr;
             --depth_;
-            p = message(*op.message, row, p, p + size, 0);
+            p = message(*op.message, row, p, end, 0);
             ++depth_;
             return p;
         case Op::Map:

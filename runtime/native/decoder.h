@@ -46,10 +46,14 @@ class Decoder {
 
   private:
     // Each step returns where the next field starts, or null after `fail`.
-    const uint8_t* message(Message& message, int64_t row, const uint8_t* p, const uint8_t* end,
+    const uint8_t* message(Message& outermost, int64_t row, const uint8_t* p, const uint8_t* end,
                            uint32_t group);
     [[gnu::always_inline]] inline const uint8_t* step(FieldOp& op, Column& column, int64_t row,
                                                       const uint8_t* p, const uint8_t* end);
+    [[gnu::always_inline]] inline const uint8_t* begin_message(FieldOp& op, Column& column,
+                                                               int64_t row, const uint8_t* p,
+                                                               const uint8_t* end,
+                                                               const uint8_t*& stop);
     const uint8_t* enumeration(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
                                const uint8_t* end);
     const uint8_t* unix_time(FieldOp& op, Column& column, int64_t row, const uint8_t* p,

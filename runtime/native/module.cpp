@@ -180,7 +180,7 @@ nb::object serialized(nb::handle item, size_t row) {
 }
 
 Payloads payloads_of_sequence(const nb::object& sequence) {
-    constexpr size_t kAhead = 16;  // far enough for memory to answer
+    constexpr size_t kAhead = 32;  // far enough for memory to answer
     Payloads payloads;
     // A tuple, because nobody can take the bytes away from one while the GIL is not held.
     const auto fast = nb::steal(PySequence_Fast(sequence.ptr(), "payloads must be a sequence"));
@@ -189,23 +189,31 @@ Payloads payloads_of_sequence(const nb::object& sequence) {
     const auto tuple = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(size)));
     if (!tuple.is_valid()) throw nb::python_error();
     PyObject** items = PySequence_Fast_ITEMS(fast.ptr());
+    payloads.list.resize(size);
+    const auto set = [&](size_t row, PyObject* bytes) {
+        const auto* data = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes));
+        const auto bytes_size = static_cast<size_t>(PyBytes_GET_SIZE(bytes));
+        payloads.list[row] = {data, bytes_size, data + bytes_size};
+    };
+    // Each object is waited for once; what could change the sequence meanwhile comes after.
+    std::vector<size_t> others;
     for (size_t i = 0; i < size; ++i) {
         if (i + kAhead < size) __builtin_prefetch(items[i + kAhead], 1);
-        PyTuple_SET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i), Py_NewRef(items[i]));
-    }
-    payloads.list.resize(size);
-    nb::list made;
-    for (size_t i = 0; i < size; ++i) {
-        PyObject* item = PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i));
-        if (!PyBytes_CheckExact(item)) {
-            nb::object bytes = serialized(item, i);
-            if (!bytes.is_valid() || !PyBytes_Check(bytes.ptr())) throw nb::python_error();
-            made.append(bytes);
-            item = bytes.ptr();
+        PyObject* item = Py_NewRef(items[i]);
+        PyTuple_SET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i), item);
+        if (PyBytes_CheckExact(item)) {
+            set(i, item);
+        } else {
+            others.push_back(i);
         }
-        const auto* data = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(item));
-        const auto size = static_cast<size_t>(PyBytes_GET_SIZE(item));
-        payloads.list[i] = {data, size, data + size};
+    }
+    nb::list made;
+    for (const size_t row : others) {
+        const nb::handle item = PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(row));
+        const nb::object bytes = serialized(item, row);
+        if (!bytes.is_valid() || !PyBytes_Check(bytes.ptr())) throw nb::python_error();
+        made.append(bytes);
+        set(row, bytes.ptr());
     }
     payloads.owner = nb::make_tuple(tuple, made);
     return payloads;

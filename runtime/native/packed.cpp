@@ -1,5 +1,6 @@
 #include "packed.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 
@@ -15,8 +16,11 @@ namespace {
 
 constexpr size_t kBlock = 64;
 
+// What of a block's end is read beyond it: a varint that is taken for one that begins there.
+constexpr size_t kBeyond = 16;
+
 // One bit for each of 64 bytes that ends a varint.
-uint64_t ends_of_block(const uint8_t* p) {
+[[gnu::always_inline]] inline uint64_t ends_of_block(const uint8_t* p) {
     uint64_t goes_on = 0;
 #if defined(__SSE2__)
     for (int i = 0; i < 4; ++i) {
@@ -24,15 +28,16 @@ uint64_t ends_of_block(const uint8_t* p) {
         goes_on |= uint64_t{static_cast<uint32_t>(_mm_movemask_epi8(chunk))} << (16 * i);
     }
 #else
-    for (size_t i = 0; i < kBlock; ++i) goes_on |= uint64_t{p[i] >> 7} << i;
+    for (size_t i = 0; i < kBlock; ++i) goes_on |= static_cast<uint64_t>(p[i] >> 7) << i;
 #endif
     return ~goes_on;
 }
 
-// The groups of seven bits in a varint of so many bytes.
-constexpr std::array<uint64_t, 9> kGroups = [] {
-    std::array<uint64_t, 9> groups{};
-    for (size_t i = 1; i < groups.size(); ++i) groups[i] = groups[i - 1] << 8 | 0x7F;
+// The groups of seven bits in a varint of so many bytes, up to eight; what is no varint, from one
+// behind the end of a block on, has none.
+constexpr std::array<uint64_t, kBlock + 2> kGroups = [] {
+    std::array<uint64_t, kBlock + 2> groups{};
+    for (size_t i = 1; i <= 8; ++i) groups[i] = groups[i - 1] << 8 | 0x7F;
     return groups;
 }();
 
@@ -70,54 +75,121 @@ struct Number<PackedKind::ZigZag64> {
     static Type of(uint64_t value) { return unzigzag64(value); }
 };
 
+// Whether one of the bits set begins so many in a row.
+template <int length>
+bool has_run(uint64_t bits) {
+    for (int have = 1; have < length; have *= 2) bits &= bits >> have;
+    return bits != 0;
+}
+
+// Reads the varints of one run, a block of 64 bytes at a time.
+template <typename Groups, PackedKind kind>
+class Reader {
+  public:
+    static constexpr bool kNarrow = kind == PackedKind::Varint32 || kind == PackedKind::ZigZag32;
+    using Type = typename Number<kind>::Type;
+
+    Reader(const uint8_t* p, Type* out, uint64_t bias) : p_(p), out_(out), bias_(bias) {}
+
+    // Takes the varints that end in the block, as `ends` says, of which the first may begin before;
+    // `goes_on` are the other bytes of its varints. Beyond the block `kBeyond` bytes are readable.
+    // False at a varint that is malformed.
+    [[gnu::always_inline]] inline bool take(const uint8_t* block, uint64_t ends, uint64_t goes_on) {
+        if (ends == UINT64_MAX && p_ == block) {
+            for (size_t i = 0; i < kBlock; ++i) out_[i] = Number<kind>::of(block[i]);
+            out_ += kBlock;
+            p_ = block + kBlock;
+            return true;
+        }
+        if (__builtin_expect(ends == 0, 0)) return false;
+        // Numbers of 32 bits that take at most four bytes do not have to be looked at again.
+        constexpr int kShort = kNarrow ? 4 : 8;
+        const auto first = block + std::countr_zero(ends) + 1 - p_;
+        if (__builtin_expect(first > kShort || has_run<kShort>(goes_on), 0)) {
+            return take_long(block, ends);
+        }
+        // In fours, so that the branch at the end is taken rarely: of those too many the next
+        // block's are written over.
+        const int count = std::popcount(ends);
+        const uint8_t* p = p_;
+        uint64_t rest = ends;
+        for (int i = 0; i < count; i += 4) {
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) {
+                const uint8_t* next = block + std::countr_zero(rest) + 1;
+                rest &= rest - 1;
+                const auto length = static_cast<size_t>(next - p);
+                out_[i + j] = Number<kind>::of(Groups::join(load<uint64_t>(p), kGroups[length]));
+                p = next;
+            }
+        }
+        out_ += count;
+        p_ = block + kBlock - std::countl_zero(ends);
+        return true;
+    }
+
+    const uint8_t* at() const { return p_; }
+    Type* out() const { return out_; }
+    uint64_t over() const { return sums_ >> 32; }
+    void go_to(const uint8_t* p) { p_ = p; }
+
+  private:
+    [[gnu::noinline]] bool take_long(const uint8_t* block, uint64_t ends) {
+        for (; ends != 0; ends &= ends - 1) {
+            const uint8_t* next = block + std::countr_zero(ends) + 1;
+            uint64_t value = 0;
+            if (read_varint_slow(p_, next, value) == nullptr) return false;
+            if constexpr (kNarrow) sums_ |= value + bias_;
+            *out_++ = Number<kind>::of(value);
+            p_ = next;
+        }
+        return true;
+    }
+
+    const uint8_t* p_;
+    Type* out_;
+    const uint64_t bias_;
+    uint64_t sums_ = 0;
+};
+
 // The ends of the varints are found for a block at once, so that no varint has to be read before
 // the place of the next one is known.
 template <typename Groups, PackedKind kind>
-int64_t read_all(const uint8_t* p, const uint8_t* stop, const uint8_t* limit, void* to,
-                 uint64_t bias, uint64_t& over, const uint8_t*& bad) {
-    constexpr bool kNarrow = kind == PackedKind::Varint32 || kind == PackedKind::ZigZag32;
-    uint64_t sums = 0;
+[[gnu::always_inline]] inline int64_t read_all(const uint8_t* p, const uint8_t* stop,
+                                               const uint8_t* limit, void* to, uint64_t bias,
+                                               uint64_t& over, const uint8_t*& bad) {
     auto* out = static_cast<typename Number<kind>::Type*>(to);
+    Reader<Groups, kind> reader(p, out, bias);
     const uint8_t* block = p;
-    while (static_cast<size_t>(stop - block) >= kBlock &&
-           static_cast<size_t>(limit - block) >= kBlock + sizeof(uint64_t)) {
-        uint64_t ends = ends_of_block(block);
-        if (ends == UINT64_MAX && p == block) {
-            for (size_t i = 0; i < kBlock; ++i) *out++ = Number<kind>::of(block[i]);
-            p = block += kBlock;
-            continue;
-        }
-        for (; ends != 0; ends &= ends - 1) {
-            const uint8_t* next = block + std::countr_zero(ends) + 1;
-            const auto length = next - p;
-            uint64_t value = 0;
-            if (__builtin_expect(length <= 8, 1)) {
-                value = Groups::join(load<uint64_t>(p), kGroups[static_cast<size_t>(length)]);
-            } else if (read_varint_slow(p, next, value) == nullptr) {
-                bad = p;
-                return -1;
-            }
-            if constexpr (kNarrow) sums |= value + bias;
-            *out++ = Number<kind>::of(value);
-            p = next;
-        }
+    bool good = true;
+    while (good && static_cast<size_t>(stop - block) >= kBlock &&
+           static_cast<size_t>(limit - block) >= kBlock + kBeyond) {
+        const uint64_t ends = ends_of_block(block);
+        good = reader.take(block, ends, ~ends);
         block += kBlock;
     }
-    while (p < stop) {
-        uint64_t value = 0;
-        bad = p;
-        p = read_varint(p, stop, value);
-        if (p == nullptr) return -1;
-        if constexpr (kNarrow) sums |= value + bias;
-        *out++ = Number<kind>::of(value);
+    // What is left, less than two blocks from the first varint not taken on, is read from a copy.
+    while (good && reader.at() < stop) {
+        const uint8_t* from = reader.at();
+        std::array<uint8_t, kBlock + kBeyond> rest{};
+        const size_t size = std::min(kBlock, static_cast<size_t>(stop - from));
+        std::memcpy(rest.data(), from, size);
+        reader.go_to(rest.data());
+        const uint64_t inside = UINT64_MAX >> (kBlock - size);
+        const uint64_t ends = ends_of_block(rest.data());
+        good = reader.take(rest.data(), ends & inside, ~ends & inside);
+        reader.go_to(from + (reader.at() - rest.data()));
     }
-    over = sums >> 32;
-    return out - static_cast<typename Number<kind>::Type*>(to);
+    bad = reader.at();
+    over = reader.over();
+    return good ? reader.out() - out : -1;
 }
 
 template <typename Groups>
-int64_t read_kind(PackedKind kind, const uint8_t* p, const uint8_t* stop, const uint8_t* limit,
-                  void* to, uint64_t bias, uint64_t& over, const uint8_t*& bad) {
+[[gnu::always_inline]] inline int64_t read_kind(PackedKind kind, const uint8_t* p,
+                                                const uint8_t* stop, const uint8_t* limit, void* to,
+                                                uint64_t bias, uint64_t& over,
+                                                const uint8_t*& bad) {
     switch (kind) {
         case PackedKind::Varint32:
             return read_all<Groups, PackedKind::Varint32>(p, stop, limit, to, bias, over, bad);
@@ -129,6 +201,17 @@ int64_t read_kind(PackedKind kind, const uint8_t* p, const uint8_t* stop, const 
             return read_all<Groups, PackedKind::ZigZag64>(p, stop, limit, to, bias, over, bad);
     }
 }
+
+#if defined(__x86_64__)
+// Processors with a fast pext count bits by one instruction too.
+[[gnu::target("bmi,bmi2,lzcnt,popcnt")]] int64_t read_with_pext(PackedKind kind, const uint8_t* p,
+                                                                const uint8_t* stop,
+                                                                const uint8_t* limit, void* to,
+                                                                uint64_t bias, uint64_t& over,
+                                                                const uint8_t*& bad) {
+    return read_kind<ByPext>(kind, p, stop, limit, to, bias, over, bad);
+}
+#endif
 
 }  // namespace
 
@@ -150,7 +233,7 @@ size_t count_varints(const uint8_t* p, size_t size) {
 int64_t read_packed(PackedKind kind, const uint8_t* p, const uint8_t* stop, const uint8_t* limit,
                     void* to, uint64_t bias, uint64_t& over, const uint8_t*& bad) {
 #if defined(__x86_64__)
-    if (kFastPext) return read_kind<ByPext>(kind, p, stop, limit, to, bias, over, bad);
+    if (kFastPext) return read_with_pext(kind, p, stop, limit, to, bias, over, bad);
 #endif
     return read_kind<ByShifts>(kind, p, stop, limit, to, bias, over, bad);
 }

@@ -538,6 +538,7 @@ void Message::index() {
         if (field->oneof != nullptr && !field->closed) field->extras |= FieldOp::kEnters;
         if (field->op == Op::Skip) continue;
         if (field->required) field->extras |= FieldOp::kSeen;
+        if (field->op == Op::Message) field->extras |= FieldOp::kNests;
         const bool named = field->op == Op::EnumText && field->implicit && !field->repeated;
         if (field->op == Op::Map || field->required || named) closing.push_back(field.get());
     }

@@ -120,7 +120,8 @@ struct alignas(64) FieldOp {
     // What comes before the value: a new item of the column's list; its oneof's other members go;
     static constexpr uint8_t kPushes = 1;
     static constexpr uint8_t kEnters = 2;
-    static constexpr uint8_t kSeen = 4;  // or that it is there, for the end of its message
+    static constexpr uint8_t kSeen = 4;   // or that it is there, for the end of its message;
+    static constexpr uint8_t kNests = 8;  // or another message of the same loop.
     uint8_t extras = 0;
     bool seen = false;
     FieldOp* guess = nullptr;  // what came behind this field last time

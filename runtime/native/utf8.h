@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "prefetch.h"
+
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -50,46 +52,65 @@ inline bool is_utf8(const uint8_t* p, size_t size) {
     return true;
 }
 
-// Copies `size` bytes and tells whether all are ASCII. `to` has 16 writable bytes behind its end;
-// `readable` is how many bytes may be read at `from`, at least `size`.
-inline bool copy_is_ascii(uint8_t* to, const uint8_t* from, size_t size, size_t readable) {
+// What a copy may write behind the end of its bytes.
+constexpr size_t kCopySlack = 64;
+
+// Sixteen bytes from one place to another; the bits of those that are not ASCII.
+inline uint64_t copy_16(uint8_t* to, const uint8_t* from) {
 #if defined(__SSE2__)
-    if (__builtin_expect(((size + 15) & ~size_t{15}) <= readable, 1)) {
-        __m128i seen = _mm_setzero_si128();
-        size_t at = 0;
-        for (; at + 16 <= size; at += 16) {
-            const __m128i chunk = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at));
-            seen = _mm_or_si128(seen, chunk);
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + at), chunk);
-        }
-        int mask = _mm_movemask_epi8(seen);
-        if (at < size) {
-            const __m128i chunk = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at));
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + at), chunk);
-            mask |= _mm_movemask_epi8(chunk) & ((1 << (size - at)) - 1);
-        }
-        return mask == 0;
-    }
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    return static_cast<uint32_t>(_mm_movemask_epi8(bytes));
 #else
-    (void)readable;
+    uint64_t words[2];
+    std::memcpy(words, from, sizeof words);
+    std::memcpy(to, words, sizeof words);
+    // The multiplication gathers the top bit of each byte in the top byte, in order.
+    constexpr uint64_t kTops = 0x8080808080808080u;
+    constexpr uint64_t kGather = 0x0002040810204081u;
+    return ((words[0] & kTops) * kGather) >> 56 | (((words[1] & kTops) * kGather) >> 56) << 8;
 #endif
-    std::memcpy(to, from, size);
-    uint64_t seen = 0;
-    size_t at = 0;
-    for (; at + 8 <= size; at += 8) {
-        uint64_t word;
-        std::memcpy(&word, from + at, 8);
-        seen |= word;
+}
+
+// The same of 64 bytes.
+inline uint64_t copy_64(uint8_t* to, const uint8_t* from) {
+    return copy_16(to, from) | copy_16(to + 16, from + 16) << 16 |
+           copy_16(to + 32, from + 32) << 32 | copy_16(to + 48, from + 48) << 48;
+}
+
+// Copies `size` bytes and tells whether all are ASCII for sure. `to` has `kCopySlack` writable
+// bytes behind its end; `readable` is how many bytes may be read at `from`, at least `size`.
+inline bool copy_is_ascii(uint8_t* to, const uint8_t* from, size_t size, size_t readable) {
+    if (size <= 64) {
+        // Sizes differ from value to value: to copy too much costs less than a branch mispredicted.
+        // (Of no bytes nothing is sure: they shift by nothing.)
+        if (__builtin_expect(readable >= 64, 1)) {
+            return copy_64(to, from) << ((64 - size) & 63) == 0;
+        }
+        // Two copies that overlap reach exactly to the end.
+        if (size >= 32) {
+            return (copy_16(to, from) | copy_16(to + 16, from + 16) |
+                    copy_16(to + size - 32, from + size - 32) |
+                    copy_16(to + size - 16, from + size - 16)) == 0;
+        }
+        if (size >= 16) return (copy_16(to, from) | copy_16(to + size - 16, from + size - 16)) == 0;
+        if (readable >= 16) return (copy_16(to, from) & ((1u << size) - 1)) == 0;
+        uint8_t seen = 0;
+        for (size_t at = 0; at < size; ++at) seen |= to[at] = from[at];
+        return seen < 0x80;
     }
-    for (; at < size; ++at) seen |= from[at];
-    return (seen & 0x8080808080808080u) == 0;
+    uint64_t seen = 0;
+    for (size_t at = 0; at + 64 < size; at += 64) {
+        fetch_for_write(to + at, kAheadOfTexts);
+        seen |= copy_64(to + at, from + at);
+    }
+    return (seen | copy_64(to + size - 64, from + size - 64)) == 0;
 }
 
 // Copies `size` bytes, under the same terms.
 inline void copy(uint8_t* to, const uint8_t* from, size_t size, size_t readable) {
-    constexpr size_t kShort = 64;
-    if (size <= kShort && ((size + 15) & ~size_t{15}) <= readable) {
-        for (size_t at = 0; at < size; at += 16) std::memcpy(to + at, from + at, 16);
+    if (size <= 64 && readable >= 64) {
+        std::memcpy(to, from, 64);
     } else if (size != 0) {
         std::memcpy(to, from, size);
     }

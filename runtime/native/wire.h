@@ -65,8 +65,8 @@ inline const uint8_t* read_varint(const uint8_t* p, const uint8_t* end, const ui
 #else
             value = join_groups(word & groups);
 #endif
-            p += (std::countr_zero(stops) + 1) / 8;
-            return p <= end ? p : nullptr;
+            p += static_cast<unsigned>(std::countr_zero(stops)) / 8 + 1;
+            return __builtin_expect(p <= end, 1) ? p : nullptr;
         }
     }
     return read_varint_slow(p, end, value);
@@ -87,6 +87,10 @@ inline const uint8_t* read_tag(const uint8_t* p, const uint8_t* end, uint32_t& t
 // A length prefix, of at most five bytes as protobuf's own parsers ask, and that as many bytes
 // follow.
 inline const uint8_t* read_length(const uint8_t* p, const uint8_t* end, size_t& size) {
+    if (__builtin_expect(p < end && *p < 0x80, 1)) {
+        size = *p++;
+        return size <= static_cast<size_t>(end - p) ? p : nullptr;
+    }
     constexpr ptrdiff_t kMostBytes = 5;
     uint64_t value = 0;
     const uint8_t* next = read_varint(p, end, value);
