@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import json
 import os
 import shutil
@@ -35,10 +34,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-import google_crc32c
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ._native import crc32c
 from .payloads import Payloads, Positions
 
 __all__ = ["Frame", "Journal", "Left", "decode", "encode", "left_behind"]
@@ -309,7 +308,9 @@ def encode(frame: Frame) -> list[Any]:
     first, last = _END.unpack_from(ends, 0)[0], _END.unpack_from(ends, 4 * rows)[0]
     data = b"" if data is None else data.slice(first, last - first)
     body = [_END.pack(len(told)) + told, each, ends, data]
-    checksum = functools.reduce(google_crc32c.extend, body, 0)
+    checksum = 0
+    for part in body:
+        checksum = crc32c(part, checksum)
     return [_HEAD.pack(sum(map(len, body)), checksum), *body]
 
 
@@ -348,7 +349,7 @@ def _body_at(data: bytes, at: int) -> bytes | None:
     size, checksum = _HEAD.unpack_from(data, at)
     body = data[at + _HEAD.size : at + _HEAD.size + size]
     # zeros, which a power cut may leave, are a frame of nothing with the right checksum
-    whole = size > 0 and len(body) == size and google_crc32c.value(body) == checksum
+    whole = size > 0 and len(body) == size and crc32c(body) == checksum
     return body if whole else None
 
 

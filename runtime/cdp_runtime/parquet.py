@@ -8,6 +8,7 @@ It has no locks: one thread owns it (an encode thread of `cdp_runtime.pipeline`,
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from bisect import bisect_right
 from collections import Counter, deque
@@ -36,6 +37,9 @@ _ROW_GROUP_ROWS: Final = 1 << 20
 _AT_ONCE_ROWS: Final = 4_096
 _AT_ONCE_BYTES: Final = 1 << 20
 """What is encoded at once where rows come in their order."""
+
+_HELPERS: Final = min(2, os.cpu_count() or 1) - 1
+"""Threads beside the one that encodes."""
 
 _MOST_PARTS: Final = 256
 """How many parts of a row group keep their positions as they came."""
@@ -139,7 +143,9 @@ class TableFiles:
         self._numbers = numbers
         self._held = 0
         self._ratio: float | None = None
-        self._layout = Layout(table.schema, compressor, table.sort_by, table.bloom_filters)
+        self._layout = Layout(
+            table.schema, compressor, table.sort_by, table.bloom_filters, _HELPERS
+        )
         # by partition; the one that has gone longest without a row comes first
         self._files: dict[str, _OpenFile] = {}
 

@@ -148,6 +148,7 @@ class Layout:
         compressor: of the pages.
         sort_by: the columns by which the rows of each row group are sorted, by their paths.
         bloom_filters: the columns that get a bloom filter, by their paths in the file.
+        threads: how many help to encode columns.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class Layout:
         compressor: Compressor,
         sort_by: Sequence[str] = (),
         bloom_filters: Sequence[str] = (),
+        threads: int = 0,
     ) -> None:
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, schema, store_schema=True):
@@ -188,6 +190,7 @@ class Layout:
             _CODECS[compressor.compression],
             [_leaf_index(schema, path) for path in sort_by],
             [paths.index(path) for path in bloom_filters],
+            threads,
             size_of,
         )
 

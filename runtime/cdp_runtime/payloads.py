@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from ._native import total_bytes
 
 __all__ = [
     "Payloads",
@@ -15,7 +16,6 @@ __all__ = [
     "concat",
     "concat_positions",
     "int_at",
-    "lengths",
     "size_of",
     "take_positions",
 ]
@@ -26,27 +26,12 @@ Payloads = list[bytes] | pa.Array
 Positions = range | pa.Int64Array
 """Where in its source each of some messages stands; rising."""
 
-_VIEW: Final = pa.list_(pa.int32(), 4)
-"""An element of a view array: its length, then twelve bytes that are the value or tell where it is."""
-
-
-def lengths(array: pa.Array) -> pa.Array:
-    """The length of each message of an array, in bytes; zero for null."""
-    if not pa.types.is_binary_view(array.type):
-        return pc.fill_null(pc.binary_length(array), 0)
-    words = pa.Array.from_buffers(
-        pa.int32(), (array.offset + len(array)) * 4, [None, array.buffers()[1]]
-    )
-    views = pa.FixedSizeListArray.from_arrays(words, type=_VIEW).slice(array.offset)
-    return pc.list_element(views, 0)
-
 
 def size_of(payloads: Payloads) -> int:
     """The bytes of all messages together."""
     if isinstance(payloads, list):
         return sum(map(len, payloads))
-    size: int | None = pc.sum(lengths(payloads)).as_py()
-    return size or 0
+    return total_bytes(payloads)
 
 
 def concat(parts: Sequence[Payloads]) -> Payloads:

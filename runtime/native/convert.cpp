@@ -6,6 +6,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "digits_avx2.h"
+
 namespace cdp {
 
 namespace {
@@ -108,7 +110,11 @@ uint8_t* format_digits(std::string_view digits, const uint8_t* data, size_t size
 bool parse_hex(const uint8_t* text, size_t size, uint8_t* to) {
     if (size % 2 != 0) return false;
     uint8_t seen = 0;
-    for (size_t i = 0; i < size; i += 2) {
+    size_t i = 0;
+#if defined(__x86_64__)
+    if (kHasAvx2) i = parse_hex_avx2(text, size, to);
+#endif
+    for (; i < size; i += 2) {
         const uint8_t high = kHexValues[text[i]];
         const uint8_t low = kHexValues[text[i + 1]];
         seen |= high | low;
@@ -123,8 +129,11 @@ void format_hex(const uint8_t* data, size_t size, uint8_t* to) {
 
 int64_t parse_base64(const uint8_t* text, size_t size, uint8_t* to) {
     if (size % 4 != 0) return -1;
-    uint8_t* out = to;
     size_t at = 0;
+#if defined(__x86_64__)
+    if (kHasAvx2) at = parse_base64_avx2(text, size, to);
+#endif
+    uint8_t* out = to + at / 4 * 3;
     for (; at + 4 < size; at += 4) {
         const uint32_t a = kBase64Values[text[at]];
         const uint32_t b = kBase64Values[text[at + 1]];

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "checksum.h"
 #include "decoder.h"
 #include "encoder.h"
 #include "export.h"
@@ -382,6 +383,24 @@ NB_MODULE(_native, module) {
             PyErr_SetObject(PyExc_ValueError, nb::make_tuple(error.row, error.what()).ptr());
         }
     });
+    module.def(
+        "total_bytes",
+        [](const nb::object& array) {
+            int64_t total = 0;
+            for (const Payload& payload : payloads_of_array(array).list) {
+                total += static_cast<int64_t>(payload.size);
+            }
+            return total;
+        },
+        nb::arg("payloads"));
+    module.def(
+        "crc32c",
+        [](const nb::object& data, uint32_t before) {
+            const cdp::HeldBuffer held(data);
+            nb::gil_scoped_release released;
+            return cdp::crc32c(held.data(), held.size(), before);
+        },
+        nb::arg("data"), nb::arg("before") = 0);
     module.def("split_views", &split_views, nb::arg("data"), nb::arg("max_message_bytes"));
     bind_parquet(module);
 }

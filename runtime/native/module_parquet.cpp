@@ -31,7 +31,8 @@ Described describe(const Leaf& leaf) {
 std::unique_ptr<Layout> layout_of(const nb::object& exporter, const nb::bytes& schema,
                                   const std::vector<Described>& described, int codec,
                                   std::vector<int32_t> sort_by,
-                                  const std::vector<size_t>& bloom_filters, nb::object sizer) {
+                                  const std::vector<size_t>& bloom_filters, size_t threads,
+                                  nb::object sizer) {
     const nb::object keep = exporter.attr("__arrow_c_schema__")();
     const auto* arrow =
         static_cast<const ArrowSchema*>(PyCapsule_GetPointer(keep.ptr(), "arrow_schema"));
@@ -48,6 +49,7 @@ std::unique_ptr<Layout> layout_of(const nb::object& exporter, const nb::bytes& s
         throw nb::value_error(
             ("pyarrow maps column " + leaf.name() + " to Parquet in another way").c_str());
     }
+    layout->crew = std::make_unique<Crew>(threads);
     layout->sizer = [sizer = std::move(sizer)](std::span<const uint8_t> body) {
         nb::gil_scoped_acquire acquired;
         return nb::cast<size_t>(sizer(reinterpret_cast<uintptr_t>(body.data()), body.size()));
@@ -81,7 +83,8 @@ void bind_parquet(nb::module_& module) {
             nb::arg("compressed"));
     nb::class_<Layout>(module, "ParquetLayout")
         .def(nb::new_(&layout_of), nb::arg("schema"), nb::arg("encoded"), nb::arg("leaves"),
-             nb::arg("codec"), nb::arg("sort_by"), nb::arg("bloom_filters"), nb::arg("sizer"));
+             nb::arg("codec"), nb::arg("sort_by"), nb::arg("bloom_filters"), nb::arg("threads"),
+             nb::arg("sizer"));
     nb::class_<File>(module, "ParquetFile")
         .def(nb::init<Layout&>(), nb::arg("layout"), nb::keep_alive<1, 2>())
         .def("append", &append, nb::arg("batch"))

@@ -315,6 +315,7 @@ void check_parquet(const Table& table, const ArrowArray& batch) {
     for (parquet::Leaf& leaf : layout.leaves)
         leaf.bloom_filter = leaf.physical != parquet::Physical::Boolean;
     layout.sizer = [](std::span<const uint8_t> body) { return body.size(); };
+    layout.crew = std::make_unique<parquet::Crew>(0);
     parquet::File file(layout);
     const auto store = [&] {
         for (const auto& page : file.take_pages()) page->store(page->body.span());

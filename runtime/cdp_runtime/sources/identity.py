@@ -19,8 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
-import google_crc32c
-
+from cdp_runtime._native import crc32c
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.positions import Prefix
 
@@ -50,10 +49,11 @@ class Beginning:
         """Fills the start of a buffer with what there is; 0 at the end."""
         got = self._reader.readinto(buffer)
         if got:
-            read = bytes(buffer[:got])
-            self.data += read[: max(0, _DIGESTED - len(self.data))]
+            read = buffer[:got]
+            if len(self.data) < _DIGESTED:
+                self.data += read[: _DIGESTED - len(self.data)]
             size, checksum = self.prefix
-            self.prefix = Prefix(size + got, google_crc32c.extend(checksum, read))
+            self.prefix = Prefix(size + got, crc32c(read, checksum))
         return got
 
 

@@ -20,8 +20,10 @@ constexpr size_t kPageBytes = size_t{4} << 20;
 // What is looked at between two looks at the size of the page.
 constexpr int64_t kSlice = 1024;
 
-// With fewer values than this a page tells too little of those to come.
+// With fewer values than the one a page tells nothing, and with fewer than the other nothing of
+// those to come.
 constexpr int64_t kTelling = 4096;
+constexpr int64_t kTellingForGood = 4 * kTelling;
 // Columns with fewer different values than the one, as a part of all, get a dictionary without a
 // trial, and those with more than the other get none.
 constexpr double kFewValues = 0.2;
@@ -520,7 +522,9 @@ void ColumnChunk::choose() {
         pays = with <= sizer_(plain_.span());
         plain_.clear();
     }
-    if (whole) leaf_.choice = pays ? Leaf::Choice::Dictionary : Leaf::Choice::Plain;
+    if (whole || values_ >= kTellingForGood) {
+        leaf_.choice = pays ? Leaf::Choice::Dictionary : Leaf::Choice::Plain;
+    }
     if (pays) return;
     spell_out();
     if (leaf_.bloom_filter) hash_entries();

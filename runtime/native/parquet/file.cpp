@@ -37,9 +37,10 @@ void File::begin_row_group() {
 }
 
 void File::append(const ArrowArray& batch, int64_t begin, int64_t rows) {
-    for (const auto& chunk : chunks_) {
-        chunk->append(*batch.children[chunk->leaf().column], begin + batch.offset, rows);
-    }
+    layout_.crew->run(chunks_.size(), [&](size_t number) {
+        ColumnChunk& chunk = *chunks_[number];
+        chunk.append(*batch.children[chunk.leaf().column], begin + batch.offset, rows);
+    });
     group_rows_ += rows;
 }
 
@@ -57,7 +58,7 @@ std::vector<std::shared_ptr<Page>> File::take_pages() {
 }
 
 void File::end_row_group() {
-    for (const auto& chunk : chunks_) chunk->finish();
+    layout_.crew->run(chunks_.size(), [&](size_t number) { chunks_[number]->finish(); });
 }
 
 bool File::is_full() const {

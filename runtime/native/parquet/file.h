@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "column_chunk.h"
+#include "crew.h"
 #include "leaf.h"
 #include "page.h"
 
@@ -24,6 +25,7 @@ struct Layout {
     std::vector<int32_t>
         sort_by;  // places of leaves, by which the rows of each row group are sorted
     Sizer sizer;
+    std::unique_ptr<Crew> crew;  // that encodes columns
 };
 
 using KeyValues = std::vector<std::pair<std::string, std::string>>;

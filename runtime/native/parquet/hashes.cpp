@@ -18,28 +18,6 @@ uint64_t round_of(uint64_t lane, uint64_t input) {
     return std::rotl(lane + input * kPrime2, 31) * kPrime1;
 }
 
-// Eight tables: one for each byte of a word, so that a word takes one step.
-using Tables = std::array<std::array<uint32_t, 256>, 8>;
-
-constexpr Tables crc_tables() {
-    constexpr uint32_t kPolynomial = 0xEDB88320u;
-    Tables tables{};
-    for (uint32_t byte = 0; byte < 256; ++byte) {
-        uint32_t crc = byte;
-        for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? kPolynomial : 0);
-        tables[0][byte] = crc;
-    }
-    for (size_t table = 1; table < 8; ++table) {
-        for (size_t byte = 0; byte < 256; ++byte) {
-            const uint32_t before = tables[table - 1][byte];
-            tables[table][byte] = (before >> 8) ^ tables[0][before & 0xFF];
-        }
-    }
-    return tables;
-}
-
-constexpr Tables kCrc = crc_tables();
-
 }  // namespace
 
 uint64_t hash_seed() {
@@ -76,17 +54,6 @@ uint64_t xxhash64(const uint8_t* p, size_t size) {
     hash = (hash ^ (hash >> 33)) * kPrime2;
     hash = (hash ^ (hash >> 29)) * kPrime3;
     return hash ^ (hash >> 32);
-}
-
-uint32_t crc32(const uint8_t* p, size_t size, uint32_t before) {
-    uint32_t crc = ~before;
-    for (; size >= 8; size -= 8, p += 8) {
-        const uint64_t word = load64(p) ^ crc;
-        crc = 0;
-        for (size_t byte = 0; byte < 8; ++byte) crc ^= kCrc[7 - byte][(word >> (8 * byte)) & 0xFF];
-    }
-    for (; size > 0; --size, ++p) crc = (crc >> 8) ^ kCrc[0][(crc ^ *p) & 0xFF];
-    return ~crc;
 }
 
 }  // namespace cdp::parquet

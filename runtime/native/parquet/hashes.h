@@ -58,7 +58,4 @@ inline uint64_t hash_bytes(const uint8_t* p, size_t size, uint64_t seed) {
 // https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md, with a seed of zero.
 uint64_t xxhash64(const uint8_t* p, size_t size);
 
-// The CRC of zlib and gzip (RFC 1952, section 8), over several pieces.
-uint32_t crc32(const uint8_t* p, size_t size, uint32_t before = 0);
-
 }  // namespace cdp::parquet

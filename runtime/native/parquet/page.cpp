@@ -1,6 +1,6 @@
 #include "page.h"
 
-#include "hashes.h"
+#include "../checksum.h"
 #include "thrift.h"
 
 namespace cdp::parquet {
