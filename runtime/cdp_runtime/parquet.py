@@ -38,6 +38,9 @@ _AT_ONCE_ROWS: Final = 4_096
 _AT_ONCE_BYTES: Final = 1 << 20
 """What is encoded at once where rows come in their order."""
 
+_WORTH_A_ROW_GROUP: Final = 1 << 16
+"""A row group of so many rows ends where the order of rows begins anew."""
+
 _HELPERS: Final = min(2, os.cpu_count() or 1) - 1
 """Threads beside the one that encodes."""
 
@@ -355,7 +358,7 @@ class _OpenFile:
         if self._in_order and (
             self._gathered_rows >= _AT_ONCE_ROWS or self._gathered >= _AT_ONCE_BYTES
         ):
-            self._in_order = self._encode(sort=False)
+            self._in_order = self._encode_in_order()
         if self._gathered_rows >= _ROW_GROUP_ROWS or self._gathered >= room / 2:
             self._encode(sort=True)
         if (
@@ -391,6 +394,15 @@ class _OpenFile:
         """Leaves nothing of the file."""
         if self._upload is not None:
             self._upload.discard()
+
+    def _encode_in_order(self) -> bool:
+        """Encodes what is gathered, in a row group of its own if need be; False when it has to be sorted."""
+        if self._encode(sort=False):
+            return True
+        if self._file.rows < _WORTH_A_ROW_GROUP:
+            return False
+        self._end_row_group()
+        return self._encode(sort=False)
 
     def _encode(self, *, sort: bool) -> bool:
         """Encodes what is gathered; False when it would have to be sorted and shall not be."""
@@ -455,6 +467,8 @@ class _OpenFile:
         self._keep_positions(None)
         self._last = None
         self._file.end_row_group()
+        # by itself the allocator keeps what it once had
+        pa.default_memory_pool().release_unused()
         self._all_encoded += self._encoded
         self._encoded = 0
         self._count_written()

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import _native
+from .memory import BLOCKS
 
 __all__ = ["Compressor", "Layout", "ParquetFile"]
 
@@ -75,7 +76,7 @@ class Compressor:
         if not hasattr(self._own, "codec"):
             name = "lz4_raw" if self.compression == "lz4" else self.compression
             self._own.codec = pa.Codec(name, compression_level=self._level)
-        return self._own.codec.compress(data, memory_pool=pa.system_memory_pool())
+        return self._own.codec.compress(data, memory_pool=BLOCKS)
 
     def close(self) -> None:
         """Ends the threads; pages that wait are for who waits for them."""

@@ -48,11 +48,12 @@ _GIVE_UP_SECONDS: Final = 5.0
 _COMPRESS_THREADS: Final = min(2, os.cpu_count() or 1)
 """Beside the encode thread, which compresses too when they do not keep up."""
 
-_QUEUED_BYTES: Final = 12 << 20
+_QUEUED_BYTES: Final = 4 << 20
 """Of rows that wait between decoding and encoding at most."""
 
-_IDLE_BYTES: Final = 32 << 20
-"""What the core keeps of released batches, in the whole process; enough when rows wait to be encoded."""
+_IDLE_BYTES: Final = 96 << 20
+"""What the core keeps of batches and pages that are gone, in the whole process: with a third of it a quarter of
+the time would go into memory that the system has to clear."""
 
 _UNNUMBERED: Final = "~journal"
 """Ends the source of messages that have no position but the one that the journal gives them."""

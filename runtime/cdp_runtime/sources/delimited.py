@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from cdp_runtime.converter import ConversionError, split_delimited
 from cdp_runtime.dead_letter import DeadLetter
+from cdp_runtime.memory import BLOCKS
 
 from . import Batch
 from .files import Reader, rest_of
@@ -71,7 +72,7 @@ def _read_behind(tail: bytes, reader: Reader, wanted: int) -> tuple[pa.Buffer, i
     Arrow's allocator gives the memory of an earlier block again, which the C library returns to the
     kernel and would have to fault in anew.
     """
-    block = pa.allocate_buffer(len(tail) + max(_BLOCK, wanted))
+    block = pa.allocate_buffer(len(tail) + max(_BLOCK, wanted), BLOCKS)
     end = len(tail)
     with memoryview(block).cast("B") as view:
         view[:end] = tail

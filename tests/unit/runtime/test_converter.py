@@ -6,6 +6,8 @@ that those cannot show: errors, positions, inputs, memory.
 
 from __future__ import annotations
 
+import base64
+import random
 import re
 import struct
 from collections.abc import Callable
@@ -392,3 +394,57 @@ class TestSplitDelimited:
             split_delimited(stream[taken:])
         with pytest.raises(ConversionError, match="over the limit"):
             split_delimited(b"\x05abcde", max_message_bytes=4)
+
+
+class DigitsConverter(Converter[wrappers_pb2.StringValue]):
+    """Bytes as texts of digits."""
+
+    schema = pa.schema(
+        [
+            pa.field("hex", pa.binary()),
+            pa.field("base64", pa.binary()),
+            pa.field("_raw", pa.binary()),
+        ]
+    )
+    program = Program(
+        "Digits",
+        Field(1, "string", "hex", "optional", encoding="hex"),
+        Field(2, "string", "base64", "optional", encoding="base64"),
+        raw="_raw",
+    )
+
+
+class TestDigits:
+    """Texts longer and shorter than what is read at once (32 digits)."""
+
+    @staticmethod
+    def payload(hexadecimal: bytes, base64_text: bytes) -> bytes:
+        def field(number: int, text: bytes) -> bytes:
+            size = len(text)
+            prefix = [size] if size < 128 else [size & 127 | 128, size >> 7]
+            return bytes([number << 3 | 2, *prefix]) + text
+
+        return field(1, hexadecimal) + field(2, base64_text)
+
+    @pytest.mark.parametrize("size", [*range(70), 200, 1_000])
+    def test_bytes_of_every_length_come_out_of_their_digits(self, size: int) -> None:
+        data = random.Random(size).randbytes(size)
+        payload = self.payload(data.hex().encode(), base64.b64encode(data))
+        batch = DigitsConverter().to_arrow([payload])
+        assert batch.to_pylist() == [{"hex": data, "base64": data, "_raw": None}]
+        assert DigitsConverter().to_protobuf(batch).to_pylist() == [payload]
+
+    @pytest.mark.parametrize("place", [0, 1, 31, 32, 33, 63, 95])
+    @pytest.mark.parametrize("other", b"=-_ \x00\x7fAFGg/:`@[{z")
+    def test_a_character_that_is_none_at_any_place_is_found(self, place: int, other: int) -> None:
+        data = bytes(range(72))
+        texts = [bytearray(data.hex().encode()), bytearray(base64.b64encode(data))]
+        for text in texts:
+            text[place] = other
+        [row] = DigitsConverter().decode([self.payload(*map(bytes, texts))]).batches[0].to_pylist()
+        hexadecimal, base64_text = (text.decode("latin-1") for text in texts)
+        is_hex = all(one in "0123456789abcdef" for one in hexadecimal)
+        is_base64 = all(one.isascii() and (one.isalnum() or one in "+/") for one in base64_text)
+        assert row["hex"] == (bytes.fromhex(hexadecimal) if is_hex else None)
+        assert row["base64"] == (base64.b64decode(base64_text) if is_base64 else None)
+        assert (row["_raw"] is None) == (is_hex and is_base64)
