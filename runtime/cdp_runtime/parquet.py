@@ -467,8 +467,9 @@ class _OpenFile:
         self._keep_positions(None)
         self._last = None
         self._file.end_row_group()
-        # by itself the allocator keeps what it once had
+        # by themselves the allocators keep what they once had
         pa.default_memory_pool().release_unused()
+        pa.system_memory_pool().release_unused()
         self._all_encoded += self._encoded
         self._encoded = 0
         self._count_written()

@@ -66,8 +66,10 @@ class Compressor:
         self._waiting = 0
         self._closed = False
         # daemons: a writer that nobody closes must not keep the interpreter from exiting
-        for number in range(threads):
-            threading.Thread(target=self._run, name=f"compress {number}", daemon=True).start()
+        self._to_start = [
+            threading.Thread(target=self._run, name=f"compress {number}", daemon=True)
+            for number in range(threads)
+        ]
 
     def compress(self, data: Any) -> Any:
         """The compressed bytes of a buffer."""
@@ -87,6 +89,8 @@ class Compressor:
     def _add(self, pages: Iterable[_native.ParquetPage], pending: _Pending) -> None:
         for page in pages:
             with self._changed:
+                while self._to_start:
+                    self._to_start.pop().start()
                 pending.pages += 1
                 self._pages.append((page, pending))
                 self._waiting += page.size

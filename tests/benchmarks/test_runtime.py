@@ -205,7 +205,7 @@ def test_size(benchmark: Any, stellar_folder: Path, tmp_path: Path, table: str, 
     ready = pa.Table.from_batches([writer_type.converter().to_arrow(payloads)])
 
     def write() -> None:
-        with writer_type(tmp_path / "archive", partition_by=[]) as writer:
+        with writer_type(tmp_path / "archive") as writer:
             writer.write_many(payloads)
 
     benchmark.pedantic(write, rounds=1)

@@ -424,9 +424,12 @@ class TestCompressor:
             file.end_row_group()
         compressor.close()
 
-    def test_its_threads_end(self) -> None:
+    def test_its_threads_begin_with_the_first_page_and_end(self) -> None:
         before = set(threading.enumerate())
         compressor = Compressor("zstd", threads=2)
+        layout = Layout(TABLE.schema, compressor)
+        assert set(threading.enumerate()) == before
+        written([TABLE.slice(0, 10)], layout=layout)
         threads = set(threading.enumerate()) - before
         assert len(threads) == 2
         compressor.close()
