@@ -389,7 +389,7 @@ class TestPushdown:
         self, orders: History
     ) -> None:
         orders.build(message("int32 count = 1; string name = 2;"))
-        records = [{"count": i, "name": f"n{i:06}"} for i in range(30_000)]
+        records = [{"count": i, "name": f"n{i:06}"} for i in range(60_000)]
         orders.write(*records, row_group_mb=0.1)
         orders.build(message("int64 number = 1; string title = 2; bool added = 3;"))
         (path,) = orders.archive.rglob("*.parquet")

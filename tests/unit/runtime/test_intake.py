@@ -54,13 +54,13 @@ class TestIntake:
 
     def test_many_messages_are_cut_to_what_is_decoded_at_once(self) -> None:
         buffer = intake(100_000, 1e9)
-        buffer.put_many(pa.array([b"x"] * 20_000), "s", range(20_000))
+        buffer.put_many(pa.array([b"x"] * 40_000), "s", range(40_000))
         sizes: list[int] = []
-        while sum(sizes) < 20_000:
+        while sum(sizes) < 40_000:
             taken = buffer.take()
             assert isinstance(taken, list)
             sizes.append(sum(len(one.payloads) for one in taken))
-        assert max(sizes) <= 8_192
+        assert max(sizes) <= 16_384
 
     @pytest.mark.parametrize(("count", "size"), [(11, 1), (3, 400)])
     def test_who_writes_more_than_fits_waits_until_it_is_taken(self, count: int, size: int) -> None:
