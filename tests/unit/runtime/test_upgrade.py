@@ -145,13 +145,13 @@ class TestUpgrade:
         assert pq.read_table(path, partitioning=None).select(names).to_pylist() == before
 
     def test_row_groups_and_the_order_of_rows_stay(self, orders: History) -> None:
-        orders.write(*({"number": i} for i in range(20_000)), version=1, row_group_mb=0.1)
+        orders.write(*({"number": i} for i in range(60_000)), version=1, row_group_mb=0.1)
         path = max(files(orders), key=lambda each: each.stat().st_size)
         groups = pq.read_metadata(path).num_row_groups
         assert groups > 2
         list(upgrade(orders.archive, generated=orders.today.generated))
         assert pq.read_metadata(path).num_row_groups == groups
-        assert pq.read_table(path, partitioning=None)["number"].to_pylist() == [*range(20_000)]
+        assert pq.read_table(path, partitioning=None)["number"].to_pylist() == [*range(60_000)]
 
     def test_a_store_that_is_no_disk_is_upgraded_too(self, orders: History) -> None:
         memory = fsspec.filesystem("memory")
