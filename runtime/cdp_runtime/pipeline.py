@@ -51,9 +51,9 @@ _COMPRESS_THREADS: Final = min(2, os.cpu_count() or 1)
 _QUEUED_BYTES: Final = 4 << 20
 """Of rows that wait between decoding and encoding at most."""
 
-_IDLE_BYTES: Final = 96 << 20
-"""What the core keeps of batches and pages that are gone, in the whole process: with a third of it a quarter of
-the time would go into memory that the system has to clear."""
+_IDLE_BYTES: Final = 56 << 20
+"""What the core keeps of batches and pages that are gone, in the whole process. With less the system clears
+memory anew all the time; with more a long run takes over 400 MB."""
 
 _UNNUMBERED: Final = "~journal"
 """Ends the source of messages that have no position but the one that the journal gives them."""
