@@ -2,7 +2,7 @@
 
 `TableFiles` is told rows and their partition. It gathers them for each partition until they make a row
 group, writes that to the partition's file, and publishes the file when it is big, long or old enough.
-It has no locks: one thread owns it (an encode thread of `cdp_runtime.pipeline`, each has its own).
+It has no locks: one thread owns it (the encode thread of `cdp_runtime.pipeline`).
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ class Layout:
                 for column in columns
             ],
             _CODECS[compressor.compression],
-            [_leaf_index(schema, path) for path in sort_by],
+            [paths.index(path) for path in sort_by],
             [paths.index(path) for path in bloom_filters],
             threads,
             size_of,
@@ -332,27 +332,3 @@ class _Thrift:
             self.at += 1
         else:
             self.varint()
-
-
-def _leaf_index(schema: pa.Schema, path: str) -> int:
-    """The number of a column among the leaves of the schema, which is how Parquet counts columns."""
-    fields: list[Any] = list(schema)
-    index = 0
-    for name in [path] if path in schema.names else path.split("."):
-        for field in fields:
-            if field.name == name:
-                break
-            index += _leaves(field.type)
-        fields = _children(field.type)
-    return index
-
-
-def _children(kind: pa.DataType) -> list[Any]:
-    return [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_nested(kind) else []
-
-
-def _leaves(kind: pa.DataType) -> int:
-    if pa.types.is_map(kind):
-        return _leaves(kind.key_type) + _leaves(kind.item_type)
-    children = _children(kind)
-    return sum(_leaves(child.type) for child in children) if children else 1

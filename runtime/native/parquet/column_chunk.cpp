@@ -80,8 +80,8 @@ bool is_number(const Leaf& leaf) {
 
 // A decimal of 16 bytes with the highest byte first.
 void reverse16(const uint8_t* from, uint8_t* to) {
-    const uint64_t low = __builtin_bswap64(load64(from));
-    const uint64_t high = __builtin_bswap64(load64(from + 8));
+    const uint64_t low = __builtin_bswap64(load<uint64_t>(from));
+    const uint64_t high = __builtin_bswap64(load<uint64_t>(from + 8));
     std::memcpy(to, &high, sizeof high);
     std::memcpy(to + 8, &low, sizeof low);
 }
@@ -591,12 +591,13 @@ void ColumnChunk::spell_out() {
     if (leaf_.physical == Physical::ByteArray) {
         std::vector<size_t> starts;
         starts.reserve(entry_count());
-        for (size_t at = 0; at < known.size(); at += sizeof(uint32_t) + load32(known.data() + at)) {
+        for (size_t at = 0; at < known.size();
+             at += sizeof(uint32_t) + load<uint32_t>(known.data() + at)) {
             starts.push_back(at);
         }
         for (const uint32_t index : indexes_.span()) {
             const uint8_t* entry = known.data() + starts[index];
-            plain_.append(entry, sizeof(uint32_t) + load32(entry));
+            plain_.append(entry, sizeof(uint32_t) + load<uint32_t>(entry));
         }
     } else {
         const size_t size = entry_size();
@@ -622,7 +623,7 @@ void ColumnChunk::hash_entries() {
     const bool prefixed = leaf_.physical == Physical::ByteArray;
     const uint8_t* entry = entries().data();
     for (size_t i = 0; i < entry_count(); ++i) {
-        const size_t size = prefixed ? load32(entry) : entry_size();
+        const size_t size = prefixed ? load<uint32_t>(entry) : entry_size();
         if (prefixed) entry += sizeof(uint32_t);
         hashes_.push(xxhash64(entry, size));
         entry += size;

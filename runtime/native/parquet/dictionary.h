@@ -14,26 +14,13 @@
 
 namespace cdp::parquet {
 
-// Of numbers of four or eight bytes, by their bits.
-template <typename T>
-class NumberDictionary {
+constexpr uint32_t kFree = UINT32_MAX;
+
+// What both kinds have: the entries, and the slots of the table that finds them, of which those
+// that are free have the index `kFree`.
+template <typename Slot>
+class Dictionary {
   public:
-    uint32_t find(T value) {
-        if (count_ != 0 && value == last_) return last_index_;
-        if (__builtin_expect((count_ + 1) * 8 > slots_.size() * 5, 0)) grow();
-        const size_t mask = slots_.size() - 1;
-        for (size_t at = hash_number(value, seed_) & mask;; at = (at + 1) & mask) {
-            Slot& slot = slots_[at];
-            if (slot.index == kNone) {
-                slot = {value, static_cast<uint32_t>(count_++)};
-                entries_.push(value);
-            } else if (slot.value != value) {
-                continue;
-            }
-            last_ = value;
-            return last_index_ = slot.index;
-        }
-    }
     size_t count() const { return count_; }
     const Bytes& entries() const { return entries_; }  // as a dictionary page has them
     Bytes take_entries() { return std::move(entries_); }
@@ -44,37 +31,76 @@ class NumberDictionary {
         count_ = 0;
     }
 
-  private:
-    static constexpr uint32_t kNone = UINT32_MAX;
-    struct Slot {
-        T value;
-        uint32_t index;
-    };
-
-    void grow() {
+  protected:
+    // Whether there are slots for so many more entries, and enough free ones between them.
+    bool has_room(size_t more) const { return (count_ + more) * 8 <= slots_.size() * 5; }
+    template <typename HashOf>
+    void grow(HashOf hash_of) {
         constexpr size_t kLeast = 16;
         const size_t size = std::max(slots_.size() * 2, kLeast);
-        slots_.clear();
-        slots_.fill(size, Slot{0, kNone});
-        for (uint32_t index = 0; index < count_; ++index) {
-            T value;
-            std::memcpy(&value, entries_.data() + index * sizeof(T), sizeof(T));
-            size_t at = hash_number(value, seed_) & (size - 1);
-            while (slots_[at].index != kNone) at = (at + 1) & (size - 1);
-            slots_[at] = {value, index};
+        Numbers<Slot> before;
+        std::swap(before, slots_);
+        slots_.fill(size, Slot{});
+        for (const Slot& slot : before.span()) {
+            if (slot.index == kFree) continue;
+            size_t at = hash_of(slot) & (size - 1);
+            while (slots_[at].index != kFree) at = (at + 1) & (size - 1);
+            slots_[at] = slot;
         }
     }
 
     Numbers<Slot> slots_;
     Bytes entries_;
     size_t count_ = 0;
-    T last_ = 0;
-    uint32_t last_index_ = 0;
     const uint64_t seed_ = hash_seed();
 };
 
+template <typename T>
+struct NumberSlot {
+    T value = 0;
+    uint32_t index = kFree;
+};
+
+struct BytesSlot {
+    uint32_t hash = 0;
+    uint32_t index = kFree;
+    uint32_t offset = 0;  // of the value in the entries
+    uint32_t size = 0;
+};
+
+// Of numbers of four or eight bytes, by their bits.
+template <typename T>
+class NumberDictionary : public Dictionary<NumberSlot<T>> {
+    using Base = Dictionary<NumberSlot<T>>;
+    using Base::count_, Base::entries_, Base::seed_, Base::slots_;
+
+  public:
+    uint32_t find(T value) {
+        if (count_ != 0 && value == last_) return last_index_;
+        if (__builtin_expect(!Base::has_room(1), 0)) {
+            Base::grow([&](const NumberSlot<T>& slot) { return hash_number(slot.value, seed_); });
+        }
+        const size_t mask = slots_.size() - 1;
+        for (size_t at = hash_number(value, seed_) & mask;; at = (at + 1) & mask) {
+            NumberSlot<T>& slot = slots_[at];
+            if (slot.index == kFree) {
+                slot = {value, static_cast<uint32_t>(count_++)};
+                entries_.push(value);
+            } else if (slot.value != value) {
+                continue;
+            }
+            last_ = value;
+            return last_index_ = slot.index;
+        }
+    }
+
+  private:
+    T last_ = 0;
+    uint32_t last_index_ = 0;
+};
+
 // Of bytes; with a length of their own each, or all of one.
-class BytesDictionary {
+class BytesDictionary : public Dictionary<BytesSlot> {
   public:
     // `prefixed`: entries are written behind their length.
     explicit BytesDictionary(bool prefixed) : prefix_(prefixed ? sizeof(uint32_t) : 0) {}
@@ -85,7 +111,7 @@ class BytesDictionary {
 
     // The places of up to so many values.
     void find(std::span<const std::string_view> values, uint32_t* places) {
-        while ((count_ + values.size()) * 8 > slots_.size() * 5) grow();
+        while (!has_room(values.size())) grow([](const BytesSlot& slot) { return slot.hash; });
         const size_t mask = slots_.size() - 1;
         const bool large = slots_.size() >= kLarge;
         std::array<uint32_t, kAtOnce> hashes;
@@ -103,25 +129,8 @@ class BytesDictionary {
         find({&value, 1}, &place);
         return place;
     }
-    size_t count() const { return count_; }
-    const Bytes& entries() const { return entries_; }
-    Bytes take_entries() { return std::move(entries_); }
-    size_t held() const { return slots_.size() * sizeof(Slot) + entries_.size(); }
-    void drop() {
-        slots_.drop();
-        entries_.drop();
-        count_ = 0;
-    }
 
   private:
-    static constexpr uint32_t kNone = UINT32_MAX;
-    struct Slot {
-        uint32_t hash;
-        uint32_t index;
-        uint32_t offset;  // of the value in the entries
-        uint32_t size;
-    };
-
     static constexpr size_t kLarge = 4096;  // of slots: more than the nearest caches have room for
 
     uint32_t hash_of(std::string_view value) const {
@@ -131,8 +140,8 @@ class BytesDictionary {
     uint32_t find(std::string_view value, uint32_t hash) {
         const size_t mask = slots_.size() - 1;
         for (size_t at = hash & mask;; at = (at + 1) & mask) {
-            Slot& slot = slots_[at];
-            if (slot.index == kNone) {
+            BytesSlot& slot = slots_[at];
+            if (slot.index == kFree) {
                 slot = {hash, static_cast<uint32_t>(count_++), add(value),
                         static_cast<uint32_t>(value.size())};
                 return slot.index;
@@ -152,25 +161,8 @@ class BytesDictionary {
         entries_.append(value.data(), value.size());
         return offset;
     }
-    void grow() {
-        constexpr size_t kLeast = 16;
-        const size_t size = std::max(slots_.size() * 2, kLeast);
-        Numbers<Slot> before;
-        std::swap(before, slots_);
-        slots_.fill(size, Slot{0, kNone, 0, 0});
-        for (const Slot& slot : before.span()) {
-            if (slot.index == kNone) continue;
-            size_t at = slot.hash & (size - 1);
-            while (slots_[at].index != kNone) at = (at + 1) & (size - 1);
-            slots_[at] = slot;
-        }
-    }
 
-    Numbers<Slot> slots_;
-    Bytes entries_;
-    size_t count_ = 0;
     const size_t prefix_;
-    const uint64_t seed_ = hash_seed();
 };
 
 }  // namespace cdp::parquet

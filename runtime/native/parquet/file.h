@@ -20,10 +20,9 @@ namespace cdp::parquet {
 // What the files of a table have in common.
 struct Layout {
     std::vector<Leaf> leaves;
-    std::string schema;  // of the footer, encoded: its list of SchemaElement
-    int32_t codec = 0;   // its number in parquet.thrift
-    std::vector<int32_t>
-        sort_by;  // places of leaves, by which the rows of each row group are sorted
+    std::string schema;            // of the footer, encoded: its list of SchemaElement
+    int32_t codec = 0;             // its number in parquet.thrift
+    std::vector<int32_t> sort_by;  // places of leaves: the order of the rows of each row group
     Sizer sizer;
     std::unique_ptr<Crew> crew;  // that encodes columns
 };
@@ -70,8 +69,6 @@ class File {
     };
     struct StoredChunk {
         std::vector<StoredPage> pages;
-        int64_t index_offset = 0;
-        int32_t index_size = 0;
         std::string metadata;  // ColumnMetaData, encoded
     };
     struct RowGroup {

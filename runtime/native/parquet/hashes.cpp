@@ -34,7 +34,7 @@ uint64_t xxhash64(const uint8_t* p, size_t size) {
     if (size >= 32) {
         std::array<uint64_t, 4> lanes{kPrime1 + kPrime2, kPrime2, 0, 0 - kPrime1};
         for (; end - p >= 32; p += 32) {
-            for (size_t i = 0; i < 4; ++i) lanes[i] = round_of(lanes[i], load64(p + 8 * i));
+            for (size_t i = 0; i < 4; ++i) lanes[i] = round_of(lanes[i], load<uint64_t>(p + 8 * i));
         }
         hash = std::rotl(lanes[0], 1) + std::rotl(lanes[1], 7) + std::rotl(lanes[2], 12) +
                std::rotl(lanes[3], 18);
@@ -44,10 +44,10 @@ uint64_t xxhash64(const uint8_t* p, size_t size) {
     }
     hash += size;
     for (; end - p >= 8; p += 8) {
-        hash = std::rotl(hash ^ round_of(0, load64(p)), 27) * kPrime1 + kPrime4;
+        hash = std::rotl(hash ^ round_of(0, load<uint64_t>(p)), 27) * kPrime1 + kPrime4;
     }
     if (end - p >= 4) {
-        hash = std::rotl(hash ^ (load32(p) * kPrime1), 23) * kPrime2 + kPrime3;
+        hash = std::rotl(hash ^ (load<uint32_t>(p) * kPrime1), 23) * kPrime2 + kPrime3;
         p += 4;
     }
     for (; p < end; ++p) hash = std::rotl(hash ^ (*p * kPrime5), 11) * kPrime1;

@@ -4,23 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+
+#include "../wire.h"
 
 namespace cdp::parquet {
 
 // A seed of this process, so that nobody can prepare values that collide.
 uint64_t hash_seed();
-
-inline uint64_t load64(const uint8_t* p) {
-    uint64_t value;
-    std::memcpy(&value, p, sizeof value);
-    return value;
-}
-inline uint64_t load32(const uint8_t* p) {
-    uint32_t value;
-    std::memcpy(&value, p, sizeof value);
-    return value;
-}
 
 // Both halves of a product.
 inline uint64_t mix(uint64_t a, uint64_t b) {
@@ -40,15 +30,16 @@ inline uint64_t hash_bytes(const uint8_t* p, size_t size, uint64_t seed) {
     uint64_t b = 0;
     if (size > 16) {
         const uint8_t* last = p + size - 16;
-        for (; p < last; p += 16) hash = mix(load64(p) ^ kFirst, load64(p + 8) ^ hash);
-        a = load64(last);
-        b = load64(last + 8);
+        for (; p < last; p += 16)
+            hash = mix(load<uint64_t>(p) ^ kFirst, load<uint64_t>(p + 8) ^ hash);
+        a = load<uint64_t>(last);
+        b = load<uint64_t>(last + 8);
     } else if (size >= 8) {
-        a = load64(p);
-        b = load64(p + size - 8);
+        a = load<uint64_t>(p);
+        b = load<uint64_t>(p + size - 8);
     } else if (size >= 4) {
-        a = load32(p);
-        b = load32(p + size - 4);
+        a = load<uint32_t>(p);
+        b = load<uint32_t>(p + size - 4);
     } else if (size > 0) {
         a = uint64_t{p[0]} | uint64_t{p[size / 2]} << 8 | uint64_t{p[size - 1]} << 16;
     }

@@ -7,11 +7,10 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <optional>
 #include <string>
 #include <string_view>
 
-#include "hashes.h"
+#include "../wire.h"
 
 namespace cdp::parquet {
 
@@ -135,7 +134,7 @@ inline bool is_number_before(std::string_view a, std::string_view b, Order order
     const bool wide = a.size() == sizeof(uint64_t);
     const auto bits = [&](std::string_view value) {
         const auto* p = reinterpret_cast<const uint8_t*>(value.data());
-        return wide ? load64(p) : load32(p);
+        return wide ? load<uint64_t>(p) : uint64_t{load<uint32_t>(p)};
     };
     if (order == Order::Unsigned) return bits(a) < bits(b);
     if (order == Order::Float) {
