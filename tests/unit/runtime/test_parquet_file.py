@@ -428,7 +428,7 @@ class TestCompressor:
         before = set(threading.enumerate())
         compressor = Compressor("zstd", threads=2)
         layout = Layout(TABLE.schema, compressor)
-        assert set(threading.enumerate()) == before
+        assert not set(threading.enumerate()) - before  # those of other tests may be ending
         written([TABLE.slice(0, 10)], layout=layout)
         threads = set(threading.enumerate()) - before
         assert len(threads) == 2
