@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pyarrow as pa
 
 from .descriptor import KEY as DESCRIPTOR_KEY
+from .memory import BLOCKS
 from .parquet_file import Compressor, Layout, ParquetFile
 from .payloads import Positions, concat_positions
 from .positions import KEY, Part, PositionsBuilder, Prefix
@@ -40,6 +41,9 @@ _AT_ONCE_BYTES: Final = 1 << 20
 
 _WORTH_A_ROW_GROUP: Final = 1 << 16
 """A row group of so many rows ends where the order of rows begins anew."""
+
+_WORTH_MAKING_ROOM: Final = 0.125
+"""What of all the memory for row groups a file must take to be written so that others may grow."""
 
 _HELPERS: Final = min(2, os.cpu_count() or 1) - 1
 """Threads beside the one that encodes."""
@@ -255,8 +259,17 @@ class TableFiles:
         file.segments[segment] += rows.num_rows
         file.add(rows, rows.nbytes if size is None else size, source, positions)
         self._count(file)
-        while self._held > self._config.row_group_mb * _MB:
-            largest = max(self._files.values(), key=lambda one: one.counted)
+        room = self._config.row_group_mb * _MB
+        if file.waiting > room * _WORTH_MAKING_ROOM and file.held < self._held / 2:
+            # its rows are few, and would lie in memory for long
+            file.write_row_group()
+            self._count(file)
+        while self._held > room:
+            # the one that takes rows now shall have large row groups, if another can make room
+            others = [one for one in self._files.values() if one is not file]
+            largest = max(others, key=lambda one: one.counted, default=file)
+            if largest.counted < room * _WORTH_MAKING_ROOM:
+                largest = file
             largest.write_row_group()
             self._count(largest)
 
@@ -339,6 +352,11 @@ class _OpenFile:
         """Bytes in memory for rows that are not written yet."""
         return self._gathered + self._file.held
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of rows in memory that are not encoded, because they came out of order."""
+        return self._gathered
+
     def add(
         self, rows: pa.RecordBatch, size: int, source: str, positions: Positions | None
     ) -> None:
@@ -351,7 +369,7 @@ class _OpenFile:
         self._small += rows.num_rows < _COMPACT_AT
         if self._small >= _COMPACT_AT:
             table = pa.Table.from_batches(self._batches, self._table.schema)
-            self._batches = table.unify_dictionaries().combine_chunks().to_batches()
+            self._batches = table.unify_dictionaries(BLOCKS).combine_chunks(BLOCKS).to_batches()
             self._parts = _joined(self._parts)
             self._small = 0
         room = self._config.row_group_mb * _MB
@@ -455,7 +473,7 @@ class _OpenFile:
             table = pa.concat_tables([table.slice(start, rows) for start, rows in runs])
             return table, _slices(self._parts, runs), None
         self._keep_positions(None)
-        return table.unify_dictionaries().take(order), self._parts, order
+        return pc.take(table.unify_dictionaries(), order, memory_pool=BLOCKS), self._parts, order
 
     def _keep_positions(self, order: pa.Array | None) -> None:
         self.positions.add_row_group(self._encoded_parts, order)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ._native import total_bytes
+from .memory import BLOCKS
 
 __all__ = [
     "Payloads",
@@ -40,7 +41,7 @@ def concat(parts: Sequence[Payloads]) -> Payloads:
         return parts[0]
     if isinstance(parts[0], list):
         return [payload for part in parts for payload in part]
-    return pa.concat_arrays(list(parts))
+    return pa.concat_arrays(list(parts), BLOCKS)
 
 
 def concat_positions(parts: Sequence[Positions | list[int] | None]) -> Positions | None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .config import ConfigError, WriterConfig
+from .memory import BLOCKS
 from .partition import Column, Day, Hour, Partition, Range
 
 __all__ = ["Routed", "Router", "column_of"]
@@ -154,7 +155,7 @@ class Router:
 
     def _copy(self, batch: pa.RecordBatch, places: pa.Int64Array) -> pa.RecordBatch:
         """Rows of a batch that keep nothing of it in memory."""
-        columns = batch.take(places).columns
+        columns = pc.take(batch, places, memory_pool=BLOCKS).columns
         for number in self._encoded:
             # taken rows have the batch's own dictionary, and with that all of the batch
             columns[number] = self._without_batch(number, columns[number])

@@ -11,6 +11,7 @@
 #include "decoder.h"
 #include "encoder.h"
 #include "export.h"
+#include "block.h"
 #include "held_buffer.h"
 #include "pool.h"
 #include "wire.h"
@@ -314,7 +315,10 @@ nb::tuple split_views(const nb::object& source, size_t max_message_bytes) {
     const uint8_t* begin = held.data();
     const uint8_t* end = begin + held.size();
     if (held.size() > INT32_MAX) throw nb::value_error("at most 2 GiB at a time");
-    std::vector<uint8_t> views;
+    constexpr size_t kView = 16;
+    constexpr size_t kFewest = 4096;
+    cdp::Block views(kView * kFewest);
+    size_t count = 0;
     std::string reason;
     const uint8_t* done = begin;
     {
@@ -332,22 +336,24 @@ nb::tuple split_views(const nb::object& source, size_t max_message_bytes) {
                 break;
             }
             if (size > static_cast<uint64_t>(end - body)) break;
-            uint8_t view[16] = {};
+            if ((count + 1) * kView > views.size()) views.resize(2 * views.size());
+            uint8_t* view = views.data() + kView * count++;
             const auto length = static_cast<int32_t>(size);
             std::memcpy(view, &length, 4);
             if (length <= 12) {
+                std::memset(view + 4, 0, 12);
                 std::memcpy(view + 4, body, static_cast<size_t>(length));
             } else {
-                const auto offset = static_cast<int32_t>(body - begin);
+                // The buffer's number is zero: there is one.
+                const auto offset = static_cast<uint64_t>(body - begin) << 32;
                 std::memcpy(view + 4, body, 4);
-                std::memcpy(view + 12, &offset, 4);
+                std::memcpy(view + 8, &offset, 8);
             }
-            views.insert(views.end(), view, view + sizeof view);
             done = body + size;
         }
     }
-    return nb::make_tuple(nb::bytes(reinterpret_cast<const char*>(views.data()), views.size()),
-                          done - begin, reason);
+    views.resize(kView * count);
+    return nb::make_tuple(std::move(views), done - begin, reason);
 }
 
 }  // namespace
@@ -401,6 +407,8 @@ NB_MODULE(_native, module) {
             return cdp::crc32c(held.data(), held.size(), before);
         },
         nb::arg("data"), nb::arg("before") = 0);
+    nb::class_<cdp::Block>(module, "Block", nb::type_slots(cdp::block_slots))
+        .def(nb::init<size_t>(), nb::arg("size"));
     module.def("split_views", &split_views, nb::arg("data"), nb::arg("max_message_bytes"));
     bind_parquet(module);
 }

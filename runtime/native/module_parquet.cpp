@@ -50,9 +50,10 @@ std::unique_ptr<Layout> layout_of(const nb::object& exporter, const nb::bytes& s
             ("pyarrow maps column " + leaf.name() + " to Parquet in another way").c_str());
     }
     layout->crew = std::make_unique<Crew>(threads);
-    layout->sizer = [sizer = std::move(sizer)](std::span<const uint8_t> body) {
+    layout->sizer = [sizer = std::move(sizer)](std::span<const uint8_t> body, bool fast) {
         nb::gil_scoped_acquire acquired;
-        return nb::cast<size_t>(sizer(reinterpret_cast<uintptr_t>(body.data()), body.size()));
+        return nb::cast<size_t>(
+            sizer(reinterpret_cast<uintptr_t>(body.data()), body.size(), fast));
     };
     return layout;
 }
@@ -73,6 +74,7 @@ void bind_parquet(nb::module_& module) {
         .def_prop_ro("address",
                      [](const Page& page) { return reinterpret_cast<uintptr_t>(page.body.data()); })
         .def_prop_ro("size", [](const Page& page) { return page.body_size; })
+        .def_prop_ro("is_fast", [](const Page& page) { return page.is_fast; })
         .def(
             "store",
             [](Page& page, const nb::object& compressed) {

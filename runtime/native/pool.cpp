@@ -12,6 +12,7 @@ namespace {
 constexpr std::align_val_t kAlignment{64};
 constexpr size_t kLarge = size_t{64} << 10;
 constexpr size_t kHuge = size_t{2} << 20;
+constexpr size_t kLeastIdle = 4;  // blocks: one that leaves no room for so many is not kept
 
 // Large blocks are the system's own: what malloc gets back of so many sizes it cannot return.
 uint8_t* allocate(size_t block) {
@@ -50,41 +51,78 @@ size_t BufferPool::bin_of(size_t bytes, size_t& block) {
     return (static_cast<size_t>(shift) << (kStepBits + 1)) + steps;
 }
 
+void BufferPool::remove(Idle* idle) {
+    (idle->older != nullptr ? idle->older->newer : oldest_) = idle->newer;
+    (idle->newer != nullptr ? idle->newer->older : newest_) = idle->older;
+    if (idle->below != nullptr) idle->below->above = idle->above;
+    if (idle->above != nullptr) {
+        idle->above->below = idle->below;
+    } else {
+        tops_[bin_of(idle->block, idle->block)] = idle->below;
+    }
+    idle_bytes_ -= idle->block;
+}
+
+// What has just been used is in the caches, and will be asked for again soon; what has not been for
+// long may be of a size that nobody asks for any more.
+BufferPool::Idle* BufferPool::remove_oldest() {
+    Idle* removed = nullptr;
+    while (idle_bytes_ > most_idle_) {
+        Idle* idle = oldest_;
+        remove(idle);
+        idle->older = removed;
+        removed = idle;
+    }
+    return removed;
+}
+
+void BufferPool::release_all(Idle* idle) noexcept {
+    while (idle != nullptr) {
+        Idle* next = idle->older;
+        release(reinterpret_cast<uint8_t*>(idle), idle->block);
+        idle = next;
+    }
+}
+
 uint8_t* BufferPool::take(size_t bytes, size_t& block) {
     const size_t bin = bin_of(bytes, block);
     {
         std::lock_guard lock(mutex_);
-        auto& idle = idle_[bin];
-        if (!idle.empty()) {
-            uint8_t* data = idle.back();
-            idle.pop_back();
-            idle_bytes_ -= block;
-            return data;
+        if (Idle* idle = tops_[bin]; idle != nullptr) {
+            remove(idle);
+            return reinterpret_cast<uint8_t*>(idle);
         }
     }
     return allocate(block);
 }
 
 void BufferPool::limit(size_t bytes) {
-    std::lock_guard lock(mutex_);
-    most_idle_ = bytes;
+    Idle* removed = nullptr;
+    {
+        std::lock_guard lock(mutex_);
+        most_idle_ = bytes;
+        removed = remove_oldest();
+    }
+    release_all(removed);
 }
 
 void BufferPool::give(uint8_t* data, size_t block) noexcept {
     const size_t bin = bin_of(block, block);
+    Idle* removed = nullptr;
     {
         std::lock_guard lock(mutex_);
-        if (idle_bytes_ + block <= most_idle_) {
-            try {
-                idle_[bin].push_back(data);
-                idle_bytes_ += block;
-                return;
-            } catch (const std::bad_alloc&) {
-                // No room to remember the block: it is freed instead.
-            }
+        if (block <= most_idle_ / kLeastIdle) {
+            auto* idle = new (data) Idle{newest_, nullptr, tops_[bin], nullptr, block};
+            (newest_ != nullptr ? newest_->newer : oldest_) = idle;
+            if (idle->below != nullptr) idle->below->above = idle;
+            newest_ = tops_[bin] = idle;
+            idle_bytes_ += block;
+            data = nullptr;
         }
+        removed = remove_oldest();
     }
-    release(data, block);
+    release_all(removed);
+    if (data != nullptr) release(data, block);
 }
 
 void Buffer::reserve(size_t bytes, size_t keep) {

@@ -2,11 +2,11 @@
 // the next batch does not pay the page faults of fresh memory again.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <utility>
-#include <vector>
 
 namespace cdp {
 
@@ -24,13 +24,30 @@ class BufferPool {
     void limit(size_t bytes);
 
   private:
+    // At the head of a block that is idle.
+    struct Idle {
+        Idle* older;  // of all that are idle
+        Idle* newer;
+        Idle* below;  // of those of its size
+        Idle* above;
+        size_t block;
+    };
+
     BufferPool() = default;
 
     // Where blocks of so many bytes are kept, and how large they really are.
     static size_t bin_of(size_t bytes, size_t& block);
+    // Takes a block out of both lists.
+    void remove(Idle* idle);
+    // Takes out those that have been idle longest, until there are no more than may be; linked by
+    // `older`.
+    Idle* remove_oldest();
+    static void release_all(Idle* idle) noexcept;
 
     std::mutex mutex_;
-    std::vector<std::vector<uint8_t*>> idle_ = std::vector<std::vector<uint8_t*>>(1024);
+    std::array<Idle*, 1024> tops_{};
+    Idle* oldest_ = nullptr;
+    Idle* newest_ = nullptr;
     size_t idle_bytes_ = 0;
     size_t most_idle_ = size_t{256} << 20;
 };

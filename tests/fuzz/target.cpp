@@ -314,7 +314,9 @@ void check_parquet(const Table& table, const ArrowArray& batch) {
     layout.leaves = parquet::leaves_of(table.schema->arrow);
     for (parquet::Leaf& leaf : layout.leaves)
         leaf.bloom_filter = leaf.physical != parquet::Physical::Boolean;
-    layout.sizer = [](std::span<const uint8_t> body) { return body.size(); };
+    layout.sizer = [](std::span<const uint8_t> body, bool fast) {
+        return body.size() + (fast && body.size() % 2 == 0 ? body.size() : 0);
+    };
     layout.crew = std::make_unique<parquet::Crew>(0);
     parquet::File file(layout);
     const auto store = [&] {

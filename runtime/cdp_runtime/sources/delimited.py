@@ -7,9 +7,9 @@ from typing import Final
 
 import pyarrow as pa
 
+from cdp_runtime._native import Block
 from cdp_runtime.converter import ConversionError, split_delimited
 from cdp_runtime.dead_letter import DeadLetter
-from cdp_runtime.memory import BLOCKS
 
 from . import Batch
 from .files import Reader, rest_of
@@ -67,12 +67,8 @@ def read_delimited(
 
 
 def _read_behind(tail: bytes, reader: Reader, wanted: int) -> tuple[pa.Buffer, int]:
-    """A block that begins with the tail of the one before, and how many bytes are new.
-
-    Arrow's allocator gives the memory of an earlier block again, which the C library returns to the
-    kernel and would have to fault in anew.
-    """
-    block = pa.allocate_buffer(len(tail) + max(_BLOCK, wanted), BLOCKS)
+    """A block that begins with the tail of the one before, and how many bytes are new."""
+    block = pa.py_buffer(Block(len(tail) + max(_BLOCK, wanted)))
     end = len(tail)
     with memoryview(block).cast("B") as view:
         view[:end] = tail

@@ -28,6 +28,10 @@ constexpr int64_t kTellingForGood = 4 * kTelling;
 // trial, and those with more than the other get none.
 constexpr double kFewValues = 0.2;
 constexpr double kManyValues = 0.85;
+// What a body needs to tell which level of the codec does for its column, and what the fast one may
+// cost.
+constexpr size_t kTellingBytes = size_t{64} << 10;
+constexpr double kFastCosts = 1.01;
 // Texts and bytes that are longer than this on average have no statistics: nobody asks for the
 // smallest document, and comparing them takes time.
 constexpr int64_t kLongValue = 64;
@@ -491,6 +495,7 @@ void ColumnChunk::finish() {
     dictionary_page_->values = static_cast<int64_t>(count);
     dictionary_page_->body_size = static_cast<int64_t>(entries().size());
     dictionary_page_->body = with_dictionary(*this, [](auto& one) { return one.take_entries(); });
+    dictionary_page_->is_fast = is_fast(dictionary_page_->body, leaf_.dictionary_level);
     drop_dictionary();
 }
 
@@ -517,9 +522,9 @@ void ColumnChunk::choose() {
         const int growth = whole ? 4 : 0;
         Bytes indexes;
         append_hybrid(indexes_.span(), bits_for(count) + growth, indexes);
-        const size_t with = sizer_(entries().span()) + sizer_(indexes.span());
+        const size_t with = sizer_(entries().span(), false) + sizer_(indexes.span(), false);
         spell_out();
-        pays = with <= sizer_(plain_.span());
+        pays = with <= sizer_(plain_.span(), false);
         plain_.clear();
     }
     if (whole || values_ >= kTellingForGood) {
@@ -572,6 +577,7 @@ void ColumnChunk::cut_page() {
         body.append(plain_.data(), plain_.size());
     }
     page->body_size = static_cast<int64_t>(body.size());
+    page->is_fast = is_fast(body, leaf_.level);
     if (body.size() > INT32_MAX) {
         throw std::invalid_argument("column " + leaf_.name() + " has a page of over 2 GiB");
     }
@@ -617,6 +623,17 @@ void ColumnChunk::append_indexes(Bytes& out) const {
     const int width = std::max(bits_for(entry_count() - 1), 1);
     out.push(static_cast<uint8_t>(width));
     append_hybrid(indexes_.span(), width, out);
+}
+
+bool ColumnChunk::is_fast(const Bytes& body, Leaf::Level& level) {
+    if (level == Leaf::Level::Open && body.size() >= kTellingBytes) {
+        const auto sample = body.span().first(std::min(body.size(), 16 * kTellingBytes));
+        const size_t fast = sizer_(sample, true);
+        const auto most = kFastCosts * static_cast<double>(sizer_(sample, false));
+        level = fast != 0 && static_cast<double>(fast) <= most ? Leaf::Level::Fast
+                                                               : Leaf::Level::Usual;
+    }
+    return level == Leaf::Level::Fast;
 }
 
 void ColumnChunk::hash_entries() {

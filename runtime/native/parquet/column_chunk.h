@@ -17,8 +17,9 @@
 
 namespace cdp::parquet {
 
-// How large some bytes are when they are compressed.
-using Sizer = std::function<size_t(std::span<const uint8_t>)>;
+// How large some bytes are when they are compressed, with the fast level of the codec or the one
+// that was asked for; zero where there is no fast one.
+using Sizer = std::function<size_t(std::span<const uint8_t>, bool fast)>;
 
 class ColumnChunk {
   public:
@@ -90,6 +91,8 @@ class ColumnChunk {
     void spell_out();
     void drop_dictionary();
     void append_indexes(Bytes& out) const;
+    // Whether the fast level does for a body; the first one that is large enough tells.
+    bool is_fast(const Bytes& body, Leaf::Level& level);
     void hash_entries();
     int64_t text_bytes() const;
     // Of a value that has no length of its own.

@@ -63,6 +63,10 @@ struct Leaf {
     enum class Choice : uint8_t { Open, Dictionary, Plain };
     Choice choice = Choice::Open;
     bool is_long = false;  // values that nobody compares, and that have no statistics
+    // Whether the fast level of the codec does as well as the one that was asked for.
+    enum class Level : uint8_t { Open, Fast, Usual };
+    Level level = Level::Open;             // of data pages
+    Level dictionary_level = Level::Open;  // of dictionary pages
 
     std::string name() const;  // for errors
 };

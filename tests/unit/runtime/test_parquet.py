@@ -121,6 +121,29 @@ class TestRotation:
         made.files.publish_all()
         assert sorted(itertools.chain(*made.numbers())) == list(range(4_000))
 
+    def test_a_partition_that_takes_no_rows_makes_room_for_one_that_does(self, make: Any) -> None:
+        made = make(row_group_mb=0.5, compression="none")
+        for start in range(0, 10_000, 500):
+            numbers = range(start, start + 500)
+            made.files.add("old" if start < 3_000 else "new", rows(*numbers, width=90))
+        made.files.publish_all()
+        groups = {
+            file.partition: pq.read_metadata(made.folder / file.path).num_row_groups
+            for file in made.told
+        }
+        assert groups == {"old": 1, "new": 2}
+
+    def test_a_few_late_rows_do_not_lie_in_memory_for_ever(self, make: Any) -> None:
+        made = make(sort_by=("n",), row_group_mb=1)
+        most = 0
+        for start in range(0, 80_000, 400):
+            made.files.add("new", rows(*range(start, start + 400), width=180))
+            made.files.add("late", rows(*range(80_000 - start, 80_040 - start)))
+            most = max(most, made.files._files["late"].waiting)
+        made.files.publish_all()
+        assert 0.1 * (1 << 20) < most < 0.2 * (1 << 20)
+        assert sum(file.rows for file in made.told) == 200 * (400 + 40)
+
     def test_what_is_discarded_leaves_nothing(self, make: Any) -> None:
         made = make(row_group_mb=0.001)
         made.files.add("", rows(*range(1_000)))

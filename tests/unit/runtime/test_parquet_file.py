@@ -347,6 +347,12 @@ class TestDictionaries:
         same = pa.table({"unique": pa.array([b"again"] * 10)})
         assert "RLE_DICTIONARY" not in encodings(written([same], layout=layout))["unique"]
 
+    def test_what_counts_is_the_size_of_what_is_compressed(self) -> None:
+        # a dictionary halves the texts, but the codec finds what repeats, and places do not compress
+        texts = [f"{'the same beginning of all' * 4}{row // 2}" for row in range(70_000)]
+        found = encodings(written([pa.table({"twice": pa.array(texts)})]))
+        assert "RLE_DICTIONARY" not in found["twice"]
+
     def test_values_that_no_longer_repeat_get_another_look(self) -> None:
         few = pa.table({"n": pa.array([n % 9 for n in range(70_000)], pa.int64())})
         many = pa.table({"n": pa.array(RANDOM.sample(range(2**60), 70_000), pa.int64())})
@@ -391,6 +397,21 @@ class TestDictionaries:
 
 
 class TestCompressor:
+    def test_columns_that_a_level_makes_no_smaller_have_the_fast_one(self) -> None:
+        values = pa.array([RANDOM.randbytes(32) for _ in range(20_000)], pa.binary(32))
+        digests = pa.table({"digest": values})
+        documents = [fields["val_decoded"] for fields in contract_data(20_000, seed=1)]
+        texts = pa.table({"json": pa.array(documents)})
+        sizes = [
+            [
+                len(written([table], layout=Layout(table.schema, Compressor("zstd", level))))
+                for level in (None, 1, 3)
+            ]
+            for table in (digests, texts)
+        ]
+        assert sizes[0][0] == sizes[0][1]
+        assert sizes[1][0] == sizes[1][2] < sizes[1][1]
+
     def test_several_threads_and_files_give_the_bytes_of_one(self) -> None:
         tables = [TABLE.slice(n * 100) for n in range(4)]
         wanted = [written([table]) for table in tables]
@@ -415,7 +436,7 @@ class TestCompressor:
         compressor = Compressor("zstd", threads=1)
         file = ParquetFile(Layout(TABLE.schema, compressor), io.BytesIO().write)
 
-        def fail(data: object) -> None:
+        def fail(data: object, *, fast: bool) -> None:
             raise MemoryError("no room")
 
         monkeypatch.setattr(compressor, "compress", fail)

@@ -1,0 +1,52 @@
+"""Blocks of memory that come back to the core's pool, and what is done with them."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from cdp_runtime._native import Block, limit_idle_memory
+
+PAGES = 128
+
+
+@pytest.fixture(autouse=True)
+def little_idle_memory() -> Iterator[None]:
+    limit_idle_memory(8 << 20)
+    yield
+    limit_idle_memory(56 << 20)
+
+
+def fill(block: Block) -> None:
+    memoryview(block)[::4096] = bytes(PAGES)
+
+
+def faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+class TestPool:
+    def test_what_is_used_again_and_again_stays_when_there_is_much_that_nobody_uses(self) -> None:
+        del [[Block((1 << 20) + step) for step in range(0, 1 << 20, 1 << 16)]][:]
+        before = faults()
+        for _ in range(100):
+            fill(Block(PAGES * 4096))
+        assert faults() - before < 10 * PAGES
+
+    def test_what_nobody_uses_is_given_back(self) -> None:
+        limit_idle_memory(0)
+        before = faults()
+        for _ in range(100):
+            fill(Block(PAGES * 4096))
+        assert faults() - before >= 100 * PAGES
+
+    def test_what_has_no_room_beside_others_is_not_kept(self) -> None:
+        small = Block(PAGES * 4096)
+        fill(small)
+        del small
+        del [Block(8 << 20)][:]
+        before = faults()
+        fill(Block(PAGES * 4096))
+        assert faults() - before < PAGES // 2
