@@ -219,9 +219,9 @@ def split_delimited(
             0; messages in front of a bad prefix are returned first.
     """
     views, taken, reason = _native.split_views(data, max_message_bytes)
-    buffers = [None, pa.py_buffer(views), pa.py_buffer(data)]
-    count = buffers[1].size // 16
+    found = pa.py_buffer(views)
+    count = found.size // 16
     if reason and count == 0:
         raise ConversionError(0, 0, reason)
-    array: Any = pa.Array.from_buffers(pa.binary_view(), count, buffers)
+    array: Any = pa.Array.from_buffers(pa.binary_view(), count, [None, found, pa.py_buffer(data)])
     return array, taken

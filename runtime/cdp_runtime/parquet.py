@@ -498,7 +498,7 @@ class _OpenFile:
             self._upload = self._patience.call(
                 lambda: self._storage.create(self.path), f"create {self.path}"
             )
-        self._upload.sink.write(data)
+        self._upload.write(data)
         self._patience.call(self._upload.drain, f"write {self.path}")
 
     def _count_written(self) -> None:

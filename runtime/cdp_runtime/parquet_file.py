@@ -85,11 +85,13 @@ class Compressor:
         if self.compression == "none":
             return data
         level = self._fast_level if fast and self.has_fast_level else self._level
-        codecs = self._own.__dict__
-        if level not in codecs:
+        if not hasattr(self._own, "codecs"):
+            self._own.codecs = {}
+        codec = self._own.codecs.get(level)
+        if codec is None:
             name = "lz4_raw" if self.compression == "lz4" else self.compression
-            codecs[level] = pa.Codec(name, compression_level=level)
-        return codecs[level].compress(data, memory_pool=BLOCKS)
+            codec = self._own.codecs[level] = pa.Codec(name, compression_level=level)
+        return codec.compress(data, memory_pool=BLOCKS)
 
     def close(self) -> None:
         """Ends the threads; pages that wait are for who waits for them."""

@@ -55,14 +55,14 @@ class Upload(Protocol):
     after they raised something of which `is_transient` is true, as often as it takes.
     """
 
-    sink: Any
-    """What pyarrow writes to. It only takes bytes into memory, so the store's errors never surface here."""
+    def write(self, data: bytes) -> object:
+        """Takes bytes into memory, and no more: the store's errors never surface here."""
 
     def drain(self) -> None:
-        """Hands what the sink has taken to the store; waits when the store is slower."""
+        """Hands what was taken to the store; waits when the store is slower."""
 
     def publish(self) -> None:
-        """Makes the file appear under its final name, whole and durable. The sink takes no more then."""
+        """Makes the file appear under its final name, whole and durable. Nothing more is taken then."""
 
     def discard(self) -> None:
         """Leaves nothing of the file; never raises."""

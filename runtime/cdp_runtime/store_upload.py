@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, cast
-
-import pyarrow as pa
-
-if TYPE_CHECKING:
-    from io import IOBase
+from typing import Final
 
 __all__ = ["BufferedUpload", "Taken"]
 
-_SINK_BUFFER: Final = 1 << 20
-"""Small writes are gathered in C++ to this size: each that reaches Python waits for its lock."""
-
 
 class Taken:
-    """The bytes that a sink has taken and the store not yet, as a file that pyarrow can write."""
-
-    closed = False
+    """The bytes that an upload has taken and the store not yet."""
 
     def __init__(self) -> None:
         self._chunks: deque[bytes] = deque()
         self.size = 0
 
-    def write(self, data: bytes) -> int:
-        """Takes bytes; always all of them."""
-        self._chunks.append(bytes(data))
+    def write(self, data: bytes) -> None:
+        """Takes bytes."""
+        self._chunks.append(data)
         self.size += len(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """There is nothing behind it yet."""
-
-    def close(self) -> None:
-        """Nothing more is taken, and what was taken stays."""
 
     def cut(self, size: int) -> bytes:
         """Gives the first bytes away, at most so many."""
@@ -64,7 +47,7 @@ class Taken:
 
 
 class BufferedUpload:
-    """What every upload has in common: the sink, and the order of things.
+    """What every upload has in common: what it has taken, and the order of things.
 
     A store's own upload says how bytes are handed over (`_push`), what makes the file appear (`_finish`)
     and how nothing is left of it (`_forget`); the first two may raise and be called again.
@@ -72,21 +55,18 @@ class BufferedUpload:
 
     def __init__(self) -> None:
         self._taken: Final = Taken()
-        self.sink: Any = pa.BufferedOutputStream(
-            pa.PythonFile(cast("IOBase", self._taken), mode="w"), _SINK_BUFFER
-        )
         self._published = False
 
+    def write(self, data: bytes) -> None:
+        """Takes bytes."""
+        self._taken.write(data)
+
     def drain(self) -> None:
-        """Hands what the sink has taken to the store."""
-        if not self.sink.closed:
-            self.sink.flush()
+        """Hands what was taken to the store."""
         self._push(last=False)
 
     def publish(self) -> None:
         """Hands over the rest and makes the file appear."""
-        if not self.sink.closed:
-            self.sink.close()
         if not self._published:
             self._push(last=True)
             self._finish()
@@ -94,8 +74,6 @@ class BufferedUpload:
 
     def discard(self) -> None:
         """Leaves nothing, unless it is published."""
-        if not self.sink.closed:
-            self.sink.close()
         self._taken.clear()
         if not self._published:
             self._forget()

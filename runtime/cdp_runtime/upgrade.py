@@ -194,7 +194,7 @@ def _upgrade_file(
     patience = Patience(f"upgrade {identity}", Metrics())
     upload = storage.create(temporary)
     try:
-        made = ParquetFile(Layout(schema, Compressor(codec)), upload.sink.write)
+        made = ParquetFile(Layout(schema, Compressor(codec)), upload.write)
         for group in range(parquet.num_row_groups):
             for batch in parquet.read_row_group(group).to_batches():
                 made.append(evolution.apply(batch, schema.names))

@@ -7,11 +7,11 @@
 #include <mutex>
 #include <vector>
 
+#include "block.h"
 #include "checksum.h"
 #include "decoder.h"
 #include "encoder.h"
 #include "export.h"
-#include "block.h"
 #include "held_buffer.h"
 #include "pool.h"
 #include "wire.h"

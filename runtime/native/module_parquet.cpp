@@ -52,8 +52,7 @@ std::unique_ptr<Layout> layout_of(const nb::object& exporter, const nb::bytes& s
     layout->crew = std::make_unique<Crew>(threads);
     layout->sizer = [sizer = std::move(sizer)](std::span<const uint8_t> body, bool fast) {
         nb::gil_scoped_acquire acquired;
-        return nb::cast<size_t>(
-            sizer(reinterpret_cast<uintptr_t>(body.data()), body.size(), fast));
+        return nb::cast<size_t>(sizer(reinterpret_cast<uintptr_t>(body.data()), body.size(), fast));
     };
     return layout;
 }

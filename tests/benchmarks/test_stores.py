@@ -32,7 +32,7 @@ def runtime(server: Server) -> Run:
     def run(number: int) -> None:
         upload = storage.create(f"t/f-w-{number:06}.parquet")
         for start in range(0, SIZE, STEP):
-            upload.sink.write(DATA[start : start + STEP])
+            upload.write(DATA[start : start + STEP])
             upload.drain()
         upload.publish()
 

@@ -630,8 +630,8 @@ bool ColumnChunk::is_fast(const Bytes& body, Leaf::Level& level) {
         const auto sample = body.span().first(std::min(body.size(), 16 * kTellingBytes));
         const size_t fast = sizer_(sample, true);
         const auto most = kFastCosts * static_cast<double>(sizer_(sample, false));
-        level = fast != 0 && static_cast<double>(fast) <= most ? Leaf::Level::Fast
-                                                               : Leaf::Level::Usual;
+        level =
+            fast != 0 && static_cast<double>(fast) <= most ? Leaf::Level::Fast : Leaf::Level::Usual;
     }
     return level == Leaf::Level::Fast;
 }

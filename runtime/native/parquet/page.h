@@ -15,7 +15,7 @@ struct Page {
     Encoding encoding = Encoding::Plain;
     bool is_dictionary = false;
     bool is_fast = false;  // to be compressed with the codec's fast level
-    int64_t values = 0;  // nulls too; of a dictionary its entries
+    int64_t values = 0;    // nulls too; of a dictionary its entries
     int64_t rows = 0;
     int64_t nulls = 0;
     Range range;

@@ -63,7 +63,7 @@ class TestUpload:
             data = os.urandom(size)
             upload = storage.create("t/f-w-000001.parquet")
             for start in range(0, size, 5_000_000):
-                upload.sink.write(data[start : start + 5_000_000])
+                upload.write(data[start : start + 5_000_000])
                 patience.call(upload.drain, "drain")
             patience.call(upload.publish, "publish")
             assert archive.names() == ["t/f-w-000001.parquet"]
@@ -80,7 +80,7 @@ class TestUpload:
             storage = open_storage(archive.url, writer_id(), archive.options)
             wall.spoil_writes("403")
             upload = storage.create("t/f-w-000001.parquet")
-            upload.sink.write(b"data")
+            upload.write(b"data")
             metrics = Metrics()
             with pytest.raises(StorageError) as raised:
                 Patience("test", metrics).call(upload.publish, "publish")

@@ -164,7 +164,7 @@ class TestSecrets:
             archive = behind(server, wall, "address")
             storage = open_storage(archive.url, writer_id(), archive.options)
             upload = storage.create("t/f-w-000001.parquet")
-            upload.sink.write(bytes(20_000_000))
+            upload.write(bytes(20_000_000))
             upload.drain()
             wall.spoil_writes("403")
             with pytest.raises(StorageError) as raised:
