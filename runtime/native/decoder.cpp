@@ -254,6 +254,7 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                 const uint8_t* stop = nullptr;
                 p = begin_message(*op, *op->value, at, p, end, stop);
                 if (__builtin_expect(p != nullptr, 1)) {
+                    if (op->op == Op::Map) begin_entry(*op, at, p, stop);
                     *level++ = {message, row, end, op, group};
                     depth_ = --depth;
                     message = op->message;
@@ -286,6 +287,9 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
         if (level == around.data()) return p;
         --level;
         depth_ = ++depth;
+        if (__builtin_expect(drop_item_, 0) && level->op->op == Op::Map) {
+            end_entry(*level->op, row);
+        }
         message = level->message;
         row = level->row;
         end = level->end;
@@ -413,14 +417,15 @@ const uint8_t* Decoder::step(FieldOp& op, Column& column, int64_t row, const uin
         case Op::Base32:
             return text(op, column, row, p, end);
         case Op::Message:
+        case Op::Map:
             p = begin_message(op, column, row, p, end, end);
             if (p == nullptr) return nullptr;
+            if (op.op == Op::Map) begin_entry(op, row, p, end);
             --depth_;
             p = message(*op.message, row, p, end, 0);
             ++depth_;
+            if (op.op == Op::Map && drop_item_) end_entry(op, row);
             return p;
-        case Op::Map:
-            return map_entry(op, row, p, end);
         case Op::Group:
         case Op::Flatten:
         case Op::Wrapper:
@@ -656,27 +661,20 @@ const uint8_t* Decoder::sub_message(FieldOp& op, Column& column, int64_t row, co
     return p;
 }
 
-const uint8_t* Decoder::map_entry(FieldOp& op, int64_t row, const uint8_t* p, const uint8_t* end) {
-    const uint8_t* start = p;
-    size_t size = 0;
-    p = read_length(p, end, size);
-    if (p == nullptr) return fail(start, kTruncated, &op);
-    if (depth_ <= 0) return fail(start, too_deep_.c_str(), &op);
-    op.column->open_list(row);
-    if (op.column->items->rows == op.column->offset_at(row)) op.entries.clear();
-    const int64_t item = op.column->push_item(row);
+// The item is the one that the entry is to become.
+void Decoder::begin_entry(FieldOp& op, int64_t item, const uint8_t* p, const uint8_t* end) {
+    const Column& list = *op.column;
+    if (item == list.offset_at(list.next - 1)) op.entries.clear();
+    op.entries.emplace_back(p, static_cast<size_t>(end - p));
     drop_item_ = false;
-    --depth_;
-    const uint8_t* next = message(*op.message, item, p, p + size, 0);
-    ++depth_;
-    if (next == nullptr) return nullptr;
-    // A closed enum outside of maps sets it too, also one in a message that is the value.
-    if (__builtin_expect(drop_item_, 0) && op.message->fields[1]->closed) {
-        op.column->truncate_items(item);
-    } else {
-        op.entries.emplace_back(p, size);
-    }
-    return next;
+}
+
+// Takes back an entry whose value is a number that its closed enum does not know. (A closed enum
+// outside of maps says so too, also one in a message that is the value.)
+void Decoder::end_entry(FieldOp& op, int64_t item) {
+    if (!op.message->fields[1]->closed) return;
+    op.column->truncate_items(item);
+    op.entries.pop_back();
 }
 
 // Of entries with one key the last counts. Entries are rewritten only where a key really repeats.

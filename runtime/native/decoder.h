@@ -65,7 +65,8 @@ class Decoder {
                         const uint8_t* end);
     const uint8_t* sub_message(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
                                const uint8_t* end);
-    const uint8_t* map_entry(FieldOp& op, int64_t row, const uint8_t* p, const uint8_t* end);
+    void begin_entry(FieldOp& op, int64_t item, const uint8_t* p, const uint8_t* end);
+    static void end_entry(FieldOp& op, int64_t item);
     const uint8_t* well_known(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
                               const uint8_t* end);
     const uint8_t* skip(uint32_t tag, const uint8_t* p, const uint8_t* end, int depth);

@@ -10,11 +10,12 @@ namespace cdp {
 
 namespace {
 constexpr std::align_val_t kAlignment{64};
-constexpr size_t kLarge = size_t{64} << 10;
+constexpr size_t kLarge = size_t{16} << 10;
 constexpr size_t kHuge = size_t{2} << 20;
 constexpr size_t kLeastIdle = 4;  // blocks: one that leaves no room for so many is not kept
 
-// Large blocks are the system's own: what malloc gets back of so many sizes it cannot return.
+// All but the smallest are the system's own: malloc would keep them apart by what else it has given
+// in between, and grow for as long as a process lives.
 uint8_t* allocate(size_t block) {
     if (block < kLarge) return static_cast<uint8_t*>(::operator new(block, kAlignment));
     void* data = mmap(nullptr, block, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -302,7 +302,7 @@ class Compiler {
                 fail(where, "a repeated field needs a list or map column");
             }
             op.value = op.column->children.front().get();
-            if (op.op != Op::Map) op.extras |= FieldOp::kPushes;
+            op.extras |= FieldOp::kPushes;
         }
         bind(op, field, where);
     }
@@ -538,7 +538,7 @@ void Message::index() {
         if (field->oneof != nullptr && !field->closed) field->extras |= FieldOp::kEnters;
         if (field->op == Op::Skip) continue;
         if (field->required) field->extras |= FieldOp::kSeen;
-        if (field->op == Op::Message) field->extras |= FieldOp::kNests;
+        if (field->op == Op::Message || field->op == Op::Map) field->extras |= FieldOp::kNests;
         const bool named = field->op == Op::EnumText && field->implicit && !field->repeated;
         if (field->op == Op::Map || field->required || named) closing.push_back(field.get());
     }

@@ -82,6 +82,8 @@ bool is_number(const Leaf& leaf) {
            leaf.source == Source::Seconds;
 }
 
+int in_whole_bytes(int bits) { return (bits + 7) / 8 * 8; }
+
 // A decimal of 16 bytes with the highest byte first.
 void reverse16(const uint8_t* from, uint8_t* to) {
     const uint64_t low = __builtin_bswap64(load<uint64_t>(from));
@@ -520,9 +522,10 @@ void ColumnChunk::choose() {
     if (pays && part > kFewValues) {
         // As wide as those of the pages to come, for which the dictionary grows.
         const int growth = whole ? 4 : 0;
-        Bytes indexes;
-        append_hybrid(indexes_.span(), bits_for(count) + growth, indexes);
-        const size_t with = sizer_(entries().span(), false) + sizer_(indexes.span(), false);
+        const int width = bits_for(count) + growth;
+        const size_t with =
+            sizer_(entries().span(), false) +
+            std::min(size_of_indexes(width), size_of_indexes(in_whole_bytes(width)));
         spell_out();
         pays = with <= sizer_(plain_.span(), false);
         plain_.clear();
@@ -619,8 +622,21 @@ void ColumnChunk::drop_dictionary() {
     seen_.clear();
 }
 
-void ColumnChunk::append_indexes(Bytes& out) const {
-    const int width = std::max(bits_for(entry_count() - 1), 1);
+size_t ColumnChunk::size_of_indexes(int width) const {
+    Bytes indexes;
+    append_hybrid(indexes_.span(), width, indexes);
+    return sizer_(indexes.span(), false);
+}
+
+void ColumnChunk::append_indexes(Bytes& out) {
+    int width = std::max(bits_for(entry_count() - 1), 1);
+    const int whole = in_whole_bytes(width);
+    // The first page of a chunk has more new values than those to come, so that it is not enough.
+    if (whole != width && leaf_.trials_of_bytes < 2 && indexes_.size() >= kTelling) {
+        ++leaf_.trials_of_bytes;
+        leaf_.whole_bytes = size_of_indexes(whole) < size_of_indexes(width);
+    }
+    if (leaf_.whole_bytes) width = whole;
     out.push(static_cast<uint8_t>(width));
     append_hybrid(indexes_.span(), width, out);
 }

@@ -90,7 +90,9 @@ class ColumnChunk {
     void choose();
     void spell_out();
     void drop_dictionary();
-    void append_indexes(Bytes& out) const;
+    void append_indexes(Bytes& out);
+    // How large they are when they are compressed.
+    size_t size_of_indexes(int width) const;
     // Whether the fast level does for a body; the first one that is large enough tells.
     bool is_fast(const Bytes& body, Leaf::Level& level);
     void hash_entries();

@@ -63,6 +63,10 @@ struct Leaf {
     enum class Choice : uint8_t { Open, Dictionary, Plain };
     Choice choice = Choice::Open;
     bool is_long = false;  // values that nobody compares, and that have no statistics
+    // Places in the dictionary are written in whole bytes, in which the codec finds more; found out
+    // with the first pages.
+    bool whole_bytes = false;
+    int trials_of_bytes = 0;
     // Whether the fast level of the codec does as well as the one that was asked for.
     enum class Level : uint8_t { Open, Fast, Usual };
     Level level = Level::Open;             // of data pages
