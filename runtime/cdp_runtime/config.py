@@ -154,7 +154,8 @@ class WriterConfig(_Model):
             none; when left out, what the schema's rules say.
         ledgers_per_file: the size of ranges in a partition by range, instead of the one in the rules.
         compression: the codec of all columns.
-        compression_level: the codec's level; when left out, the codec's own default.
+        compression_level: the codec's level; when left out, zstd's is 3, or 1 for columns that 3 makes no
+            smaller, and the others have their own default.
         include_metadata: three more columns tell of each row the source that it came from (`_source`),
             the id of the writer that wrote it (`_writer`) and when it was taken in (`_ingested_at`).
         schema_evolution: whether an archive that holds files of another version of the table is gone

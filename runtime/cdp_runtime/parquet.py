@@ -42,7 +42,7 @@ _AT_ONCE_BYTES: Final = 1 << 20
 _WORTH_A_ROW_GROUP: Final = 1 << 16
 """A row group of so many rows ends where the order of rows begins anew."""
 
-_WORTH_MAKING_ROOM: Final = 0.125
+_WORTH_MAKING_ROOM: Final = 0.0625
 """What of all the memory for row groups a file must take to be written so that others may grow."""
 
 _HELPERS: Final = min(2, os.cpu_count() or 1) - 1
@@ -260,10 +260,6 @@ class TableFiles:
         file.add(rows, rows.nbytes if size is None else size, source, positions)
         self._count(file)
         room = self._config.row_group_mb * _MB
-        if file.waiting > room * _WORTH_MAKING_ROOM and file.held < self._held / 2:
-            # its rows are few, and would lie in memory for long
-            file.write_row_group()
-            self._count(file)
         while self._held > room:
             # the one that takes rows now shall have large row groups, if another can make room
             others = [one for one in self._files.values() if one is not file]
@@ -351,11 +347,6 @@ class _OpenFile:
     def held(self) -> int:
         """Bytes in memory for rows that are not written yet."""
         return self._gathered + self._file.held
-
-    @property
-    def waiting(self) -> int:
-        """Bytes of rows in memory that are not encoded, because they came out of order."""
-        return self._gathered
 
     def add(
         self, rows: pa.RecordBatch, size: int, source: str, positions: Positions | None

@@ -136,13 +136,13 @@ class TestRotation:
     def test_a_few_late_rows_do_not_lie_in_memory_for_ever(self, make: Any) -> None:
         made = make(sort_by=("n",), row_group_mb=1)
         most = 0
-        for start in range(0, 80_000, 400):
+        for start in range(0, 120_000, 400):
             made.files.add("new", rows(*range(start, start + 400), width=180))
-            made.files.add("late", rows(*range(80_000 - start, 80_040 - start)))
-            most = max(most, made.files._files["late"].waiting)
+            made.files.add("late", rows(*range(120_000 - start, 120_040 - start)))
+            most = max(most, made.files._files["late"].held)
         made.files.publish_all()
-        assert 0.1 * (1 << 20) < most < 0.2 * (1 << 20)
-        assert sum(file.rows for file in made.told) == 200 * (400 + 40)
+        assert 0.05 * (1 << 20) < most < 0.1 * (1 << 20)
+        assert sum(file.rows for file in made.told) == 300 * (400 + 40)
 
     def test_what_is_discarded_leaves_nothing(self, make: Any) -> None:
         made = make(row_group_mb=0.001)
