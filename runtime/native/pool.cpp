@@ -2,8 +2,11 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
+#include <map>
 #include <new>
 
 namespace cdp {
@@ -11,27 +14,88 @@ namespace cdp {
 namespace {
 constexpr std::align_val_t kAlignment{64};
 constexpr size_t kLarge = size_t{16} << 10;
-constexpr size_t kHuge = size_t{2} << 20;
+constexpr size_t kPage = size_t{4} << 10;
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kSpan = size_t{64} << 20;
 constexpr size_t kLeastIdle = 4;  // blocks: one that leaves no room for so many is not kept
 
-// All but the smallest are the system's own: malloc would keep them apart by what else it has given
-// in between, and grow for as long as a process lives.
-uint8_t* allocate(size_t block) {
-    if (block < kLarge) return static_cast<uint8_t*>(::operator new(block, kAlignment));
-    void* data = mmap(nullptr, block, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) throw std::bad_alloc{};
+size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
+
+// All but the smallest blocks: malloc would keep them apart by what else it has given in between,
+// and grow for as long as a process lives. They lie side by side in few spans, so that many share
+// one huge page, and what is not used is the system's.
+class Heap {
+  public:
+    static Heap& instance() {
+        static auto* heap = new Heap;
+        return *heap;
+    }
+
+    uint8_t* take(size_t size) {
+        size = round_up(size, kPage);
+        std::lock_guard lock(mutex_);
+        auto found = free_.begin();
+        while (found != free_.end() && found->second < size) ++found;
+        if (found == free_.end()) found = add_span(size);
+        const auto [place, free] = *found;
+        free_.erase(found);
+        if (free > size) free_.emplace(place + size, free - size);
+        return reinterpret_cast<uint8_t*>(place);
+    }
+
+    void give(uint8_t* data, size_t size) noexcept {
+        size = round_up(size, kPage);
+        madvise(data, size, MADV_DONTNEED);
+        auto place = reinterpret_cast<uintptr_t>(data);
+        std::lock_guard lock(mutex_);
+        auto next = free_.lower_bound(place);
+        if (next != free_.end() && place + size == next->first) {
+            size += next->second;
+            next = free_.erase(next);
+        }
+        if (next != free_.begin()) {
+            const auto before = std::prev(next);
+            if (before->first + before->second == place) {
+                before->second += size;
+                return;
+            }
+        }
+        try {
+            free_.emplace_hint(next, place, size);
+        } catch (const std::bad_alloc&) {
+            // No room to remember it: the addresses are lost, and the memory is the system's.
+        }
+    }
+
+  private:
+    using Ranges = std::map<uintptr_t, size_t>;  // by where they begin
+
+    Ranges::iterator add_span(size_t size) {
+        size = round_up(std::max(size, kSpan), kHugePage);
+        void* data = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (data == MAP_FAILED) throw std::bad_alloc{};
+        const auto place = round_up(reinterpret_cast<uintptr_t>(data), kHugePage);
 #ifdef MADV_HUGEPAGE
-    // A dictionary is read all over, and every small page of it would be looked up anew.
-    if (block >= kHuge) madvise(data, block, MADV_HUGEPAGE);
+        madvise(reinterpret_cast<void*>(place), size, MADV_HUGEPAGE);
 #endif
-    return static_cast<uint8_t*>(data);
+        return free_.emplace(place, size).first;
+    }
+
+    std::mutex mutex_;
+    Ranges free_;
+};
+
+uint8_t* allocate(size_t block) {
+    if (block >= kLarge) return Heap::instance().take(block);
+    return static_cast<uint8_t*>(::operator new(block, kAlignment));
 }
 
 void release(uint8_t* data, size_t block) noexcept {
-    if (block < kLarge) {
-        ::operator delete(data, kAlignment);
+    if (block >= kLarge) {
+        Heap::instance().give(data, block);
     } else {
-        munmap(data, block);
+        ::operator delete(data, kAlignment);
     }
 }
 }  // namespace
