@@ -193,15 +193,12 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
     // The messages around the one being read. Calls, which save a dozen registers each, are left to
     // what nests deeper still.
     struct Around {
-        Message* message;
         int64_t row;
         const uint8_t* end;
         FieldOp* op;
-        uint32_t group;
     };
     std::array<Around, 8> around;
     Around* level = around.data();
-    int depth = depth_;
     Message* message = &outermost;
     for (FieldOp* field : message->closing) field->seen = false;
     FieldOp* before = &message->start;
@@ -222,7 +219,8 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                 const auto wire = static_cast<Wire>(tag & 7);
                 if (number == 0) return fail(start, "field number 0");
                 if (wire == Wire::End) {
-                    if (number != group) return fail(start, kGroup);
+                    // Only the outermost may be a group: those that nest here have lengths.
+                    if (level != around.data() || number != group) return fail(start, kGroup);
                     group = 0;
                     break;
                 }
@@ -255,12 +253,11 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                 p = begin_message(*op, *op->value, at, p, end, stop);
                 if (__builtin_expect(p != nullptr, 1)) {
                     if (op->op == Op::Map) begin_entry(*op, at, p, stop);
-                    *level++ = {message, row, end, op, group};
-                    depth_ = --depth;
+                    *level++ = {row, end, op};
+                    --depth_;
                     message = op->message;
                     row = at;
                     end = stop;
-                    group = 0;
                     for (FieldOp* field : message->closing) field->seen = false;
                     before = &message->start;
                     op = before->guess;
@@ -280,21 +277,19 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
             before = op;
             op = op->guess;
         }
-        if (group != 0) return fail(p, kTruncated);
         for (FieldOp* field : message->closing) {
             if (!close(*field, row)) return nullptr;
         }
-        if (level == around.data()) return p;
+        if (level == around.data()) return group == 0 ? p : fail(p, kTruncated);
         --level;
-        depth_ = ++depth;
+        ++depth_;
         if (__builtin_expect(drop_item_, 0) && level->op->op == Op::Map) {
             end_entry(*level->op, row);
         }
-        message = level->message;
         row = level->row;
         end = level->end;
-        group = level->group;
         before = level->op;
+        message = before->owner;
         op = before->guess;
     }
 }

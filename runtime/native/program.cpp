@@ -531,6 +531,7 @@ void Message::index() {
         }
         if (field.number < size) dense[field.number] = &field;
         field.guess = fields[(i + 1) % fields.size()].get();
+        field.owner = this;
     }
     start.guess = fields.empty() ? &start : fields.front().get();
     for (const auto& field : fields) {

@@ -129,6 +129,7 @@ struct alignas(64) FieldOp {
     Column* column = nullptr;  // of the field; for a repeated one the list
     Oneof* oneof = nullptr;
     Message* message = nullptr;
+    Message* owner = nullptr;  // the message that the field is of
 
     uint32_t tag = 0;  // number << 3 | wire type
     uint32_t number = 0;

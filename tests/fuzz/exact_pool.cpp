@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 #include <new>
+#include <vector>
 
 #include "pool.h"
 
@@ -16,6 +17,11 @@ constexpr int kGarbage = 0xA5;
 
 size_t whole(size_t block) { return std::bit_ceil(block); }
 size_t own_bin(size_t block) { return static_cast<size_t>(std::countr_zero(whole(block))); }
+
+std::vector<uint8_t*>& idle(size_t block) {
+    static auto* bins = new std::vector<std::vector<uint8_t*>>(64);
+    return (*bins)[own_bin(block)];
+}
 }  // namespace
 
 BufferPool& BufferPool::instance() {
@@ -25,7 +31,7 @@ BufferPool& BufferPool::instance() {
 
 uint8_t* BufferPool::take(size_t bytes, size_t& block) {
     block = bytes;
-    auto& bin = idle_[own_bin(bytes)];
+    auto& bin = idle(bytes);
     uint8_t* data = nullptr;
     if (bin.empty()) {
         data = static_cast<uint8_t*>(::operator new(whole(bytes), kAlignment));
@@ -41,7 +47,7 @@ uint8_t* BufferPool::take(size_t bytes, size_t& block) {
 
 void BufferPool::give(uint8_t* data, size_t block) noexcept {
     ASAN_POISON_MEMORY_REGION(data, whole(block));
-    idle_[own_bin(block)].push_back(data);
+    idle(block).push_back(data);
 }
 
 void Buffer::reserve(size_t bytes, size_t keep) {
