@@ -55,7 +55,7 @@ class Upload(Protocol):
     after they raised something of which `is_transient` is true, as often as it takes.
     """
 
-    def write(self, data: bytes) -> object:
+    def write(self, data: bytes) -> None:
         """Takes bytes into memory, and no more: the store's errors never surface here."""
 
     def drain(self) -> None:

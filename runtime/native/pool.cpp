@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -14,7 +15,6 @@ namespace cdp {
 namespace {
 constexpr std::align_val_t kAlignment{64};
 constexpr size_t kLarge = size_t{16} << 10;
-constexpr size_t kPage = size_t{4} << 10;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kSpan = size_t{64} << 20;
 constexpr size_t kLeastIdle = 4;  // blocks: one that leaves no room for so many is not kept
@@ -32,7 +32,7 @@ class Heap {
     }
 
     uint8_t* take(size_t size) {
-        size = round_up(size, kPage);
+        size = round_up(size, page_);
         std::lock_guard lock(mutex_);
         auto found = free_.begin();
         while (found != free_.end() && found->second < size) ++found;
@@ -44,7 +44,7 @@ class Heap {
     }
 
     void give(uint8_t* data, size_t size) noexcept {
-        size = round_up(size, kPage);
+        size = round_up(size, page_);
         madvise(data, size, MADV_DONTNEED);
         auto place = reinterpret_cast<uintptr_t>(data);
         std::lock_guard lock(mutex_);
@@ -82,6 +82,7 @@ class Heap {
         return free_.emplace(place, size).first;
     }
 
+    const size_t page_ = static_cast<size_t>(sysconf(_SC_PAGESIZE));  // 64 KB on some arm64
     std::mutex mutex_;
     Ranges free_;
 };
