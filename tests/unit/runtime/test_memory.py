@@ -65,7 +65,7 @@ class TestPool:
             memoryview(block)[:] = bytes([number % 256]) * memoryview(block).nbytes
             blocks.append((block, number % 256))
         del block, blocks
-        assert resident() - before < 16 << 20
+        assert resident() - before < 48 << 20  # of about 130 MB that all took in turn
 
     def test_what_has_no_room_beside_others_is_not_kept(self) -> None:
         small = Block(PAGES * 4096)
