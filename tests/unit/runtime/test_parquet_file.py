@@ -22,6 +22,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdp_runtime import parquet_file
 from cdp_runtime.descriptor import KEY, descriptor_of
 from cdp_runtime.parquet_file import Compressor, Layout, ParquetFile
 from cdpgen.demo_data import contract_data, events
@@ -352,6 +353,34 @@ class TestDictionaries:
         texts = [f"{'the same beginning of all' * 4}{row // 2}" for row in range(70_000)]
         found = encodings(written([pa.table({"twice": pa.array(texts)})]))
         assert "RLE_DICTIONARY" not in found["twice"]
+
+    def test_places_are_in_whole_bytes_where_the_codec_finds_more_in_them(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        widths: list[int] = []
+        inner = parquet_file._body_of
+
+        def body_of(page: Any) -> pa.Buffer:
+            body = inner(page)
+            widths.append(body.to_pybytes()[0])
+            return body
+
+        monkeypatch.setattr(parquet_file, "_body_of", body_of)
+        rising = [n // 5 for n in range(70_000)]
+        anyhow = [RANDOM.randrange(14_000) for _ in range(70_000)]
+        for numbers, wanted in ((rising, 16), (anyhow, 14)):
+            schema = pa.schema([pa.field("text", pa.utf8(), nullable=False)])
+            table = pa.table({"text": [f"a text, number {n}" for n in numbers]}, schema)
+            widths.clear()
+            path = tmp_path / f"{wanted}.parquet"
+            path.write_bytes(written([table]))
+            texts = table["text"].to_pylist()
+            assert pq.read_table(path)["text"].to_pylist() == texts
+            assert pl.read_parquet(path)["text"].to_list() == texts
+            with duckdb.connect() as connection:
+                rows = connection.execute(f"select text from '{path}'").fetchall()
+            assert [text for (text,) in rows] == texts
+            assert widths[0] == wanted  # of the first page, before that of the dictionary
 
     def test_values_that_no_longer_repeat_get_another_look(self) -> None:
         few = pa.table({"n": pa.array([n % 9 for n in range(70_000)], pa.int64())})
