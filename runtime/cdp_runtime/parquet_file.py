@@ -63,7 +63,9 @@ class Compressor:
     def __init__(self, compression: str, level: int | None = None, threads: int = 0) -> None:
         self.compression: Final = compression
         self._level = level if level is not None else DEFAULT_LEVELS.get(compression)
-        self._fast_level = None if level is not None else _FAST_LEVELS.get(compression)
+        self._fast_level = (
+            self._level if level is not None else _FAST_LEVELS.get(compression, self._level)
+        )
         self._own = threading.local()  # codecs have state
         self._changed = threading.Condition()
         self._pages: deque[tuple[_native.ParquetPage, _Pending]] = deque()
@@ -78,13 +80,13 @@ class Compressor:
     @property
     def has_fast_level(self) -> bool:
         """Whether the codec may choose a faster level than its usual one."""
-        return self._fast_level is not None
+        return self._fast_level != self._level
 
     def compress(self, data: Any, *, fast: bool = False) -> Any:
         """The compressed bytes of a buffer."""
         if self.compression == "none":
             return data
-        level = self._fast_level if fast and self.has_fast_level else self._level
+        level = self._fast_level if fast else self._level
         if not hasattr(self._own, "codecs"):
             self._own.codecs = {}
         codec = self._own.codecs.get(level)

@@ -18,7 +18,7 @@ class Block {
 
     // Room for so many bytes, of which those that there are stay.
     void resize(size_t size) {
-        if (size > memory_.capacity()) memory_.reserve(size, size_);
+        memory_.reserve(size, size_);
         size_ = size;
     }
 

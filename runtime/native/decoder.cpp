@@ -252,7 +252,6 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                 const uint8_t* stop = nullptr;
                 p = begin_message(*op, *op->value, at, p, end, stop);
                 if (__builtin_expect(p != nullptr, 1)) {
-                    if (op->op == Op::Map) begin_entry(*op, at, p, stop);
                     *level++ = {row, end, op};
                     --depth_;
                     message = op->message;
@@ -283,9 +282,7 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
         if (level == around.data()) return group == 0 ? p : fail(p, kTruncated);
         --level;
         ++depth_;
-        if (__builtin_expect(drop_item_, 0) && level->op->op == Op::Map) {
-            end_entry(*level->op, row);
-        }
+        if (__builtin_expect(drop_item_, 0)) end_entry(*level->op, row);
         row = level->row;
         end = level->end;
         before = level->op;
@@ -302,6 +299,7 @@ const uint8_t* Decoder::begin_message(FieldOp& op, Column& column, int64_t row, 
     if (body == nullptr) return fail(p, kTruncated, &op);
     column.mark(row);
     stop = body + size;
+    if (op.op == Op::Map) begin_entry(op, row, body, stop);
     return body;
 }
 
@@ -415,11 +413,10 @@ const uint8_t* Decoder::step(FieldOp& op, Column& column, int64_t row, const uin
         case Op::Map:
             p = begin_message(op, column, row, p, end, end);
             if (p == nullptr) return nullptr;
-            if (op.op == Op::Map) begin_entry(op, row, p, end);
             --depth_;
             p = message(*op.message, row, p, end, 0);
             ++depth_;
-            if (op.op == Op::Map && drop_item_) end_entry(op, row);
+            if (drop_item_) end_entry(op, row);
             return p;
         case Op::Group:
         case Op::Flatten:
@@ -667,7 +664,7 @@ void Decoder::begin_entry(FieldOp& op, int64_t item, const uint8_t* p, const uin
 // Takes back an entry whose value is a number that its closed enum does not know. (A closed enum
 // outside of maps says so too, also one in a message that is the value.)
 void Decoder::end_entry(FieldOp& op, int64_t item) {
-    if (!op.message->fields[1]->closed) return;
+    if (op.op != Op::Map || !op.message->fields[1]->closed) return;
     op.column->truncate_items(item);
     op.entries.pop_back();
 }

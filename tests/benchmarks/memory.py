@@ -7,7 +7,6 @@ peak, and its mean in each tenth of the run. Published files are removed, so tha
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
@@ -18,6 +17,7 @@ from cdp_runtime.config import SourceConfig
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.parquet import PublishedFile
 from cdp_runtime.sources import inputs_of, read_inputs
+from tests.process import resident
 
 
 class Never:
@@ -45,15 +45,10 @@ def main(generated: str, stream: str, archive: str, messages: int) -> None:
                 assert not isinstance(item, DeadLetter)
                 writer.write_many(item.payloads)
                 written += len(item.payloads)
-                tenths[min(9, written * 10 // messages)].append(_resident())
+                tenths[min(9, written * 10 // messages)].append(resident())
     seconds = time.perf_counter() - began
     means = [round(sum(tenth) / len(tenth)) if tenth else 0 for tenth in tenths]
     print(json.dumps({"rows": written, "seconds": seconds, "peak": _peak(), "tenths": means}))
-
-
-def _resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _peak() -> int:

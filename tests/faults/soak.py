@@ -23,15 +23,10 @@ import pyarrow.parquet as pq
 
 from generated.stellar.v1.asset_details_pb2 import AssetDetails
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.process import resident
 
 PRODUCERS: Final = 3
-PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 MB: Final = 1 << 20
-
-
-def resident() -> int:
-    """The memory of this process, bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def descriptors() -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,9 +12,9 @@ import pytest
 
 from tests.built import Table
 from tests.oracle import parse
+from tests.process import STATM, resident
 from tests.strategies import payload
 
-STATM = Path("/proc/self/statm")
 WARM_UP = 200
 BATCHES = 1_000
 GROWTH = 1.02
@@ -24,18 +22,14 @@ GROWTH = 1.02
 pytestmark = pytest.mark.skipif(not STATM.exists(), reason="resident memory is read from /proc")
 
 
-def resident() -> int:
-    """Resident memory of this process, bytes."""
-    gc.collect()
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def assert_flat(work: Callable[[], object]) -> None:
     for _ in range(WARM_UP):
         work()
+    gc.collect()
     before = resident()
     for _ in range(BATCHES):
         work()
+    gc.collect()
     after = resident()
     assert after <= before * GROWTH, f"{before:,} bytes before, {after:,} after {BATCHES} batches"
 

@@ -644,10 +644,10 @@ void ColumnChunk::append_indexes(Bytes& out) {
 bool ColumnChunk::is_fast(const Bytes& body, Leaf::Level& level) {
     if (level == Leaf::Level::Open && body.size() >= kTellingBytes) {
         const auto sample = body.span().first(std::min(body.size(), 16 * kTellingBytes));
-        const size_t fast = sizer_(sample, true);
-        const auto most = kFastCosts * static_cast<double>(sizer_(sample, false));
-        level =
-            fast != 0 && static_cast<double>(fast) <= most ? Leaf::Level::Fast : Leaf::Level::Usual;
+        const auto fast = static_cast<double>(sizer_(sample, true));
+        const bool does =
+            fast != 0 && fast <= kFastCosts * static_cast<double>(sizer_(sample, false));
+        level = does ? Leaf::Level::Fast : Leaf::Level::Usual;
     }
     return level == Leaf::Level::Fast;
 }

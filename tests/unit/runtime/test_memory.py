@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from cdp_runtime._native import Block, limit_idle_memory
+from cdp_runtime.pipeline import _IDLE_BYTES
+from tests.process import STATM, resident
 
 PAGES = 128
 
@@ -18,7 +19,7 @@ PAGES = 128
 def little_idle_memory() -> Iterator[None]:
     limit_idle_memory(8 << 20)
     yield
-    limit_idle_memory(56 << 20)
+    limit_idle_memory(_IDLE_BYTES)
 
 
 def fill(block: Block) -> None:
@@ -29,12 +30,7 @@ def faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+@pytest.mark.skipif(not STATM.exists(), reason="resident memory is read from /proc")
 class TestPool:
     def test_what_is_used_again_and_again_stays_when_there_is_much_that_nobody_uses(self) -> None:
         del [[Block((1 << 20) + step) for step in range(0, 1 << 20, 1 << 16)]][:]
