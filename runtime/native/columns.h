@@ -31,7 +31,7 @@ struct Domain {
     std::vector<Column*> columns;
     struct Batch* batch = nullptr;
 
-    void grow(int64_t rows_needed);
+    [[gnu::cold]] void grow(int64_t rows_needed);
     void clear();
 };
 
@@ -207,7 +207,7 @@ struct alignas(64) Column {
 
   private:
     void seek_text(int64_t row);
-    void grow_text(size_t bytes);
+    [[gnu::cold]] void grow_text(size_t bytes);
 };
 
 }  // namespace cdp

@@ -199,9 +199,8 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
     };
     std::array<Around, 8> around;
     Around* level = around.data();
-    Message* message = &outermost;
-    for (FieldOp* field : message->closing) field->seen = false;
-    FieldOp* before = &message->start;
+    outermost.begin();
+    FieldOp* before = &outermost.start;
     FieldOp* op = before->guess;
     while (true) {
         while (p < end) {
@@ -218,14 +217,14 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                 const uint32_t number = tag >> 3;
                 const auto wire = static_cast<Wire>(tag & 7);
                 if (number == 0) return fail(start, "field number 0");
-                if (wire == Wire::End) {
+                if (__builtin_expect(wire == Wire::End, 0)) {
                     // Only the outermost may be a group: those that nest here have lengths.
                     if (level != around.data() || number != group) return fail(start, kGroup);
                     group = 0;
                     break;
                 }
-                FieldOp* found = message->find(number);
-                if (found == nullptr || found->wire != wire) {
+                FieldOp* found = before->owner->find(number);
+                if (__builtin_expect(found == nullptr || found->wire != wire, 0)) {
                     if (found != nullptr && found->repeated && is_scalar(*found) &&
                         wire == Wire::Length && found->op != Op::Skip) {
                         p = packed(*found, row, p, end);
@@ -243,52 +242,74 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
             }
             int64_t at = row;
             const uint8_t* value = p;
-            if (op->extras != 0) {
-                if ((op->extras & FieldOp::kPushes) != 0) at = op->column->push_item(row);
-                if ((op->extras & FieldOp::kEnters) != 0) enter_oneof(*op, row);
+            // (What is likely here is what a profile says: numbers fall through to their step, and
+            // what a nested message needs lies together. By itself GCC scatters it, at a tenth of
+            // the time.)
+            if (__builtin_expect_with_probability(op->extras != 0, 0, 0.6)) {
+                if (__builtin_expect((op->extras & FieldOp::kPushes) != 0, 1))
+                    at = op->column->push_item(row);
+                if (__builtin_expect((op->extras & FieldOp::kEnters) != 0, 0))
+                    enter_oneof(*op, row);
                 op->seen = true;
-            }
-            if ((op->extras & FieldOp::kNests) != 0 && level != around.end()) {
-                const uint8_t* stop = nullptr;
-                p = begin_message(*op, *op->value, at, p, end, stop);
-                if (__builtin_expect(p != nullptr, 1)) {
+                if (__builtin_expect((op->extras & FieldOp::kNests) != 0 && level != around.end(),
+                                     1)) {
+                    const uint8_t* stop = nullptr;
+                    p = begin_message(*op, *op->value, at, p, end, stop);
+                    if (__builtin_expect(p == nullptr, 0)) return no_value(*op, value, end);
                     *level++ = {row, end, op};
                     --depth_;
-                    message = op->message;
                     row = at;
                     end = stop;
-                    for (FieldOp* field : message->closing) field->seen = false;
-                    before = &message->start;
+                    if (__builtin_expect(!op->message->closing.empty(), 0)) op->message->begin();
+                    before = &op->message->start;
                     op = before->guess;
                     continue;
                 }
-            } else {
-                p = step(*op, *op->value, at, p, end);
             }
-            if (__builtin_expect(p == nullptr, 0)) {
-                if (value > end) {  // what was taken for a tag goes on behind the end
-                    at_ = value - op->tag_size;
-                    reason_ = kTag;
-                    op_ = nullptr;
-                }
-                return nullptr;
-            }
+            p = step(*op, *op->value, at, p, end);
+            if (__builtin_expect(p == nullptr, 0)) return no_value(*op, value, end);
             before = op;
             op = op->guess;
         }
-        for (FieldOp* field : message->closing) {
-            if (!close(*field, row)) return nullptr;
+        if (__builtin_expect(!before->owner->closing.empty(), 0)) {
+            for (FieldOp* field : before->owner->closing) {
+                if (!close(*field, row)) return nullptr;
+            }
         }
         if (level == around.data()) return group == 0 ? p : fail(p, kTruncated);
-        --level;
+        if (__builtin_expect(drop_item_, 0)) end_entry(*level[-1].op, row);
         ++depth_;
-        if (__builtin_expect(drop_item_, 0)) end_entry(*level->op, row);
-        row = level->row;
-        end = level->end;
-        before = level->op;
-        message = before->owner;
+        const Around& outer = level[-1];
+        op = outer.op;
+        if (p < outer.end && p <= safe_ && (load<uint32_t>(p) & op->tag_mask) == op->tag_bytes &&
+            (op->extras & FieldOp::kPushes) != 0) {
+            // The next one of a list: all around it stays as it is.
+            const uint8_t* value = p + op->tag_size;
+            row = op->column->push_item(outer.row);
+            p = begin_message(*op, *op->value, row, value, outer.end, end);
+            if (__builtin_expect(p == nullptr, 0)) return no_value(*op, value, outer.end);
+            if (__builtin_expect(!op->message->closing.empty(), 0)) op->message->begin();
+            --depth_;
+            before = &op->message->start;
+            op = before->guess;
+            continue;
+        }
+        --level;
+        row = outer.row;
+        end = outer.end;
+        before = op;
         op = before->guess;
     }
+}
+
+// For a field whose value, which would begin at `value`, could not be read.
+const uint8_t* Decoder::no_value(const FieldOp& op, const uint8_t* value, const uint8_t* end) {
+    if (value > end) {  // what was taken for a tag goes on behind the end
+        at_ = value - op.tag_size;
+        reason_ = kTag;
+        op_ = nullptr;
+    }
+    return nullptr;
 }
 
 const uint8_t* Decoder::begin_message(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
@@ -299,7 +320,7 @@ const uint8_t* Decoder::begin_message(FieldOp& op, Column& column, int64_t row, 
     if (body == nullptr) return fail(p, kTruncated, &op);
     column.mark(row);
     stop = body + size;
-    if (op.op == Op::Map) begin_entry(op, row, body, stop);
+    if (__builtin_expect(op.op == Op::Map, 0)) begin_entry(op, row, body, stop);
     return body;
 }
 

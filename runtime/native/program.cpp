@@ -533,6 +533,7 @@ void Message::index() {
         field.guess = fields[(i + 1) % fields.size()].get();
         field.owner = this;
     }
+    start.owner = this;
     start.guess = fields.empty() ? &start : fields.front().get();
     for (const auto& field : fields) {
         // A closed enum enters its oneof only with a number that it knows.

@@ -168,6 +168,10 @@ struct Message {
         if (number < dense.size()) return dense[number];
         return find_sparse(number);
     }
+    // Before the fields of a message are read.
+    void begin() {
+        for (FieldOp* field : closing) field->seen = false;
+    }
     // Orders the fields, and makes the tables that find them.
     void index();
 

@@ -81,7 +81,7 @@ inline uint64_t copy_64(uint8_t* to, const uint8_t* from) {
 // Copies `size` bytes and tells whether all are ASCII for sure. `to` has `kCopySlack` writable
 // bytes behind its end; `readable` is how many bytes may be read at `from`, at least `size`.
 inline bool copy_is_ascii(uint8_t* to, const uint8_t* from, size_t size, size_t readable) {
-    if (size <= 64) {
+    if (__builtin_expect(size <= 64, 1)) {
         // Sizes differ from value to value: to copy too much costs less than a branch mispredicted.
         // (Of no bytes nothing is sure: they shift by nothing.)
         if (__builtin_expect(readable >= 64, 1)) {

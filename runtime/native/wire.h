@@ -33,7 +33,8 @@ inline uint64_t join_groups(uint64_t word) {
 }
 
 // The varint at `p`, or null where it is cut off or longer than ten bytes.
-inline const uint8_t* read_varint_slow(const uint8_t* p, const uint8_t* end, uint64_t& value) {
+[[gnu::cold]] inline const uint8_t* read_varint_slow(const uint8_t* p, const uint8_t* end,
+                                                     uint64_t& value) {
     uint64_t result = 0;
     for (int i = 0; i < kMaxVarintBytes; ++i) {
         if (p >= end) return nullptr;
