@@ -296,6 +296,35 @@ class TableFiles:
         )
 
 
+class _Output:
+    """Where the bytes of a file go; waits while the store fails.
+
+    Apart from `_OpenFile`, so that nothing of a file that is published is left to the garbage collector.
+    """
+
+    def __init__(self, storage: Storage, path: str, patience: Patience) -> None:
+        self._storage = storage
+        self._path = path
+        self._patience = patience
+        self._upload: Upload | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._upload is None:
+            self._upload = self._patience.call(
+                lambda: self._storage.create(self._path), f"create {self._path}"
+            )
+        self._upload.write(data)
+        self._patience.call(self._upload.drain, f"write {self._path}")
+
+    def publish(self) -> None:
+        assert self._upload is not None
+        self._patience.call(self._upload.publish, f"publish {self._path}")
+
+    def discard(self) -> None:
+        if self._upload is not None:
+            self._upload.discard()
+
+
 class _OpenFile:
     """One file on its way: rows that are gathered, the row group that is open, and what is written.
 
@@ -323,10 +352,9 @@ class _OpenFile:
         self.segments: Final[Counter[int]] = Counter()
         self._table = table
         self._config = config
-        self._storage = storage
         self._metrics = metrics
-        self._patience = patience
-        self._file = ParquetFile(layout, self._write)
+        self._output = _Output(storage, path, patience)
+        self._file = ParquetFile(layout, self._output.write)
         self._in_order = True
         self._last: tuple[Any, ...] | None = None  # the sort key of the row group's last row
         # not encoded yet:
@@ -341,7 +369,6 @@ class _OpenFile:
         # of all before:
         self._all_encoded = 0
         self._written = 0
-        self._upload: Upload | None = None
 
     @property
     def held(self) -> int:
@@ -395,14 +422,12 @@ class _OpenFile:
             told[DESCRIPTOR_KEY] = descriptor
         self._file.finish(told)
         self._count_written()
-        assert self._upload is not None
-        self._patience.call(self._upload.publish, f"publish {self.path}")
+        self._output.publish()
         return self._written
 
     def discard(self) -> None:
         """Leaves nothing of the file."""
-        if self._upload is not None:
-            self._upload.discard()
+        self._output.discard()
 
     def _encode_in_order(self) -> bool:
         """Encodes what is gathered, in a row group of its own if need be; False when it has to be sorted."""
@@ -483,14 +508,6 @@ class _OpenFile:
         self._encoded = 0
         self._count_written()
         self.ratio = self._written / self._all_encoded
-
-    def _write(self, data: bytes) -> None:
-        if self._upload is None:
-            self._upload = self._patience.call(
-                lambda: self._storage.create(self.path), f"create {self.path}"
-            )
-        self._upload.write(data)
-        self._patience.call(self._upload.drain, f"write {self.path}")
 
     def _count_written(self) -> None:
         size = self._file.size

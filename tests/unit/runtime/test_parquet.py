@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
 from collections.abc import Iterator
@@ -143,6 +144,23 @@ class TestRotation:
         made.files.publish_all()
         assert 0.05 * (1 << 20) < most < 0.1 * (1 << 20)
         assert sum(file.rows for file in made.told) == 300 * (400 + 40)
+
+    def test_nothing_of_a_published_file_waits_for_the_garbage_collector(self, make: Any) -> None:
+        made = make(max_file_rows=100)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for start in range(0, 1_000, 50):
+                made.files.add("", rows(*range(start, start + 50)))
+            gc.collect()
+            left = [one for one in gc.garbage if type(one).__module__.startswith("cdp_runtime")]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert len(made.told) == 10
+        assert left == []
 
     def test_what_is_discarded_leaves_nothing(self, make: Any) -> None:
         made = make(row_group_mb=0.001)
