@@ -5,19 +5,25 @@ For messages that nobody will send again. Each run of a writer has its own folde
     <journal>/<table>/<writer id>.lock        locked by the kernel as long as the process lives
     <journal>/<table>/<writer id>/about.json  the archive, and the ids of all writers that wrote from here
     <journal>/<table>/<writer id>/000001.log  a segment
+    <journal>/<table>/<writer id>/000001.free was one, and is written over as the next one
 
 A segment is a sequence of frames, each of some messages of one source:
 
-    length u64, CRC32C u32, then so many bytes:
+    length u64, CRC32C u32 (changed by the number of the segment: what a file held before is no frame of it)
+    then so many bytes:
         length u32 of JSON {"source", "rows", "first", "nulls", "letter"}, and this
         positions, int64 each, unless "first" says that they follow each other
         offsets of the payloads, int32 each, one more than there are payloads
         the payloads
 
-What a frame holds is durable once it is synced (`sync`; group commit: one for all frames before it). A frame
-that is not whole, and so was never acknowledged, ends the last segment. Segments of which every message is
-published are removed. What a dead writer left is written by the next one (`recover`), but for what the footers
-of the files that it published say is there: a message is known by source and position.
+or of JSON {"durable"} alone: the segments before that number were whole on the disk by then.
+
+What a frame holds is durable once it is synced (`sync`; group commit: one for all frames before it); until
+somebody asks, it is the system's to write. A frame that is not whole ends its segment: it was never
+acknowledged, unless the segment was durable, and then it is damage. Segments of which every message is
+published are used again: their memory is the system's already, and a disk that is slower than the messages
+come sees only some of them. What a dead writer left is written by the next one (`recover`), but for what the
+footers of the files that it published say is there: a message is known by source and position.
 """
 
 from __future__ import annotations
@@ -95,6 +101,9 @@ class Journal:
         self._descriptor = -1
         self._at = 0
         self._unsynced = False
+        self._sealed: dict[int, int] = {}  # not synced yet: the descriptor of each
+        self._durable = self._told = 1  # the segments before this one
+        self._free: list[Path] = []
         self._sizes: dict[int, int] = {}
         self._unpublished: Counter[int] = Counter()
         self._next_position = 0
@@ -132,7 +141,43 @@ class Journal:
             with self._room:
                 self._seal()
                 self._open()
-        size = sum(map(len, frame))
+        if self._at == 0:
+            self._put(_durable(self._durable))
+            self._told = self._durable
+        self._put(frame)
+        with self._room:
+            self._unpublished[self._number] += rows
+        return self._number
+
+    def sync(self) -> None:
+        """Makes durable what was appended before.
+
+        Raises:
+            OSError: it cannot be known what is durable; the journal must not be used any more.
+        """
+        while self._sealed:
+            with self._room:
+                if not self._sealed:  # all that it held is published
+                    break
+                number = next(iter(self._sealed))
+                descriptor = self._sealed.pop(number)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        self._durable = self._number + (self._descriptor < 0)
+        if self._unsynced and self._told < self._durable:
+            with contextlib.suppress(OSError):  # the disk is full: the next one tells
+                self._put(_durable(self._durable))
+                self._told = self._durable
+        if self._unsynced:
+            os.fdatasync(self._descriptor)
+            self._unsynced = False
+
+    def _put(self, frame: Sequence[Any]) -> None:
+        size, checksum = _HEAD.unpack(frame[0])
+        frame = [_HEAD.pack(size, checksum ^ _mark_of(self._number)), *frame[1:]]
+        size += _HEAD.size
         written = os.pwritev(self._descriptor, frame, self._at)
         if written < size:  # a signal came, or the disk is about full: the next call says which
             rest = b"".join(frame)[written:]
@@ -143,18 +188,6 @@ class Journal:
         with self._room:
             self._unsynced = True
             self._at = self._sizes[self._number] = at
-            self._unpublished[self._number] += rows
-        return self._number
-
-    def sync(self) -> None:
-        """Makes durable what was appended before.
-
-        Raises:
-            OSError: it cannot be known what is durable; the journal must not be used any more.
-        """
-        if self._unsynced:
-            os.fdatasync(self._descriptor)
-            self._unsynced = False
 
     def settle(self, segments: Mapping[int, int]) -> None:
         """Takes note of published messages: how many of each segment."""
@@ -177,19 +210,26 @@ class Journal:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
                 self._descriptor = -1
+            while self._sealed:
+                os.close(self._sealed.popitem()[1])
         self._lock_file.close()
 
     def _seal(self) -> None:
         if self._descriptor >= 0:
-            self.sync()
-            os.close(self._descriptor)
+            if os.fstat(self._descriptor).st_size > self._at:  # of what the file held before
+                os.ftruncate(self._descriptor, self._at)
+            self._sealed[self._number] = self._descriptor
             self._descriptor = -1
             self._at = 0
+            self._unsynced = False
             self._remove_if_published(self._number)
 
     def _open(self) -> None:
-        path = self._folder / f"{self._number + 1:06}.log"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        path = self._path(self._number + 1)
+        if self._free:
+            self._free[-1].rename(path)
+            self._free.pop()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             _sync(self._folder)
         except BaseException:
@@ -202,8 +242,17 @@ class Journal:
 
     def _remove_if_published(self, number: int) -> None:
         if number in self._sizes and self._unpublished[number] == 0:
-            (self._folder / f"{number:06}.log").unlink(missing_ok=True)
+            if number in self._sealed:
+                os.close(self._sealed.pop(number))
+            path = self._path(number)
+            if self._sizes[number] <= 2 * self._segment_size:
+                self._free.append(path.rename(path.with_suffix(".free")))
+            else:
+                path.unlink(missing_ok=True)
             del self._sizes[number], self._unpublished[number]
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:06}.log"
 
 
 class Left:
@@ -236,17 +285,21 @@ class Left:
     def frames(self) -> Iterator[Frame | bytes]:
         """What it holds; as bytes the rest of a segment that is damaged as no crash explains."""
         segments = sorted(self._folder.glob("*.log"))
-        for path in segments:
+        for place, path in enumerate(segments):
             data = path.read_bytes()
             at = 0
-            while at < len(data):
-                body = _body_at(data, at)
-                if body is None:
-                    if path != segments[-1]:
-                        yield data[at:]
-                    break
-                yield decode(body)
+            for body in _bodies(data, path):
                 at += _HEAD.size + len(body)
+                if _durable_in(body) is None:
+                    yield decode(body)
+            if at < len(data):
+                told = (
+                    _durable_in(body) or 0
+                    for later in segments[place + 1 :]
+                    for body in _bodies(later.read_bytes(), later)
+                )
+                if any(int(path.stem) < durable for durable in told):
+                    yield data[at:]
 
     def remove(self) -> None:
         """Leaves nothing of it: all that it holds is published."""
@@ -342,15 +395,37 @@ def decode(body: bytes) -> Frame:
     return Frame(meta["source"], payloads, positions, meta.get("letter"))
 
 
-def _body_at(data: bytes, at: int) -> bytes | None:
-    """The body of the frame that begins there; None where none does that is whole."""
-    if len(data) < at + _HEAD.size:
-        return None
-    size, checksum = _HEAD.unpack_from(data, at)
-    body = data[at + _HEAD.size : at + _HEAD.size + size]
-    # zeros, which a power cut may leave, are a frame of nothing with the right checksum
-    whole = size > 0 and len(body) == size and crc32c(body) == checksum
-    return body if whole else None
+def _durable(number: int) -> list[bytes]:
+    """A frame that says that all segments before this one are durable."""
+    told = json.dumps({"durable": number}).encode()
+    body = _END.pack(len(told)) + told
+    return [_HEAD.pack(len(body), crc32c(body)), body]
+
+
+def _durable_in(body: bytes) -> int | None:
+    """What such a frame says; None of one that holds messages."""
+    meta = json.loads(body[_END.size : _END.size + _END.unpack_from(body, 0)[0]])
+    return meta.get("durable")
+
+
+def _mark_of(number: int) -> int:
+    """By what the checksums of a segment's frames differ from those of all others."""
+    return crc32c(number.to_bytes(8, "little"))
+
+
+def _bodies(data: bytes, path: Path) -> Iterator[bytes]:
+    """The bodies of the frames of a segment, up to the first that is not whole."""
+    mark = _mark_of(int(path.stem))
+    at = 0
+    while len(data) >= at + _HEAD.size:
+        size, checksum = _HEAD.unpack_from(data, at)
+        at += _HEAD.size
+        body = data[at : at + size]
+        # zeros, which a power cut may leave, are no frame of nothing
+        if size == 0 or len(body) < size or crc32c(body) ^ mark != checksum:
+            return
+        yield body
+        at += size
 
 
 def _new_lock(folder: Path, writer: str) -> tuple[Path, IO[bytes]]:

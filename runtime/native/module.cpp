@@ -359,6 +359,8 @@ nb::tuple split_views(const nb::object& source, size_t max_message_bytes) {
 }  // namespace
 
 NB_MODULE(_native, module) {
+    // What a script still holds when the interpreter ends is no fault that its user should read of.
+    nb::set_leak_warnings(false);
     module.def(
         "limit_idle_memory", [](size_t bytes) { cdp::BufferPool::instance().limit(bytes); },
         nb::arg("bytes"));

@@ -104,6 +104,35 @@ class TestJournal:
         assert [path.name for path in tmp_path.rglob("*.log")] == ["000004.log"]
         journal.close()
 
+    def test_a_segment_whose_messages_are_published_is_written_over(
+        self, journal: Journal, tmp_path: Path
+    ) -> None:
+        for number in range(7):  # three in a segment
+            journal.append(frame(number, 30_000), 1)
+        files = {path.stat().st_ino for path in tmp_path.rglob("*.log")}
+        journal.settle({1: 3, 2: 3})
+        for number in range(7, 13):
+            journal.append(frame(number, 29_000), 1)
+        assert {
+            path.stat().st_ino for path in tmp_path.rglob("*.*") if path.stat().st_size > 60_000
+        } == files
+        journal.close()
+        assert positions_left(tmp_path) == list(range(6, 13))
+
+    def test_what_a_file_held_before_is_not_left_behind_the_last_frame(
+        self, journal: Journal, tmp_path: Path
+    ) -> None:
+        for number in range(4):
+            journal.append(frame(number, 30_000), 1)
+        journal.settle({1: 3})
+        for number in range(4, 7):  # the last one is written over the first segment
+            journal.append(frame(number, 30_000), 1)
+        last = max(tmp_path.rglob("*.log"))
+        assert last.name == "000003.log"
+        assert last.stat().st_size > 90_000
+        journal.close()
+        assert positions_left(tmp_path) == list(range(3, 7))
+
     def test_a_full_journal_has_room_again_when_something_is_published(
         self, journal: Journal
     ) -> None:
@@ -193,15 +222,40 @@ class TestFrames:
             segment.write_bytes(changed)
             assert positions_left(tmp_path) == []
 
-    def test_damage_before_the_last_segment_is_told(self, journal: Journal, tmp_path: Path) -> None:
-        for number in range(6):
+    @pytest.mark.parametrize(
+        ("synced_after", "found"),
+        [
+            (6, [0, "damaged", 3, 4, 5]),
+            (4, [0, "damaged", 3, 4, 5]),
+            (2, [0, 3, 4, 5]),
+            (0, [0, 3, 4, 5]),
+        ],
+    )
+    def test_damage_of_what_was_durable_is_told_and_the_rest_ends_there(
+        self, journal: Journal, tmp_path: Path, synced_after: int, found: list[Any]
+    ) -> None:
+        for number in range(6):  # three in a segment
             journal.append(frame(number, 30_000), 1)
+            if number + 1 == synced_after:
+                journal.sync()
         journal.close()
         first = min(tmp_path.rglob("*.log"))
         data = bytearray(first.read_bytes())
         data[40_000] ^= 1
         first.write_bytes(data)
-        assert positions_left(tmp_path) == [0, "damaged", 3, 4, 5]
+        assert positions_left(tmp_path) == found
+
+    def test_that_a_segment_was_durable_is_told_in_each_that_follows(
+        self, journal: Journal, tmp_path: Path
+    ) -> None:
+        for number in range(9):
+            journal.append(frame(number, 30_000), 1)
+            journal.sync()
+        journal.settle({2: 3})
+        journal.close()
+        first = min(tmp_path.rglob("*.log"))
+        first.write_bytes(first.read_bytes()[:-1])
+        assert positions_left(tmp_path) == [0, 1, "damaged", 6, 7, 8]
 
 
 class TestWriter:
@@ -251,6 +305,7 @@ class TestWriter:
         for number in range(3):
             payload = AssetDetails(code=str(number), issuer="G" * 40_000).SerializeToString()
             left.append(encode(Frame("s", [payload], range(number, number + 1))), 1)
+        left.sync()
         left.close()
         first = min((tmp_path / "j").rglob("*.log"))
         first.write_bytes(first.read_bytes()[:-1])
