@@ -154,13 +154,13 @@ class TestRotation:
             for start in range(0, 1_000, 50):
                 made.files.add("", rows(*range(start, start + 50)))
             gc.collect()
-            left = [one for one in gc.garbage if type(one).__module__.startswith("cdp_runtime")]
+            left = {type(one).__name__ for one in gc.garbage}
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
             gc.enable()
         assert len(made.told) == 10
-        assert left == []
+        assert not left & {"_OpenFile", "ParquetFile", "PositionsBuilder"}
 
     def test_what_is_discarded_leaves_nothing(self, make: Any) -> None:
         made = make(row_group_mb=0.001)
