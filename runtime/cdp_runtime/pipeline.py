@@ -45,8 +45,9 @@ _LOOK_SECONDS: Final = 0.5
 _GIVE_UP_SECONDS: Final = 5.0
 """How long a close that ran out of time waits for the threads to see it."""
 
-_COMPRESS_THREADS: Final = min(2, os.cpu_count() or 1)
-"""Beside the encode thread, which compresses too when they do not keep up."""
+_COMPRESS_THREADS: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
+"""Beside the encode thread, which compresses too when they do not keep up. More threads than processors only
+take turns on what is in the caches."""
 
 _QUEUED_BYTES: Final = 4 << 20
 """Of rows that wait between decoding and encoding at most."""
