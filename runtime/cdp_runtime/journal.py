@@ -54,6 +54,8 @@ _SEGMENTS: Final = 16
 """The journal's bound is cut into so many segments, about."""
 
 _SMALLEST_SEGMENT: Final = 1 << 16
+_REUSED: Final = 1.25
+"""A file that is larger than so many segments is not kept for the next: all of them are as large as the limit."""
 
 
 class Frame(NamedTuple):
@@ -245,7 +247,7 @@ class Journal:
             if number in self._sealed:
                 os.close(self._sealed.pop(number))
             path = self._path(number)
-            if self._sizes[number] <= 2 * self._segment_size:
+            if self._sizes[number] <= _REUSED * self._segment_size:
                 self._free.append(path.rename(path.with_suffix(".free")))
             else:
                 path.unlink(missing_ok=True)

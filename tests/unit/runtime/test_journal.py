@@ -107,31 +107,39 @@ class TestJournal:
     def test_a_segment_whose_messages_are_published_is_written_over(
         self, journal: Journal, tmp_path: Path
     ) -> None:
-        for number in range(7):  # three in a segment
-            journal.append(frame(number, 30_000), 1)
-        files = {path.stat().st_ino for path in tmp_path.rglob("*.log")}
-        journal.settle({1: 3, 2: 3})
-        for number in range(7, 13):
-            journal.append(frame(number, 29_000), 1)
-        assert {
-            path.stat().st_ino for path in tmp_path.rglob("*.*") if path.stat().st_size > 60_000
-        } == files
+        for number in range(9):  # four in a segment
+            journal.append(frame(number, 20_000), 1)
+        first = {path.stat().st_ino for path in tmp_path.rglob("*.log")}
+        journal.settle({1: 4, 2: 4})
+        assert len(list(tmp_path.rglob("*.free"))) == 2
+        for number in range(9, 17):
+            journal.append(frame(number, 19_000), 1)
+        assert {path.stat().st_ino for path in tmp_path.rglob("*.log")} == first
         journal.close()
-        assert positions_left(tmp_path) == list(range(6, 13))
+        assert positions_left(tmp_path) == list(range(8, 17))
 
     def test_what_a_file_held_before_is_not_left_behind_the_last_frame(
         self, journal: Journal, tmp_path: Path
     ) -> None:
-        for number in range(4):
-            journal.append(frame(number, 30_000), 1)
-        journal.settle({1: 3})
-        for number in range(4, 7):  # the last one is written over the first segment
-            journal.append(frame(number, 30_000), 1)
+        for number in range(5):
+            journal.append(frame(number, 20_000), 1)
+        journal.settle({1: 4})
+        for number in range(5, 9):  # the last one is written over the first segment
+            journal.append(frame(number, 20_000), 1)
         last = max(tmp_path.rglob("*.log"))
         assert last.name == "000003.log"
-        assert last.stat().st_size > 90_000
+        assert last.stat().st_size > 80_000
         journal.close()
-        assert positions_left(tmp_path) == list(range(3, 7))
+        assert positions_left(tmp_path) == list(range(4, 9))
+
+    def test_a_file_that_is_much_larger_than_a_segment_is_not_kept(
+        self, journal: Journal, tmp_path: Path
+    ) -> None:
+        for number in range(2):
+            journal.append(frame(number, 90_000), 1)
+        journal.settle({1: 1})
+        assert [path.name for path in tmp_path.rglob("0*")] == ["000002.log"]
+        journal.close()
 
     def test_a_full_journal_has_room_again_when_something_is_published(
         self, journal: Journal
