@@ -3,8 +3,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
+#include <cstddef>
 #include <memory>
 #include <mutex>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "block.h"
@@ -103,14 +106,49 @@ cdp::FieldSpec field_spec(nb::handle field) {
 }
 
 // The payloads of one call, and what keeps them in place while the GIL is not held.
-struct Payloads {
-    std::vector<Payload> list;
-    nb::object owner;
+class Payloads {
+  public:
+    explicit Payloads(size_t size) {
+        memory_.reserve(size * sizeof(Payload), 0);
+        list = {reinterpret_cast<Payload*>(memory_.data()), size};
+    }
+    Payloads(Payloads&& other) noexcept
+        : list(std::exchange(other.list, {})),
+          owner(std::move(other.owner)),
+          schema_owner(std::move(other.schema_owner)),
+          memory_(std::move(other.memory_)) {}
+    Payloads& operator=(Payloads&&) = delete;
+    ~Payloads() {
+        if (owner.is_valid()) return;
+        constexpr size_t kAhead = 16;
+        for (size_t i = 0; i < list.size(); ++i) {
+            if (i + kAhead < list.size()) __builtin_prefetch(list[i + kAhead].data, 1);
+            if (list[i].data != nullptr) Py_DECREF(object_of(list[i]));
+        }
+    }
+
+    // Takes over a reference to bytes.
+    void hold(size_t row, PyObject* bytes) {
+        const auto* data = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes));
+        const auto size = static_cast<size_t>(PyBytes_GET_SIZE(bytes));
+        list[row] = {data, size, data + size};
+    }
+
+    std::span<Payload> list;
+    nb::object owner;  // of an array; else each payload is a bytes object, with a reference of ours
     nb::object schema_owner;
+
+  private:
+    static PyObject* object_of(const Payload& payload) {
+        const auto at = reinterpret_cast<uintptr_t>(payload.data);
+        return reinterpret_cast<PyObject*>(at - offsetof(PyBytesObject, ob_sval));
+    }
+
+    cdp::Buffer memory_;
 };
 
 template <typename Offset>
-void add_binary(const ArrowArray& array, std::vector<Payload>& list) {
+void add_binary(const ArrowArray& array, std::span<Payload> list) {
     const auto* offsets = static_cast<const Offset*>(array.buffers[1]) + array.offset;
     const auto* data = static_cast<const uint8_t*>(array.buffers[2]);
     const auto* limit = data + offsets[list.size()];
@@ -123,7 +161,7 @@ void add_binary(const ArrowArray& array, std::vector<Payload>& list) {
 }
 
 // Views of the Arrow columnar format: up to twelve bytes inline, else buffer and offset.
-void add_views(const ArrowArray& array, std::vector<Payload>& list) {
+void add_views(const ArrowArray& array, std::span<Payload> list) {
     constexpr size_t kInline = 12;
     const auto* views = static_cast<const uint8_t*>(array.buffers[1]) + array.offset * 16;
     const auto* sizes = static_cast<const int64_t*>(array.buffers[array.n_buffers - 1]);
@@ -141,16 +179,15 @@ void add_views(const ArrowArray& array, std::vector<Payload>& list) {
 }
 
 Payloads payloads_of_array(const nb::object& exporter) {
-    Payloads payloads;
     nb::tuple pair = nb::cast<nb::tuple>(exporter.attr("__arrow_c_array__")());
-    payloads.schema_owner = pair[0];
-    payloads.owner = pair[1];
     const auto* schema =
         static_cast<const ArrowSchema*>(PyCapsule_GetPointer(pair[0].ptr(), "arrow_schema"));
     const auto* array =
         static_cast<const ArrowArray*>(PyCapsule_GetPointer(pair[1].ptr(), "arrow_array"));
     if (schema == nullptr || array == nullptr) throw nb::python_error();
-    payloads.list.resize(static_cast<size_t>(array->length));
+    Payloads payloads(static_cast<size_t>(array->length));
+    payloads.schema_owner = pair[0];
+    payloads.owner = pair[1];
     const std::string_view format = schema->format;
     if (format == "z") {
         add_binary<int32_t>(*array, payloads.list);
@@ -183,41 +220,27 @@ nb::object serialized(nb::handle item, size_t row) {
 
 Payloads payloads_of_sequence(const nb::object& sequence) {
     constexpr size_t kAhead = 32;  // far enough for memory to answer
-    Payloads payloads;
-    // A tuple, because nobody can take the bytes away from one while the GIL is not held.
     const auto fast = nb::steal(PySequence_Fast(sequence.ptr(), "payloads must be a sequence"));
     if (!fast.is_valid()) throw nb::python_error();
     const auto size = static_cast<size_t>(PySequence_Fast_GET_SIZE(fast.ptr()));
-    const auto tuple = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(size)));
-    if (!tuple.is_valid()) throw nb::python_error();
     PyObject** items = PySequence_Fast_ITEMS(fast.ptr());
-    payloads.list.resize(size);
-    const auto set = [&](size_t row, PyObject* bytes) {
-        const auto* data = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes));
-        const auto bytes_size = static_cast<size_t>(PyBytes_GET_SIZE(bytes));
-        payloads.list[row] = {data, bytes_size, data + bytes_size};
-    };
+    Payloads payloads(size);
     // Each object is waited for once; what could change the sequence meanwhile comes after.
-    std::vector<size_t> others;
+    std::vector<std::pair<size_t, nb::object>> others;
     for (size_t i = 0; i < size; ++i) {
         if (i + kAhead < size) __builtin_prefetch(items[i + kAhead], 1);
-        PyObject* item = Py_NewRef(items[i]);
-        PyTuple_SET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i), item);
-        if (PyBytes_CheckExact(item)) {
-            set(i, item);
+        if (PyBytes_CheckExact(items[i])) {
+            payloads.hold(i, Py_NewRef(items[i]));
         } else {
-            others.push_back(i);
+            payloads.list[i] = {};
+            others.emplace_back(i, nb::borrow(items[i]));
         }
     }
-    nb::list made;
-    for (const size_t row : others) {
-        const nb::handle item = PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(row));
-        const nb::object bytes = serialized(item, row);
+    for (const auto& [row, item] : others) {
+        nb::object bytes = serialized(item, row);
         if (!bytes.is_valid() || !PyBytes_Check(bytes.ptr())) throw nb::python_error();
-        made.append(bytes);
-        set(row, bytes.ptr());
+        payloads.hold(row, bytes.release().ptr());
     }
-    payloads.owner = nb::make_tuple(tuple, made);
     return payloads;
 }
 
