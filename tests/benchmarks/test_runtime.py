@@ -240,6 +240,7 @@ def _record(message: Any) -> dict[str, Any]:
     )
 
 
+@pytest.mark.timeout(300 + MEMORY_MESSAGES // 100_000)
 def test_memory(benchmark: Any, stellar_folder: Path, tmp_path: Path) -> None:
     """Peak memory of a process that writes for long, and whether it grows."""
     writer_type = load_tables(stellar_folder / "stellar_generated")["stellar.v1.ContractData"]
