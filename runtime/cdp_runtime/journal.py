@@ -55,7 +55,7 @@ _SEGMENTS: Final = 16
 
 _SMALLEST_SEGMENT: Final = 1 << 16
 _REUSED: Final = 1.25
-"""A file that is larger than so many segments is not kept for the next: all of them are as large as the limit."""
+"""A file that is larger than so many segments is not kept for the next one."""
 
 
 class Frame(NamedTuple):
