@@ -144,8 +144,7 @@ class Journal:
                 self._seal()
                 self._open()
         if self._at == 0:
-            self._put(_durable(self._durable))
-            self._told = self._durable
+            self._tell()
         self._put(frame)
         with self._room:
             self._unpublished[self._number] += rows
@@ -168,13 +167,17 @@ class Journal:
             finally:
                 os.close(descriptor)
         self._durable = self._number + (self._descriptor < 0)
-        if self._unsynced and self._told < self._durable:
-            with contextlib.suppress(OSError):  # the disk is full: the next one tells
-                self._put(_durable(self._durable))
-                self._told = self._durable
         if self._unsynced:
+            if self._told < self._durable:
+                with contextlib.suppress(OSError):  # the disk is full: the next one tells
+                    self._tell()
             os.fdatasync(self._descriptor)
             self._unsynced = False
+
+    def _tell(self) -> None:
+        """Writes down which segments are durable."""
+        self._put(_framed({"durable": self._durable}))
+        self._told = self._durable
 
     def _put(self, frame: Sequence[Any]) -> None:
         size, checksum = _HEAD.unpack(frame[0])
@@ -218,8 +221,7 @@ class Journal:
 
     def _seal(self) -> None:
         if self._descriptor >= 0:
-            if os.fstat(self._descriptor).st_size > self._at:  # of what the file held before
-                os.ftruncate(self._descriptor, self._at)
+            os.ftruncate(self._descriptor, self._at)  # of what the file held before
             self._sealed[self._number] = self._descriptor
             self._descriptor = -1
             self._at = 0
@@ -355,26 +357,19 @@ def encode(frame: Frame) -> list[Any]:
         meta["nulls"] = pc.indices_nonzero(array.is_null()).to_pylist()
     if frame.letter is not None:
         meta["letter"] = frame.letter
-    told = json.dumps(meta).encode()
     ends: Any
     data: Any
     _, ends, data = array.buffers()
     ends = ends.slice(4 * array.offset, 4 * (rows + 1))
     first, last = _END.unpack_from(ends, 0)[0], _END.unpack_from(ends, 4 * rows)[0]
     data = b"" if data is None else data.slice(first, last - first)
-    body = [_END.pack(len(told)) + told, each, ends, data]
-    checksum = 0
-    for part in body:
-        checksum = crc32c(part, checksum)
-    return [_HEAD.pack(sum(map(len, body)), checksum), *body]
+    return _framed(meta, each, ends, data)
 
 
 def decode(body: bytes) -> Frame:
     """The inverse of `encode`, of what is behind length and checksum."""
     buffer = pa.py_buffer(body)
-    (at,) = _END.unpack_from(body, 0)
-    at += _END.size
-    meta = json.loads(body[_END.size : at])
+    meta, at = _meta_in(body)
     rows = meta["rows"]
     positions: Any
     if "first" in meta:
@@ -397,17 +392,25 @@ def decode(body: bytes) -> Frame:
     return Frame(meta["source"], payloads, positions, meta.get("letter"))
 
 
-def _durable(number: int) -> list[bytes]:
-    """A frame that says that all segments before this one are durable."""
-    told = json.dumps({"durable": number}).encode()
-    body = _END.pack(len(told)) + told
-    return [_HEAD.pack(len(body), crc32c(body)), body]
+def _framed(meta: Mapping[str, Any], *parts: Any) -> list[Any]:
+    """A frame of what is told as JSON and the rest, as buffers."""
+    told = json.dumps(meta).encode()
+    body = [_END.pack(len(told)) + told, *parts]
+    checksum = 0
+    for part in body:
+        checksum = crc32c(part, checksum)
+    return [_HEAD.pack(sum(map(len, body)), checksum), *body]
+
+
+def _meta_in(body: bytes) -> tuple[dict[str, Any], int]:
+    """What a frame tells as JSON, and where the rest begins."""
+    end = _END.size + _END.unpack_from(body, 0)[0]
+    return json.loads(body[_END.size : end]), end
 
 
 def _durable_in(body: bytes) -> int | None:
-    """What such a frame says; None of one that holds messages."""
-    meta = json.loads(body[_END.size : _END.size + _END.unpack_from(body, 0)[0]])
-    return meta.get("durable")
+    """The segments before which number a frame says to be durable; None of one that holds messages."""
+    return _meta_in(body)[0].get("durable")
 
 
 def _mark_of(number: int) -> int:

@@ -206,8 +206,7 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
         while (p < end) {
             // Fields mostly come in the order of the last message: compare before looking up. (A
             // tag that crosses the end leaves nothing to read a value from, and fails there.)
-            if (__builtin_expect(p <= safe_ && (load<uint32_t>(p) & op->tag_mask) == op->tag_bytes,
-                                 1)) {
+            if (__builtin_expect(p <= safe_ && op->is_at(p), 1)) {
                 p += op->tag_size;
             } else {
                 const uint8_t* start = p;
@@ -260,7 +259,7 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                     --depth_;
                     row = at;
                     end = stop;
-                    if (__builtin_expect(!op->message->closing.empty(), 0)) op->message->begin();
+                    op->message->begin();
                     before = &op->message->start;
                     op = before->guess;
                     continue;
@@ -281,14 +280,13 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
         ++depth_;
         const Around& outer = level[-1];
         op = outer.op;
-        if (p < outer.end && p <= safe_ && (load<uint32_t>(p) & op->tag_mask) == op->tag_bytes &&
-            (op->extras & FieldOp::kPushes) != 0) {
+        if (p < outer.end && p <= safe_ && op->is_at(p) && (op->extras & FieldOp::kPushes) != 0) {
             // The next one of a list: all around it stays as it is.
             const uint8_t* value = p + op->tag_size;
             row = op->column->push_item(outer.row);
             p = begin_message(*op, *op->value, row, value, outer.end, end);
             if (__builtin_expect(p == nullptr, 0)) return no_value(*op, value, outer.end);
-            if (__builtin_expect(!op->message->closing.empty(), 0)) op->message->begin();
+            op->message->begin();
             --depth_;
             before = &op->message->start;
             op = before->guess;

@@ -115,7 +115,6 @@ class Payloads {
     Payloads(Payloads&& other) noexcept
         : list(std::exchange(other.list, {})),
           owner(std::move(other.owner)),
-          schema_owner(std::move(other.schema_owner)),
           memory_(std::move(other.memory_)) {}
     Payloads& operator=(Payloads&&) = delete;
     ~Payloads() {
@@ -136,7 +135,6 @@ class Payloads {
 
     std::span<Payload> list;
     nb::object owner;  // of an array; else each payload is a bytes object, with a reference of ours
-    nb::object schema_owner;
 
   private:
     static PyObject* object_of(const Payload& payload) {
@@ -186,8 +184,7 @@ Payloads payloads_of_array(const nb::object& exporter) {
         static_cast<const ArrowArray*>(PyCapsule_GetPointer(pair[1].ptr(), "arrow_array"));
     if (schema == nullptr || array == nullptr) throw nb::python_error();
     Payloads payloads(static_cast<size_t>(array->length));
-    payloads.schema_owner = pair[0];
-    payloads.owner = pair[1];
+    payloads.owner = pair;
     const std::string_view format = schema->format;
     if (format == "z") {
         add_binary<int32_t>(*array, payloads.list);

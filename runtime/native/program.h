@@ -10,6 +10,7 @@
 
 #include "arrow_abi.h"
 #include "columns.h"
+#include "wire.h"
 
 namespace cdp {
 
@@ -150,6 +151,9 @@ struct alignas(64) FieldOp {
     std::string label;  // "field name (number)", for errors
     std::vector<std::pair<const uint8_t*, size_t>>
         entries;  // of a map: those of the row under construction
+
+    // Whether its tag is at `p`, where four bytes may be read.
+    bool is_at(const uint8_t* p) const { return (load<uint32_t>(p) & tag_mask) == tag_bytes; }
 };
 
 // One message of the program: its fields by number, and the column that is its struct (if it has
@@ -170,6 +174,7 @@ struct Message {
     }
     // Before the fields of a message are read.
     void begin() {
+        if (__builtin_expect(closing.empty(), 1)) return;
         for (FieldOp* field : closing) field->seen = false;
     }
     // Orders the fields, and makes the tables that find them.

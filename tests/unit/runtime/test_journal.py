@@ -53,6 +53,11 @@ def frame(number: int, size: int = 10) -> list[Any]:
     return encode(Frame("s", [b"U" * size], range(number, number + 1)))
 
 
+def append(journal: Journal, numbers: range, size: int = 10) -> list[int]:
+    """Appends a frame for each number; gives their segments."""
+    return [journal.append(frame(number, size), 1) for number in numbers]
+
+
 def positions_left(folder: Path) -> list[int | str]:
     """What a dead writer left, after which it is nobody's again."""
     [left] = left_behind(folder, "a.B", "/archive")
@@ -76,8 +81,7 @@ class TestEncode:
 
 class TestJournal:
     def test_frames_are_left_in_their_order(self, journal: Journal, tmp_path: Path) -> None:
-        for number in range(9):
-            journal.append(frame(number), 1)
+        append(journal, range(9))
         journal.sync()
         journal.close()
         assert positions_left(tmp_path) == list(range(9))
@@ -90,7 +94,7 @@ class TestJournal:
     def test_a_segment_goes_when_all_of_it_is_published(
         self, journal: Journal, tmp_path: Path
     ) -> None:
-        segments = [journal.append(frame(number, 30_000), 1) for number in range(12)]
+        segments = append(journal, range(12), 30_000)
         assert sorted(set(segments)) == [1, 2, 3, 4]
         journal.settle({1: 2})
         journal.settle({2: 3})
@@ -107,13 +111,11 @@ class TestJournal:
     def test_a_segment_whose_messages_are_published_is_written_over(
         self, journal: Journal, tmp_path: Path
     ) -> None:
-        for number in range(9):  # four in a segment
-            journal.append(frame(number, 20_000), 1)
+        append(journal, range(9), 20_000)  # four in a segment
         first = {path.stat().st_ino for path in tmp_path.rglob("*.log")}
         journal.settle({1: 4, 2: 4})
         assert len(list(tmp_path.rglob("*.free"))) == 2
-        for number in range(9, 17):
-            journal.append(frame(number, 19_000), 1)
+        append(journal, range(9, 17), 19_000)
         assert {path.stat().st_ino for path in tmp_path.rglob("*.log")} == first
         journal.close()
         assert positions_left(tmp_path) == list(range(8, 17))
@@ -121,11 +123,9 @@ class TestJournal:
     def test_what_a_file_held_before_is_not_left_behind_the_last_frame(
         self, journal: Journal, tmp_path: Path
     ) -> None:
-        for number in range(5):
-            journal.append(frame(number, 20_000), 1)
+        append(journal, range(5), 20_000)
         journal.settle({1: 4})
-        for number in range(5, 9):  # the last one is written over the first segment
-            journal.append(frame(number, 20_000), 1)
+        append(journal, range(5, 9), 20_000)  # the last one is written over the first segment
         last = max(tmp_path.rglob("*.log"))
         assert last.name == "000003.log"
         assert last.stat().st_size > 80_000
@@ -135,8 +135,7 @@ class TestJournal:
     def test_a_file_that_is_much_larger_than_a_segment_is_not_kept(
         self, journal: Journal, tmp_path: Path
     ) -> None:
-        for number in range(2):
-            journal.append(frame(number, 90_000), 1)
+        append(journal, range(2), 90_000)
         journal.settle({1: 1})
         assert [path.name for path in tmp_path.rglob("0*")] == ["000002.log"]
         journal.close()
@@ -145,7 +144,7 @@ class TestJournal:
         self, journal: Journal
     ) -> None:
         size = 300_000
-        segments = [journal.append(frame(number, size), 1) for number in range(3)]
+        segments = append(journal, range(3), size)
         assert not journal.has_room(size)
         assert not journal.wait_for_room(size, 0.01)
         journal.settle({segments[0]: 1})
