@@ -530,6 +530,11 @@ class TestFiles:
         with pytest.raises(OSError, match=r"(?i)crc|checksum"):
             pq.read_table(damaged, page_checksum_verification=True)
 
+    @pytest.mark.parametrize("size", [0, 1, 40, 59, 60, 61, 75, 76, 77, 123, 124, 125, 5_000])
+    def test_checksums_are_right_for_pages_of_any_size(self, size: int) -> None:
+        table = pa.table({"bytes": pa.array([RANDOM.randbytes(size)])})
+        assert read(written([table], layout=Layout(table.schema, Compressor("none")))) == table
+
     def test_bloom_filters_exclude_what_is_not_there_and_nothing_else(self, path: Path) -> None:
         with duckdb.connect() as connection:
             (there,) = connection.execute(f"select tx_hash from '{path}' limit 1").fetchone() or ()
