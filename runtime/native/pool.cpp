@@ -19,11 +19,12 @@ constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kSpan = size_t{64} << 20;
 constexpr size_t kLeastIdle = 4;  // blocks: one that leaves no room for so many is not kept
 
-size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
+size_t round_down(size_t size, size_t to) { return size / to * to; }
+size_t round_up(size_t size, size_t to) { return round_down(size + to - 1, to); }
 
 // All but the smallest blocks: malloc would keep them apart by what else it has given in between,
 // and grow for as long as a process lives. They lie side by side in few spans, so that many share
-// one huge page, and what is not used is the system's.
+// one huge page, and huge pages that are not used are the system's.
 class Heap {
   public:
     static Heap& instance() {
@@ -44,26 +45,32 @@ class Heap {
     }
 
     void give(uint8_t* data, size_t size) noexcept {
-        size = round_up(size, page_);
-        madvise(data, size, MADV_DONTNEED);
-        auto place = reinterpret_cast<uintptr_t>(data);
+        const auto place = reinterpret_cast<uintptr_t>(data);
+        const uintptr_t end = place + round_up(size, page_);
         std::lock_guard lock(mutex_);
+        uintptr_t first = place;
+        uintptr_t last = end;
         auto next = free_.lower_bound(place);
-        if (next != free_.end() && place + size == next->first) {
-            size += next->second;
+        if (next != free_.end() && end == next->first) {
+            last += next->second;
             next = free_.erase(next);
         }
         if (next != free_.begin()) {
             const auto before = std::prev(next);
             if (before->first + before->second == place) {
-                before->second += size;
-                return;
+                first = before->first;
+                free_.erase(before);
             }
         }
+        // Only whole huge pages are given back: of the rest of one that is split, each small page
+        // would be a fault of its own.
+        const uintptr_t from = std::max(round_up(first, kHugePage), round_down(place, kHugePage));
+        const uintptr_t to = std::min(round_down(last, kHugePage), round_up(end, kHugePage));
+        if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
         try {
-            free_.emplace_hint(next, place, size);
+            free_.emplace_hint(next, first, last - first);
         } catch (const std::bad_alloc&) {
-            // No room to remember it: the addresses are lost, and the memory is the system's.
+            // No room to remember it: the addresses are lost.
         }
     }
 

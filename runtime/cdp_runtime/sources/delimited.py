@@ -16,8 +16,8 @@ from .files import Reader, rest_of
 
 __all__ = ["read_delimited"]
 
-_BLOCK: Final = 4 << 20
-"""How much is read at once, in bytes: about what is decoded at once."""
+_BLOCK: Final = 1 << 20
+"""How much is read at once, in bytes: what is still in the caches when it is split."""
 
 
 def read_delimited(
