@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -105,6 +106,17 @@ cdp::FieldSpec field_spec(nb::handle field) {
     return spec;
 }
 
+// Whether no other thread of this interpreter could run, were the GIL released.
+bool is_alone() {
+#ifdef Py_GIL_DISABLED
+    return false;
+#else
+    PyThreadState* own = PyThreadState_Get();
+    return PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(own)) == own &&
+           PyThreadState_Next(own) == nullptr;
+#endif
+}
+
 // The payloads of one call, and what keeps them in place while the GIL is not held.
 class Payloads {
   public:
@@ -115,6 +127,7 @@ class Payloads {
     Payloads(Payloads&& other) noexcept
         : list(std::exchange(other.list, {})),
           owner(std::move(other.owner)),
+          needs_gil(other.needs_gil),
           memory_(std::move(other.memory_)) {}
     Payloads& operator=(Payloads&&) = delete;
     ~Payloads() {
@@ -126,15 +139,18 @@ class Payloads {
         }
     }
 
-    // Takes over a reference to bytes.
-    void hold(size_t row, PyObject* bytes) {
+    // Bytes, to which it takes over a reference where it has no owner.
+    void put(size_t row, PyObject* bytes) {
         const auto* data = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes));
         const auto size = static_cast<size_t>(PyBytes_GET_SIZE(bytes));
         list[row] = {data, size, data + size};
     }
 
     std::span<Payload> list;
-    nb::object owner;  // of an array; else each payload is a bytes object, with a reference of ours
+    // Of an array, or of bytes that nobody else can drop for as long as the GIL is held; else each
+    // payload is a bytes object, with a reference of ours.
+    nb::object owner;
+    bool needs_gil = false;
 
   private:
     static PyObject* object_of(const Payload& payload) {
@@ -222,21 +238,33 @@ Payloads payloads_of_sequence(const nb::object& sequence) {
     const auto size = static_cast<size_t>(PySequence_Fast_GET_SIZE(fast.ptr()));
     PyObject** items = PySequence_Fast_ITEMS(fast.ptr());
     Payloads payloads(size);
+    // To write a reference to each object takes as long as to read it once more. Where nobody waits
+    // for the GIL it is kept instead, so that nothing can change the sequence.
+    payloads.needs_gil = is_alone();
+    if (payloads.needs_gil) payloads.owner = fast;
     // Each object is waited for once; what could change the sequence meanwhile comes after.
     std::vector<std::pair<size_t, nb::object>> others;
     for (size_t i = 0; i < size; ++i) {
         if (i + kAhead < size) __builtin_prefetch(items[i + kAhead], 1);
         if (PyBytes_CheckExact(items[i])) {
-            payloads.hold(i, Py_NewRef(items[i]));
+            payloads.put(i, payloads.needs_gil ? items[i] : Py_NewRef(items[i]));
         } else {
             payloads.list[i] = {};
             others.emplace_back(i, nb::borrow(items[i]));
         }
     }
+    if (others.empty()) return payloads;
+    if (payloads.needs_gil) {  // which those may release
+        for (size_t i = 0; i < size; ++i) {
+            if (payloads.list[i].data != nullptr) Py_INCREF(items[i]);
+        }
+        payloads.owner.reset();
+        payloads.needs_gil = false;
+    }
     for (const auto& [row, item] : others) {
         nb::object bytes = serialized(item, row);
         if (!bytes.is_valid() || !PyBytes_Check(bytes.ptr())) throw nb::python_error();
-        payloads.hold(row, bytes.release().ptr());
+        payloads.put(row, bytes.release().ptr());
     }
     return payloads;
 }
@@ -268,8 +296,9 @@ class Codec {
         std::vector<std::unique_ptr<ArrowArray>> arrays;
         std::vector<cdp::Rejected> rejected;
         {
-            nb::gil_scoped_release released;
-            std::lock_guard lock(mutex_);
+            std::optional<nb::gil_scoped_release> released;
+            if (!payloads.needs_gil) released.emplace();
+            std::lock_guard lock(mutex_);  // never held by who waits for the GIL
             cdp::Decoder decoder(*program_, limits_, registry_indexes_);
             size_t done = 0;
             do {

@@ -10,7 +10,12 @@ import base64
 import random
 import re
 import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -289,6 +294,56 @@ class TestEdges:
         for given in (payloads, pa.array(payloads, pa.binary())):
             (bad, _) = Far().decode(given).rejected
             assert (bad.row, bad.offset, bad.reason) == (1, 0, "malformed tag")
+
+
+def check_lists() -> None:
+    """Objects of a list are as they were, whatever comes of it, and live as long as they are needed."""
+    good = [text(1, b"%d" % n) for n in range(100)]
+    bad = bytes(bytearray(b"\x0a\x7f"))
+    before = [sys.getrefcount(one) for one in (*good, bad)]
+    titles = [f"{n}" for n in range(100)]
+    note = NoteConverter()
+    for given in (good, tuple(good), iter(good), [*good[:50], *map(memoryview, good[50:])]):
+        batch = note.to_arrow(given)  # type: ignore[arg-type]
+        assert batch.column("title").to_pylist() == titles
+    del given
+    decoded = note.decode([*good, bad])
+    assert len(decoded.rejected) == 1
+    with pytest.raises(ConversionError):
+        note.to_arrow([*good, bad])
+    with pytest.raises(TypeError, match="row 100"):
+        note.to_arrow([*good, "text"])  # type: ignore[list-item]
+    assert [sys.getrefcount(one) for one in (*good, bad)] == before
+
+    def clear() -> bytes:
+        given.clear()
+        return text(1, b"last")
+
+    clears = SimpleNamespace(SerializePartialToString=clear)
+    given = [*(text(1, b"%d" % n) for n in range(100)), clears]
+    batch = note.to_arrow(given)  # type: ignore[arg-type]
+    assert batch.column("title").to_pylist() == [*titles, "last"]
+
+
+class TestLists:
+    def test_where_another_thread_could_run(self) -> None:
+        ended = threading.Event()
+        thread = threading.Thread(target=ended.wait)
+        thread.start()
+        try:
+            check_lists()
+        finally:
+            ended.set()
+            thread.join()
+
+    def test_where_no_other_thread_could_run(self) -> None:
+        code = (
+            "import threading, tests.unit.runtime.test_converter as test; "
+            "assert threading.active_count() == 1; test.check_lists()"
+        )
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True, timeout=60
+        )
 
 
 class Int64Converter(Converter[wrappers_pb2.Int64Value]):
