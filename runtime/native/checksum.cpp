@@ -1,6 +1,8 @@
 #include "checksum.h"
 
 #include <array>
+#include <cstring>
+#include <iterator>
 
 #include "wire.h"
 
@@ -71,7 +73,7 @@ template <uint32_t polynomial, size_t distance>
 }
 
 [[gnu::target("pclmul")]] uint32_t crc32_by_folding(uint32_t crc, const uint8_t* p, size_t size) {
-    std::array<__m128i, 4> sums;
+    __m128i sums[4];  // vectors lose attributes as parameters of a template
     constexpr size_t kAtOnce = sizeof sums;
     if (size < kAtOnce) return by_tables(kCrc32, crc, p, size);
     const auto next = [&] {
@@ -86,7 +88,7 @@ template <uint32_t polynomial, size_t distance>
         for (__m128i& sum : sums) sum = folded<kCrc32Polynomial, kAtOnce>(sum, next());
     }
     __m128i all = sums[0];
-    for (size_t i = 1; i < sums.size(); ++i) {
+    for (size_t i = 1; i < std::size(sums); ++i) {
         all = folded<kCrc32Polynomial, sizeof all>(all, sums[i]);
     }
     std::array<uint8_t, sizeof all> bytes;
