@@ -55,18 +55,18 @@ class Heap {
             last += next->second;
             next = free_.erase(next);
         }
-        if (next != free_.begin()) {
-            const auto before = std::prev(next);
-            if (before->first + before->second == place) {
-                first = before->first;
-                free_.erase(before);
-            }
-        }
+        const auto before = next == free_.begin() ? free_.end() : std::prev(next);
+        const bool joins = before != free_.end() && before->first + before->second == place;
+        if (joins) first = before->first;
         // Only whole huge pages are given back: of the rest of one that is split, each small page
         // would be a fault of its own.
         const uintptr_t from = std::max(round_up(first, kHugePage), round_down(place, kHugePage));
         const uintptr_t to = std::min(round_down(last, kHugePage), round_up(end, kHugePage));
         if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+        if (joins) {
+            before->second = last - first;
+            return;
+        }
         try {
             free_.emplace_hint(next, first, last - first);
         } catch (const std::bad_alloc&) {
