@@ -117,7 +117,7 @@ bool is_alone() {
 #endif
 }
 
-// The payloads of one call, and what keeps them in place while the GIL is not held.
+// The payloads of one call, and what keeps them in place until it ends.
 class Payloads {
   public:
     explicit Payloads(size_t size) {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 import pyarrow as pa
 
@@ -12,12 +11,9 @@ from cdp_runtime.converter import ConversionError, split_delimited
 from cdp_runtime.dead_letter import DeadLetter
 
 from . import Batch
-from .files import Reader, rest_of
+from .files import BLOCK, Reader, rest_of
 
 __all__ = ["read_delimited"]
-
-_BLOCK: Final = 1 << 20
-"""How much is read at once, in bytes: what is still in the caches when it is split."""
 
 
 def read_delimited(
@@ -68,7 +64,7 @@ def read_delimited(
 
 def _read_behind(tail: bytes, reader: Reader, wanted: int) -> tuple[pa.Buffer, int]:
     """A block that begins with the tail of the one before, and how many bytes are new."""
-    block = pa.py_buffer(Block(len(tail) + max(_BLOCK, wanted)))
+    block = pa.py_buffer(Block(len(tail) + max(BLOCK, wanted)))
     end = len(tail)
     with memoryview(block).cast("B") as view:
         view[:end] = tail

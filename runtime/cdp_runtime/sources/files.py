@@ -20,9 +20,12 @@ from cdp_runtime.storage import filesystem_of
 if TYPE_CHECKING:
     from . import Stop
 
-__all__ = ["Reader", "compression_of", "expand", "open_input", "rest_of"]
+__all__ = ["BLOCK", "Reader", "compression_of", "expand", "open_input", "rest_of"]
 
 _COMPRESSIONS: Final = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
+
+BLOCK: Final = 1 << 20
+"""How much is read of a stream at once, in bytes: what is still in the caches when it is looked at."""
 
 _PIECE: Final = 1 << 20
 """How many bytes of what cannot be framed make one dead letter."""

@@ -23,7 +23,7 @@ from cdp_runtime._native import crc32c
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.positions import Prefix
 
-from .files import Reader
+from .files import BLOCK, Reader
 
 if TYPE_CHECKING:
     from . import Batch, Input
@@ -32,9 +32,6 @@ __all__ = ["Beginning", "named", "names_of"]
 
 _DIGESTED: Final = 1 << 16
 """Of a first message that is longer, only so many bytes are digested."""
-
-_BLOCK: Final = 1 << 20
-"""How much is read at once to compare an input with what it was."""
 
 
 class Beginning:
@@ -123,7 +120,7 @@ def _matching(
 
 def _read_on(stream: Beginning, size: int) -> bool:
     """Reads up to that size; whether there is so much."""
-    buffer = memoryview(bytearray(_BLOCK))
+    buffer = memoryview(bytearray(BLOCK))
     while stream.prefix.size < size:
         if not stream.readinto(buffer[: size - stream.prefix.size]):
             return False

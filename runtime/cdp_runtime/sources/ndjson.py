@@ -12,15 +12,12 @@ from google.protobuf.message import EncodeError
 from cdp_runtime.dead_letter import DeadLetter
 
 from . import Batch
-from .files import Reader, rest_of
+from .files import BLOCK, Reader, rest_of
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 __all__ = ["NO_MESSAGE", "message_of", "read_ndjson"]
-
-_BLOCK: Final = 1 << 20
-"""How much is read at once, in bytes; the messages of its lines are a batch."""
 
 NO_MESSAGE: Final = (ValueError, TypeError, RecursionError, json_format.Error, EncodeError)
 """What json, json_format and protobuf raise for a line that is no message."""
@@ -55,7 +52,7 @@ def read_ndjson(
     tail = b""
     ended = False
     while not ended:
-        block = bytearray(_BLOCK)
+        block = bytearray(BLOCK)
         got = reader.readinto(memoryview(block)) or 0
         ended = got == 0
         *lines, tail = (tail + block[:got]).split(b"\n")

@@ -392,16 +392,6 @@ void ColumnChunk::add_texts(const ArrowArray& array, int64_t begin, int64_t coun
 }
 
 void ColumnChunk::add_fixed(const uint8_t* value, int64_t count) {
-    if (!indexing_) {
-        plain_.append(value, static_cast<size_t>(count) * leaf_.length);
-        auto& range = std::get<BytesRange>(range_);
-        for (; count > 0; --count, value += leaf_.length) {
-            const std::string_view text = text_of(value, leaf_.length);
-            range.add(text);
-            if (leaf_.bloom_filter) hashes_.push(xxhash64(text));
-        }
-        return;
-    }
     while (count > 0) {
         size_t size = 0;
         for (; count > 0 && size < values_at_once_.size(); --count, ++size) {
