@@ -43,7 +43,7 @@ from typing import IO, Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ._native import crc32c
+from ._native import crc32c, join_payloads
 from .payloads import Payloads, Positions
 
 __all__ = ["Frame", "Journal", "Left", "decode", "encode", "left_behind"]
@@ -105,7 +105,11 @@ class Journal:
         self._unsynced = False
         self._sealed: dict[int, int] = {}  # not synced yet: the descriptor of each
         self._durable = self._told = 1  # the segments before this one
+        # A segment that is written over must not be found under its old number after a power cut, so it is
+        # free once the disk knows that it is no segment any more.
+        self._freed: list[Path] = []
         self._free: list[Path] = []
+        self._has_new_names = False  # that the disk may not know
         self._sizes: dict[int, int] = {}
         self._unpublished: Counter[int] = Counter()
         self._next_position = 0
@@ -166,6 +170,9 @@ class Journal:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+        if self._has_new_names:
+            _sync(self._folder)
+            self._has_new_names = False
         self._durable = self._number + (self._descriptor < 0)
         if self._unsynced:
             if self._told < self._durable:
@@ -202,6 +209,13 @@ class Journal:
                 if number != self._number or self._descriptor < 0:
                     self._remove_if_published(number)
             self._room.notify_all()
+            freed = list(self._freed)
+        if freed:
+            with contextlib.suppress(OSError):  # the next time, then
+                _sync(self._folder)
+                with self._room:
+                    self._free += freed
+                    self._freed = self._freed[len(freed) :]
 
     def end(self) -> None:
         """Removes the journal: all that it holds is published."""
@@ -233,13 +247,8 @@ class Journal:
         if self._free:
             self._free[-1].rename(path)
             self._free.pop()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            _sync(self._folder)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        self._has_new_names = True
         self._number += 1
         self._at = 0
         self._sizes[self._number] = 0
@@ -250,7 +259,7 @@ class Journal:
                 os.close(self._sealed.pop(number))
             path = self._path(number)
             if self._sizes[number] <= _REUSED * self._segment_size:
-                self._free.append(path.rename(path.with_suffix(".free")))
+                self._freed.append(path.rename(path.with_suffix(".free")))
             else:
                 path.unlink(missing_ok=True)
             del self._sizes[number], self._unpublished[number]
@@ -340,11 +349,13 @@ def left_behind(folder: Path, table: str, url: str) -> Iterator[Left]:
 
 
 def encode(frame: Frame) -> list[Any]:
-    """A frame as buffers to write one after the other; no work per message in Python, and no copy."""
+    """A frame as buffers to write one after the other; no work per message in Python.
+
+    Raises:
+        ValueError: payloads of over 2 GiB together.
+    """
     payloads: Any = frame.payloads
     array = pa.array(payloads, pa.binary()) if isinstance(payloads, list) else payloads
-    if not pa.types.is_binary(array.type):
-        array = array.cast(pa.binary())
     rows = len(array)
     meta: dict[str, Any] = {"source": frame.source, "rows": rows}
     each: Any = b""
@@ -357,6 +368,8 @@ def encode(frame: Frame) -> list[Any]:
         meta["nulls"] = pc.indices_nonzero(array.is_null()).to_pylist()
     if frame.letter is not None:
         meta["letter"] = frame.letter
+    if not pa.types.is_binary(array.type):
+        return _framed(meta, each, payloads=array)
     ends: Any
     data: Any
     _, ends, data = array.buffers()
@@ -392,13 +405,22 @@ def decode(body: bytes) -> Frame:
     return Frame(meta["source"], payloads, positions, meta.get("letter"))
 
 
-def _framed(meta: Mapping[str, Any], *parts: Any) -> list[Any]:
-    """A frame of what is told as JSON and the rest, as buffers."""
+def _framed(meta: Mapping[str, Any], *parts: Any, payloads: Any = None) -> list[Any]:
+    """A frame of what is told as JSON and the rest, as buffers.
+
+    Args:
+        meta: what is told.
+        parts: the rest.
+        payloads: behind that, an array that is to be made one of ends and bytes.
+    """
     told = json.dumps(meta).encode()
     body = [_END.pack(len(told)) + told, *parts]
     checksum = 0
     for part in body:
         checksum = crc32c(part, checksum)
+    if payloads is not None:
+        joined, checksum = join_payloads(payloads, checksum)
+        body.append(memoryview(joined))
     return [_HEAD.pack(sum(map(len, body)), checksum), *body]
 
 

@@ -405,6 +405,46 @@ nb::tuple split_views(const nb::object& source, size_t max_message_bytes) {
     return nb::make_tuple(std::move(views), done - begin, reason);
 }
 
+// The payloads of an array one behind the other, behind where each begins and the last one ends
+// (int32), and the CRC-32C of all this behind bytes with the checksum `before`.
+nb::tuple join_payloads(const nb::object& array, uint32_t before) {
+    constexpr size_t kAtOnce = size_t{64} << 10;  // is still in the nearest caches
+    const Payloads payloads = payloads_of_array(array);
+    cdp::Block joined(0);
+    {
+        nb::gil_scoped_release released;
+        size_t size = (payloads.list.size() + 1) * sizeof(int32_t);
+        const size_t begin = size;
+        for (const Payload& payload : payloads.list) size += payload.size;
+        if (size - begin > INT32_MAX) throw nb::value_error("at most 2 GiB at a time");
+        joined.resize(size);
+        uint8_t* ends = joined.data();
+        uint8_t* to = ends + begin;
+        const auto put_end = [&] {
+            const auto end = static_cast<int32_t>(to - joined.data() - begin);
+            std::memcpy(ends, &end, sizeof end);
+            ends += sizeof end;
+        };
+        for (const Payload& payload : payloads.list) {
+            put_end();
+            to += payload.size;
+        }
+        put_end();
+        before = cdp::crc32c(joined.data(), begin, before);
+        to = joined.data() + begin;
+        const uint8_t* summed = to;
+        for (const Payload& payload : payloads.list) {
+            if (payload.size != 0) std::memcpy(to, payload.data, payload.size);
+            to += payload.size;
+            if (static_cast<size_t>(to - summed) < kAtOnce) continue;
+            before = cdp::crc32c(summed, static_cast<size_t>(to - summed), before);
+            summed = to;
+        }
+        before = cdp::crc32c(summed, static_cast<size_t>(to - summed), before);
+    }
+    return nb::make_tuple(std::move(joined), before);
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -460,6 +500,7 @@ NB_MODULE(_native, module) {
         nb::arg("data"), nb::arg("before") = 0);
     nb::class_<cdp::Block>(module, "Block", nb::type_slots(cdp::block_slots))
         .def(nb::init<size_t>(), nb::arg("size"));
+    module.def("join_payloads", &join_payloads, nb::arg("payloads"), nb::arg("before"));
     module.def("split_views", &split_views, nb::arg("data"), nb::arg("max_message_bytes"));
     bind_parquet(module);
 }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
+import struct
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdp_runtime import journal as journal_module
+from cdp_runtime._native import crc32c
 from cdp_runtime.journal import Frame, Journal, decode, encode, left_behind
 from generated.stellar.v1.asset_details_pb2 import AssetDetails
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
@@ -69,10 +74,22 @@ def positions_left(folder: Path) -> list[int | str]:
 
 
 class TestEncode:
+    @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
+    def test_the_checksum_is_that_of_all_of_large_payloads(self, kind: pa.DataType) -> None:
+        random = Random(3)
+        values = [
+            random.randbytes(random.choice([0, 9, 1 << 10, 70_000, 1 << 17])) for _ in range(99)
+        ]
+        written = b"".join(encode(Frame("s", pa.array(values, kind), range(99))))
+        assert struct.unpack_from("<QI", written) == (len(written) - HEAD, crc32c(written[HEAD:]))
+        assert listed(decode(written[HEAD:]).payloads) == values
+
     @given(frames())
     @settings(deadline=None)
     def test_what_is_decoded_is_what_was_encoded(self, frame: Frame) -> None:
-        back = decode(b"".join(encode(frame))[HEAD:])
+        written = b"".join(encode(frame))
+        back = decode(written[HEAD:])
+        assert struct.unpack_from("<QI", written) == (len(written) - HEAD, crc32c(written[HEAD:]))
         assert back.source == frame.source
         assert back.letter == frame.letter
         assert listed(back.payloads) == listed(frame.payloads)
@@ -160,6 +177,66 @@ class TestJournal:
 
     def test_a_frame_larger_than_the_journal_fits_alone(self, journal: Journal) -> None:
         assert journal.has_room(1 << 30)
+        journal.close()
+
+
+class TestPowerCut:
+    """The disk has the names of segments as they were at any moment since the folder was synced last."""
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_what_was_synced_is_found_whatever_names_the_disk_has(
+        self, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        random = Random(seed)
+        journal = Journal(tmp_path / "live", "a.B", "w1", "/archive", 1 << 20)
+        folder = tmp_path / "live" / "a.B" / "w1"
+        names: list[dict[str, int]] = []  # of segments, at each moment that the disk may have
+
+        def note() -> None:
+            names.append({path.name: path.stat().st_ino for path in folder.iterdir()})
+
+        def sync(path: Path) -> None:
+            assert path == folder
+            names.clear()
+            note()
+
+        def noted(name: str) -> None:
+            inner = getattr(journal, name)
+
+            def call(*given: Any) -> None:
+                inner(*given)
+                note()
+
+            monkeypatch.setattr(journal, name, call)
+
+        monkeypatch.setattr(journal_module, "_sync", sync)
+        noted("_open")
+        noted("_remove_if_published")
+        note()
+        held: dict[int, list[int]] = {}  # what is not published of each segment
+        durable = 0
+        for number in range(150):
+            segment = journal.append(frame(number, 18_000), 1)
+            held.setdefault(segment, []).append(number)
+            if random.random() < 0.1:
+                journal.sync()
+                durable = number + 1
+            if len(held) > 3 and random.random() < 0.3:
+                for published in random.sample(sorted(held)[:-1], 2):
+                    journal.settle({published: len(held.pop(published))})
+            cut = tmp_path / str(number)
+            after = cut / "a.B" / "w1"
+            after.mkdir(parents=True)
+            inodes = {path.stat().st_ino: path for path in folder.iterdir()}
+            for name, inode in random.choice(names).items():
+                if inode in inodes:
+                    shutil.copy(inodes[inode], after / name)
+            (cut / "a.B" / "w1.lock").touch()
+            found = positions_left(cut)
+            assert "damaged" not in found
+            wanted = [n for numbers in held.values() for n in numbers if n < durable]
+            assert set(wanted) <= set(found)
+            shutil.rmtree(cut)
         journal.close()
 
 
