@@ -178,13 +178,18 @@ class Router:
         groups: Any = None
         dictionaries = []
         for level in self.levels:
-            encoded = level.keys(column_of(batch, level.column)).dictionary_encode(
-                null_encoding="encode"
-            )
+            column = column_of(batch, level.column)
+            if pa.types.is_dictionary(column.type):
+                column = column.dictionary_decode()
+            # rows that follow each other mostly have one value
+            runs = pc.run_end_encode(column)
+            encoded = level.keys(runs.values).dictionary_encode(null_encoding="encode")
             dictionaries.append(encoded.dictionary)
             if len(encoded.dictionary) == 1:
                 continue  # a level with one key adds nothing to the number
-            codes = encoded.indices.cast(pa.int64())
+            codes = pc.run_end_decode(
+                pa.RunEndEncodedArray.from_arrays(runs.run_ends, encoded.indices.cast(pa.int64()))
+            )
             if groups is not None:
                 codes = pc.add(pc.multiply(groups, len(encoded.dictionary)), codes)
             groups = codes
@@ -283,8 +288,6 @@ def _level(schema: pa.Schema, name: str, spec: Partition) -> _Level:
                 lambda a: _floor_div(a.cast(wide), size),
                 lambda key: f"{key * size}-{(key + 1) * size - 1}",
             )
-        case Column() if pa.types.is_dictionary(kind):
-            return _Level(name, spec.column, lambda a: a.cast(kind.value_type), _value)
         case Column() if pa.types.is_duration(kind):
             return _Level(name, spec.column, lambda a: a.cast(pa.int64()), _value)
         case Column() if pa.types.is_temporal(kind):
