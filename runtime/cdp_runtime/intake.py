@@ -1,4 +1,4 @@
-"""What callers' threads have given to a writer and its decode thread has not taken yet."""
+"""What callers' threads have given to a writer and its write thread has not taken yet."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Mark:
 
 
 class Intake:
-    """What callers' threads have written and the decode thread has not yet taken.
+    """What callers' threads have written and the write thread has not yet taken.
 
     Bounded in messages and bytes; the one place where threads meet under a lock. With a journal it has
     two ends: `take_new` is for who writes the journal and passes on (`pass_on`) what is in it, `take` for who
@@ -210,13 +210,20 @@ class Intake:
         if self._failure is not None:
             raise WriterFailed(*self._failure.args) from self._failure.__cause__
 
-    def take(self) -> list[Chunk] | Letter | Mark:
-        """Waits for messages, and a little for more of them; gives about one batch, or what is no chunk."""
+    def take(self, seconds: float | None = None) -> list[Chunk] | Letter | Mark | None:
+        """Waits for messages, and a little for more of them; gives about one batch, or what is no chunk.
+
+        Args:
+            seconds: how long to wait at most; None for ever.
+
+        Returns:
+            What is next; None when that took too long.
+        """
         with self._lock:
+            if not self._ready.wait_for(lambda: self._items, seconds):
+                return None
             if self._items is self._new:
-                self._wait_for_new()
-            else:
-                self._ready.wait_for(lambda: self._items)
+                self._wait_for_batch()
             taken = self._pop(self._items)
             if not isinstance(taken, Mark):
                 chunks = taken if isinstance(taken, list) else [taken]
@@ -228,17 +235,17 @@ class Intake:
     def take_new(self) -> list[Chunk] | Letter | Mark:
         """The same for who writes the journal; what is taken still fills the buffer."""
         with self._lock:
-            self._wait_for_new()
+            self._filled.wait_for(lambda: self._new)
+            self._wait_for_batch()
             return self._pop(self._new)
 
     def pass_on(self, items: Sequence[Chunk | Letter | Mark]) -> None:
-        """Leaves to the decode thread what the journal holds."""
+        """Leaves to the write thread what the journal holds."""
         with self._lock:
             self._items.extend(items)
             self._ready.notify()
 
-    def _wait_for_new(self) -> None:
-        self._filled.wait_for(lambda: self._new)
+    def _wait_for_batch(self) -> None:
         deadline = time.monotonic() + _LINGER_SECONDS
         while not self._is_batch() and self._filled.wait(deadline - time.monotonic()):
             pass

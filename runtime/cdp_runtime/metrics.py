@@ -20,7 +20,7 @@ class Metrics:
         healthy: False while the writer waits for a store that fails.
         retries: attempts to write that failed in a way that passes, and were made again.
         file_bytes: written to files, whether published or still open.
-        lock: held by the encode threads while they count.
+        lock: held by the write threads while they count.
     """
 
     __slots__ = (

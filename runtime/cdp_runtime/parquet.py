@@ -2,7 +2,7 @@
 
 `TableFiles` is told rows and their partition. It gathers them for each partition until they make a row
 group, writes that to the partition's file, and publishes the file when it is big, long or old enough.
-It has no locks: one thread owns it (the encode thread of `cdp_runtime.pipeline`).
+It has no locks: one thread owns it (the write thread of `cdp_runtime.pipeline`).
 """
 
 from __future__ import annotations
@@ -45,8 +45,12 @@ _WORTH_A_ROW_GROUP: Final = 1 << 16
 _WORTH_MAKING_ROOM: Final = 0.0625
 """What of all the memory for row groups a file must take to be written so that others may grow."""
 
-_HELPERS: Final = min(2, os.cpu_count() or 1) - 1
-"""Threads beside the one that encodes."""
+_HELPERS: Final = min(4, os.cpu_count() or 1) - 1
+"""Threads that encode and compress beside the one that has the rows; more than processors only take turns on
+what is in the caches."""
+
+_AHEAD: Final = 0.125
+"""What of the memory for row groups rows may take that wait to be encoded."""
 
 _MOST_PARTS: Final = 256
 """How many parts of a row group keep their positions as they came."""
@@ -151,7 +155,12 @@ class TableFiles:
         self._held = 0
         self._ratio: float | None = None
         self._layout = Layout(
-            table.schema, compressor, table.sort_by, table.bloom_filters, _HELPERS
+            table.schema,
+            compressor,
+            table.sort_by,
+            table.bloom_filters,
+            _HELPERS,
+            int(config.row_group_mb * _MB * _AHEAD),
         )
         # by partition; the one that has gone longest without a row comes first
         self._files: dict[str, _OpenFile] = {}
@@ -209,6 +218,8 @@ class TableFiles:
 
     def publish_all(self) -> None:
         """Publishes all open files."""
+        for file in self._files.values():
+            file.write_row_group()  # the rest of it is made while the files before are published
         for partition in list(self._files):
             self._publish(partition)
 
@@ -366,6 +377,8 @@ class _OpenFile:
         # of the open row group:
         self._encoded_parts: list[Part] = []
         self._encoded = 0
+        # of the one that is ending:
+        self._ending = 0
         # of all before:
         self._all_encoded = 0
         self._written = 0
@@ -379,6 +392,7 @@ class _OpenFile:
         self, rows: pa.RecordBatch, size: int, source: str, positions: Positions | None
     ) -> None:
         """Takes rows of so many bytes; encodes them and writes a row group when it is time."""
+        self._count_written()
         self._batches.append(rows)
         self._parts.append(Part(source, positions, rows.num_rows))
         self._gathered_rows += rows.num_rows
@@ -397,12 +411,12 @@ class _OpenFile:
             self._in_order = self._encode_in_order()
         if self._gathered_rows >= _ROW_GROUP_ROWS or self._gathered >= room / 2:
             self._encode(sort=True)
-        if (
-            self._file.is_full
-            or self.held >= room
-            or (self.ratio is None and self.is_full())  # the guess may be far off: see what it is
-        ):
+        if self._file.is_full or self.held >= room:
             self.write_row_group()
+        elif self.ratio is None and self.is_full():  # the guess may be far off: see what it is
+            self.write_row_group()
+            self._file.settle()
+            self._count_written()
 
     def is_full(self) -> bool:
         """Whether the file has its size; what is not written counts with the ratio seen so far."""
@@ -427,6 +441,7 @@ class _OpenFile:
 
     def discard(self) -> None:
         """Leaves nothing of the file."""
+        self._file.discard()
         self._output.discard()
 
     def _encode_in_order(self) -> bool:
@@ -444,7 +459,7 @@ class _OpenFile:
             return True
         table = pa.Table.from_batches(self._batches, self._table.schema)
         keys = [_comparable(column_of(table, path)) for path in self._table.sort_by]
-        parts, order = self._parts, None
+        parts, size, order = self._parts, self._gathered, None
         if keys and not (self._follows(keys) and _is_sorted(keys)):
             if not sort:
                 return False
@@ -454,13 +469,15 @@ class _OpenFile:
                 self._end_row_group()
         if keys:
             self._last = tuple(key[-1].as_py() for key in keys)
-        self._encoded += self._gathered
+        self._encoded += size
         self._batches, self._parts = [], []
         self._small = self._gathered_rows = self._gathered = 0
-        batches = deque(table.to_batches())
+        batches, all_rows = deque(table.to_batches()), max(table.num_rows, 1)
         del table, keys
         while batches:
-            self._file.append(batches.popleft())
+            batch = batches.popleft()
+            self._file.append(batch, size * batch.num_rows // all_rows)
+            del batch
         self._encoded_parts += parts
         if order is not None or len(self._encoded_parts) >= _MOST_PARTS:
             self._keep_positions(order)
@@ -500,24 +517,28 @@ class _OpenFile:
             return
         self._keep_positions(None)
         self._last = None
+        self._file.settle()
+        self._count_written()
         self._file.end_row_group()
         # by themselves the allocators keep what they once had
         pa.default_memory_pool().release_unused()
         pa.system_memory_pool().release_unused()
-        self._all_encoded += self._encoded
+        self._ending = self._encoded
         self._encoded = 0
-        self._count_written()
-        self.ratio = self._written / self._all_encoded
 
     def _count_written(self) -> None:
         size = self._file.size
         with self._metrics.lock:
             self._metrics.file_bytes += size - self._written
         self._written = size
+        if self._ending and not self._file.is_ending:
+            self._all_encoded += self._ending
+            self._ending = 0
+            self.ratio = size / self._all_encoded
 
     def _expected_size(self) -> float:
         ratio = _FIRST_RATIO if self.ratio is None else self.ratio
-        return self._written + (self._gathered + self._encoded) * ratio
+        return self._written + (self._gathered + self._encoded + self._ending) * ratio
 
 
 def _runs(order: pa.Int64Array) -> list[tuple[int, int]] | None:

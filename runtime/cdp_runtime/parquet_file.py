@@ -9,9 +9,7 @@ Only encodings that every reader knows are used: dictionaries where they pay, pl
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -42,40 +40,31 @@ _TYPES: Final = {
     "FIXED_LEN_BYTE_ARRAY": 7,
 }
 
-_WAITING_BYTES: Final = 8 << 20
-"""Of pages that wait to be compressed; who adds more compresses one itself."""
-
 _PIECE_BYTES: Final = 2 << 20
 """How many bytes of the file are given away at once."""
+
+_ENDING: Final = 4
+"""Row groups that are ending may take so many times what rows may that wait for threads; or it is only one."""
 
 _CREATED_BY: Final = f"cdpgen version {version('cdpgen')}"
 
 
 class Compressor:
-    """Compresses pages, in threads of its own and in those that wait for it.
+    """Compresses pages, in any number of threads at once.
 
     Args:
         compression: the codec: zstd, snappy, gzip, lz4, brotli or none.
         level: the codec's level; None for the default.
-        threads: how many it has of its own.
     """
 
-    def __init__(self, compression: str, level: int | None = None, threads: int = 0) -> None:
+    def __init__(self, compression: str, level: int | None = None) -> None:
         self.compression: Final = compression
         self._level = level if level is not None else DEFAULT_LEVELS.get(compression)
         self._fast_level = (
             self._level if level is not None else _FAST_LEVELS.get(compression, self._level)
         )
-        self._own = threading.local()  # codecs have state
-        self._changed = threading.Condition()
-        self._pages: deque[tuple[_native.ParquetPage, _Pending]] = deque()
-        self._waiting = 0
-        self._closed = False
-        # daemons: a writer that nobody closes must not keep the interpreter from exiting
-        self._to_start = [
-            threading.Thread(target=self._run, name=f"compress {number}", daemon=True)
-            for number in range(threads)
-        ]
+        # codecs have state: each is in one thread's hands at a time
+        self._idle: dict[int | None, list[pa.Codec]] = {self._level: [], self._fast_level: []}
 
     @property
     def has_fast_level(self) -> bool:
@@ -87,75 +76,15 @@ class Compressor:
         if self.compression == "none":
             return data
         level = self._fast_level if fast else self._level
-        if not hasattr(self._own, "codecs"):
-            self._own.codecs = {}
-        codec = self._own.codecs.get(level)
-        if codec is None:
-            name = "lz4_raw" if self.compression == "lz4" else self.compression
-            codec = self._own.codecs[level] = pa.Codec(name, compression_level=level)
-        return codec.compress(data, memory_pool=BLOCKS)
-
-    def close(self) -> None:
-        """Ends the threads; pages that wait are for who waits for them."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def _add(self, pages: Iterable[_native.ParquetPage], pending: _Pending) -> None:
-        for page in pages:
-            with self._changed:
-                while self._to_start:
-                    self._to_start.pop().start()
-                pending.pages += 1
-                self._pages.append((page, pending))
-                self._waiting += page.size
-                self._changed.notify_all()
-                much = self._waiting > _WAITING_BYTES
-            if much:
-                self._do_one()
-
-    def _wait(self, pending: _Pending) -> None:
-        """Returns when all pages are stored, and raises what was wrong with one."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pages or pending.pages == 0)
-                if pending.pages == 0:
-                    break
-            self._do_one()
-        if pending.error is not None:
-            raise pending.error
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pages or self._closed)
-                if self._closed:
-                    return
-            self._do_one()
-
-    def _do_one(self) -> None:
-        with self._changed:
-            if not self._pages:
-                return
-            page, pending = self._pages.popleft()
-            self._waiting -= page.size
-        error: BaseException | None = None
         try:
-            page.store(self.compress(_body_of(page), fast=page.is_fast))
-        except BaseException as raised:
-            error = raised
-        with self._changed:
-            pending.pages -= 1
-            pending.error = pending.error or error
-            self._changed.notify_all()
-
-
-class _Pending:
-    """How many pages of a file wait or are at work, and what was wrong with one."""
-
-    def __init__(self) -> None:
-        self.pages = 0
-        self.error: BaseException | None = None
+            codec = self._idle[level].pop()
+        except IndexError:
+            name = "lz4_raw" if self.compression == "lz4" else self.compression
+            codec = pa.Codec(name, compression_level=level)
+        try:
+            return codec.compress(data, memory_pool=BLOCKS)
+        finally:
+            self._idle[level].append(codec)
 
 
 class Layout:
@@ -168,7 +97,8 @@ class Layout:
         compressor: of the pages.
         sort_by: the columns by which the rows of each row group are sorted, by their paths.
         bloom_filters: the columns that get a bloom filter, by their paths in the file.
-        threads: how many help to encode columns.
+        threads: how many encode and compress, beside those that wait for it. They begin with the first rows.
+        ahead: bytes of rows of a file that may wait for the threads.
     """
 
     def __init__(
@@ -178,6 +108,7 @@ class Layout:
         sort_by: Sequence[str] = (),
         bloom_filters: Sequence[str] = (),
         threads: int = 0,
+        ahead: int = 8 << 20,
     ) -> None:
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, schema, store_schema=True):
@@ -190,13 +121,13 @@ class Layout:
         columns = [metadata.schema.column(i) for i in range(metadata.num_columns)]
         paths = [column.path for column in columns]
 
-        def size_of(address: int, size: int, fast: bool) -> int:
-            if fast and not compressor.has_fast_level:
-                return 0
-            body = pa.foreign_buffer(address, size)
-            return int(compressor.compress(body, fast=fast).size)
+        def compress(address: int, size: int, fast: bool) -> Any:
+            body = pa.foreign_buffer(address, size) if size else pa.py_buffer(b"")
+            return compressor.compress(body, fast=fast)
 
-        self.compressor: Final = compressor
+        # the files with a row group that is ending, and what that takes in memory, about
+        self.ending: Final[dict[ParquetFile, int]] = {}
+        self.most_ending: Final = _ENDING * ahead
         self.native: Final = _native.ParquetLayout(
             schema,
             _encoded_schema(empty.to_pybytes()),
@@ -211,10 +142,12 @@ class Layout:
                 for column in columns
             ],
             _CODECS[compressor.compression],
+            compressor.has_fast_level,
+            compress,
             [paths.index(path) for path in sort_by],
             [paths.index(path) for path in bloom_filters],
             threads,
-            size_of,
+            ahead,
         )
 
 
@@ -230,7 +163,6 @@ class ParquetFile:
         self._layout = layout
         self._write = write
         self._native = _native.ParquetFile(layout.native)
-        self._pending = _Pending()
 
     @property
     def rows(self) -> int:
@@ -249,31 +181,57 @@ class ParquetFile:
 
     @property
     def size(self) -> int:
-        """Of the file so far, the open row group left out."""
+        """Of the file so far, without row groups that are open or ending."""
         return self._native.size
 
-    def append(self, rows: pa.RecordBatch) -> None:
-        """Takes rows into the row group.
+    @property
+    def is_ending(self) -> bool:
+        """Whether a row group is ended and not written yet."""
+        return self in self._layout.ending
+
+    def append(self, rows: pa.RecordBatch, size: int | None = None) -> None:
+        """Takes rows into the row group, to be encoded by the layout's threads.
+
+        Args:
+            rows: what to write.
+            size: of the rows in memory, about, if the caller knows.
 
         Raises:
-            ValueError: a null where the schema has none.
+            ValueError: a null where the schema has none; a later call may be the one to raise it.
         """
-        self._native.append(rows)
-        self._layout.compressor._add(self._native.take_pages(), self._pending)
+        self._native.append(rows, rows.nbytes if size is None else size)
+        for first in self._layout.ending:
+            if first._native.is_settled:
+                first.settle()
+            break
 
     def end_row_group(self) -> None:
-        """Writes the row group, if it has rows."""
+        """Ends the row group, if it has rows: once the layout's threads have made the rest of it, it is written
+        with what comes next.
+        """
         if self._native.rows == 0:
             return
+        self.settle()
+        ending, held = self._layout.ending, self.held
+        while ending and sum(ending.values()) + held > self._layout.most_ending:
+            next(iter(ending)).settle()
         self._native.end_row_group()
-        self._layout.compressor._add(self._native.take_pages(), self._pending)
-        self._layout.compressor._wait(self._pending)
-        self._native.write_row_group()
-        self._hand_over()
+        ending[self] = held
+
+    def settle(self) -> None:
+        """Writes the row group that is ending, if there is one; waits for it."""
+        if self._layout.ending.pop(self, None) is not None:
+            self._native.settle()
+            self._hand_over()
+
+    def discard(self) -> None:
+        """Leaves nothing of it."""
+        self._layout.ending.pop(self, None)
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Writes the rest and the footer, with these keys and values."""
         self.end_row_group()
+        self.settle()
         told = {**self._layout.metadata, **{k: v.encode() for k, v in metadata.items()}}
         self._native.finish(list(told.items()), _CREATED_BY)
         self._hand_over()
@@ -281,13 +239,6 @@ class ParquetFile:
     def _hand_over(self) -> None:
         while piece := self._native.take(_PIECE_BYTES):
             self._write(piece)
-
-
-def _body_of(page: _native.ParquetPage) -> pa.Buffer:
-    """The bytes of a page, which live as long as they are needed."""
-    if page.size == 0:
-        return pa.py_buffer(b"")
-    return pa.foreign_buffer(page.address, page.size, page)
 
 
 def _encoded_schema(file: bytes) -> bytes:

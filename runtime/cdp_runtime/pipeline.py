@@ -9,10 +9,9 @@ import os
 import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -45,14 +44,7 @@ _LOOK_SECONDS: Final = 0.5
 _GIVE_UP_SECONDS: Final = 5.0
 """How long a close that ran out of time waits for the threads to see it."""
 
-_COMPRESS_THREADS: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
-"""Beside the encode thread, which compresses too when they do not keep up. More threads than processors only
-take turns on what is in the caches."""
-
-_QUEUED_BYTES: Final = 4 << 20
-"""Of rows that wait between decoding and encoding at most."""
-
-_IDLE_BYTES: Final = 56 << 20
+_IDLE_BYTES: Final = 40 << 20
 """What the core keeps of batches and pages that are gone, in the whole process. With less the system clears
 memory anew all the time; with more a long run takes over 400 MB."""
 
@@ -60,65 +52,14 @@ _UNNUMBERED: Final = "~journal"
 """Ends the source of messages that have no position but the one that the journal gives them."""
 
 
-class Rows(NamedTuple):
-    """Decoded rows of one partition and one source; `size` is about what they take in memory."""
-
-    partition: str
-    batch: pa.RecordBatch
-    size: int
-    source: str
-    positions: Positions | None
-
-
-class Decoded(NamedTuple):
-    """What one chunk became; `size` is that of the rows in bytes."""
-
-    rows: list[Rows]
-    letters: list[DeadLetter]
-    size: int
-    segment: int
-
-
-class DecodedQueue:
-    """Leads from the decode thread to the encode thread, and is full at a number of bytes.
-
-    Args:
-        max_bytes: of rows that may wait.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._items: deque[Decoded | Mark] = deque()
-        self._bytes = 0
-        self._changed = threading.Condition()
-
-    def put(self, item: Decoded | Mark) -> None:
-        """Waits until there is room, and adds it."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._bytes < self._max_bytes)
-            self._items.append(item)
-            self._bytes += item.size
-            self._changed.notify_all()
-
-    def take(self, seconds: float | None) -> Decoded | Mark | None:
-        """Gives what is next; None when that took too long."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._items, seconds):
-                return None
-            item = self._items.popleft()
-            self._bytes -= item.size
-            self._changed.notify_all()
-            return item
-
-
 class Pipeline:
-    """Journal thread, decode thread, encode thread, and the files of one table in one archive.
+    """Journal thread, write thread, and the files of one table in one archive.
 
     Args:
         writer: the generated class, for what it says about the table.
         url: the archive; None when the config says where it lies.
         config: where and how to write.
-        on_published: told of each file, in the encode thread.
+        on_published: told of each file, in the write thread.
         identity: the id of the writer; a new one when left out.
     """
 
@@ -181,16 +122,14 @@ class Pipeline:
                 identity,
                 numbers,
                 config,
-                self._compressor,
+                compressor,
                 self.metrics,
                 self._patience,
                 self.prefixes,
                 self._published,
             )
 
-        self._compressor = Compressor(
-            config.compression, config.compression_level, _COMPRESS_THREADS
-        )
+        compressor = Compressor(config.compression, config.compression_level)
         self._rows = files_of(rows)
         self._letters = files_of(letters)
         self._journal: Journal | None = None
@@ -208,7 +147,6 @@ class Pipeline:
             self.metrics,
             journal_bytes=None if self._journal is None else size,
         )
-        self._decoded: Final = DecodedQueue(_QUEUED_BYTES)
         self._closing = threading.Lock()
         self._end: Mark | None = None
         self._closed = False
@@ -219,8 +157,7 @@ class Pipeline:
             threading.Thread(target=target, name=f"{writer.table} {name}", daemon=True)
             for name, target in (
                 *((("journal", self._write_journal),) if self._journal is not None else ()),
-                ("decode", self._decode),
-                ("encode", self._encode),
+                ("write", self._write),
             )
         ]
         for thread in self._threads:
@@ -417,26 +354,43 @@ class Pipeline:
                 )
                 self.intake.put_letter(letter)
 
-    # ---- decode thread
+    # ---- write thread
 
-    def _decode(self) -> None:
+    def _write(self) -> None:
         while True:
-            taken = self.intake.take()
-            if isinstance(taken, Mark):
-                self._decoded.put(taken)
-                if taken.last:
-                    return
-            elif not self.intake.failed:
+            taken = self.intake.take(self._seconds_to_rotation())
+            if not self.intake.failed:
                 try:
-                    if isinstance(taken, Letter):
-                        self._decoded.put(Decoded([], [taken.letter], 0, taken.segment))
-                    else:
-                        for chunk in _merge(taken):
-                            self._decoded.put(self._decode_chunk(chunk))
+                    self._write_one(taken)
                 except BaseException as error:
                     self._fail(error)
+            if isinstance(taken, Mark):
+                if taken.last and self.intake.failed:
+                    self._rows.discard_all()
+                    self._letters.discard_all()
+                taken.reached.set()
+                if taken.last:
+                    return
 
-    def _decode_chunk(self, chunk: Chunk) -> Decoded:
+    def _seconds_to_rotation(self) -> float | None:
+        """How long until the oldest open file has reached its age; None without one."""
+        times = [self._rows.seconds_to_rotation(), self._letters.seconds_to_rotation()]
+        return min((t for t in times if t is not None), default=None)
+
+    def _write_one(self, taken: list[Chunk] | Letter | Mark | None) -> None:
+        if isinstance(taken, Mark):
+            self._rows.publish_all()
+            self._letters.publish_all()
+            return
+        if isinstance(taken, Letter):
+            self._keep([taken.letter], taken.segment)
+        elif taken is not None:
+            for chunk in _merge(taken):
+                self._write_chunk(chunk)
+        self._rows.rotate_old()
+        self._letters.rotate_old()
+
+    def _write_chunk(self, chunk: Chunk) -> None:
         good, rejected = self._converter.decode(chunk.payloads)
         positions = concat_positions([chunk.positions])
         letters = []
@@ -455,70 +409,24 @@ class Pipeline:
             if positions is not None:
                 kept = _without(len(chunk.payloads), {one.row for one in rejected})
                 positions = take_positions(positions, kept)
-        rows = []
-        start = size = 0
+        start = 0
         for batch in good:
             if self._include_metadata:
                 batch = with_provenance(batch, self._schema, chunk.source, self._identity)
             own = None if positions is None else positions[start : start + batch.num_rows]
             start += batch.num_rows
-            bytes_ = batch.nbytes
-            size += bytes_
-            rows += [
-                Rows(
+            size = batch.nbytes
+            for partition, rows, places in self._router.split(batch):
+                self._rows.add(
                     partition,
-                    part,
-                    bytes_ * part.num_rows // batch.num_rows,
+                    rows,
                     chunk.source,
                     take_positions(own, places),
+                    chunk.segment,
+                    size * rows.num_rows // batch.num_rows,
                 )
-                for partition, part, places in self._router.split(batch)
-            ]
-        return Decoded(rows, letters, size, chunk.segment)
-
-    # ---- encode thread
-
-    def _encode(self) -> None:
-        while True:
-            taken = self._decoded.take(self._seconds_to_rotation())
-            if not self.intake.failed:
-                try:
-                    self._encode_one(taken)
-                except BaseException as error:
-                    self._fail(error)
-            if isinstance(taken, Mark):
-                if taken.last and self.intake.failed:
-                    self._rows.discard_all()
-                    self._letters.discard_all()
-                taken.reached.set()
-                if taken.last:
-                    self._compressor.close()
-                    return
-
-    def _seconds_to_rotation(self) -> float | None:
-        """How long until the oldest open file has reached its age; None without one."""
-        times = [self._rows.seconds_to_rotation(), self._letters.seconds_to_rotation()]
-        return min((t for t in times if t is not None), default=None)
-
-    def _encode_one(self, taken: Decoded | Mark | None) -> None:
-        if isinstance(taken, Mark):
-            self._rows.publish_all()
-            self._letters.publish_all()
-            return
-        if taken is not None:
-            for rows in taken.rows:
-                self._rows.add(
-                    rows.partition,
-                    rows.batch,
-                    rows.source,
-                    rows.positions,
-                    taken.segment,
-                    rows.size,
-                )
-            if taken.letters:
-                self._keep(taken.letters, taken.segment)
-        self._rows.rotate_old()
-        self._letters.rotate_old()
+        if letters:
+            self._keep(letters, chunk.segment)
 
     def _keep(self, letters: list[DeadLetter], segment: int) -> None:
         """Adds dead letters, which come from one source, to their file."""

@@ -4,13 +4,14 @@ The way of a message from `write` to the disk, and who owns what:
 
     caller's threads      write, write_many        bytes into the `Intake`, which blocks when it is full
     journal thread        pipeline.Pipeline        only with a journal: `journal.Journal`, and on
-    decode thread         pipeline.Pipeline        `Converter.decode`, then `router.Router.split`
-    encode thread         pipeline.Pipeline        `parquet.TableFiles`: row groups, rotation, publication
+    write thread          pipeline.Pipeline        `Converter.decode`, `router.Router.split`, and then
+                                                   `parquet.TableFiles`: row groups, rotation, publication
+    the core's threads    runtime/native/parquet/  encode columns and compress pages
 
-Queues join them: the intake (bounded in messages and bytes) and a short queue of decoded batches; the
-journal has a lock of its own. Everything else belongs to one thread. `flush` and `close` send a mark
-down the same way and wait until it comes out at the end, so they come after all that was written before;
-with a journal `flush` waits for that alone.
+The intake (bounded in messages and bytes) joins the callers to the write thread, which gives the core's
+threads so much ahead and then helps them; the journal has a lock of its own. Everything else belongs to one
+thread. `flush` and `close` send a mark down the same way and wait until it comes out at the end, so they come
+after all that was written before; with a journal `flush` waits for that alone.
 
 What fails and may pass is waited out where it fails (`patience.Patience`), so a store that is away fills the
 queues and then blocks the callers. A thread that fails for good keeps taking from its queue and drops what

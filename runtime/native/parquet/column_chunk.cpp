@@ -94,10 +94,9 @@ void reverse16(const uint8_t* from, uint8_t* to) {
 
 }  // namespace
 
-ColumnChunk::ColumnChunk(Leaf& leaf, const Sizer& sizer)
+ColumnChunk::ColumnChunk(Leaf& leaf, const Codec& codec)
     : leaf_(leaf),
-      sizer_(sizer),
-      indexing_(leaf.choice != Leaf::Choice::Plain && leaf.source != Source::Bits),
+      codec_(codec),
       arrays_(leaf.path.size()),
       range_(BytesRange(leaf.order)),
       texts_(leaf.physical == Physical::ByteArray) {
@@ -119,6 +118,14 @@ ColumnChunk::ColumnChunk(Leaf& leaf, const Sizer& sizer)
 }
 
 void ColumnChunk::append(const ArrowArray& array, int64_t begin, int64_t rows) {
+    if (pages_.empty() && rows_ == 0) {
+        indexing_ = leaf_.choice != Leaf::Choice::Plain && leaf_.source != Source::Bits;
+    }
+    take(array, begin, rows);
+    note_size();
+}
+
+void ColumnChunk::take(const ArrowArray& array, int64_t begin, int64_t rows) {
     const ArrowArray* at = &array;
     for (size_t step = 0; step < leaf_.path.size(); ++step) {
         arrays_[step] = at;
@@ -499,11 +506,22 @@ void ColumnChunk::finish() {
     dictionary_page_->body = with_dictionary(*this, [](auto& one) { return one.take_entries(); });
     dictionary_page_->is_fast = is_fast(dictionary_page_->body, leaf_.dictionary_level);
     drop_dictionary();
+    note_size();
 }
 
-size_t ColumnChunk::held() const {
-    return page_bytes() + 4 * seen_.size() + 8 * hashes_.size() +
-           with_dictionary(*this, [](auto& one) { return one.held(); });
+void ColumnChunk::note_size() {
+    held_.store(page_bytes() + 4 * seen_.size() + 8 * hashes_.size() +
+                    with_dictionary(*this, [](auto& one) { return one.held(); }),
+                std::memory_order_relaxed);
+    is_full_.store(entries().size() >= kDictionaryBytes, std::memory_order_relaxed);
+}
+
+std::vector<std::shared_ptr<Page>> ColumnChunk::take_pages() {
+    std::vector<std::shared_ptr<Page>> given(pages_.begin() + static_cast<ptrdiff_t>(given_),
+                                             pages_.end());
+    given_ = pages_.size();
+    if (dictionary_page_) given.push_back(dictionary_page_);
+    return given;
 }
 
 // Looks at the first page, and decides whether a dictionary pays: for good where the page is whole,
@@ -524,10 +542,10 @@ void ColumnChunk::choose() {
         const int growth = whole ? 4 : 0;
         const int width = bits_for(count) + growth;
         const size_t with =
-            sizer_(entries().span(), false) +
+            codec_.size_of(entries().span(), false) +
             std::min(size_of_indexes(width), size_of_indexes(in_whole_bytes(width)));
         spell_out();
-        pays = with <= sizer_(plain_.span(), false);
+        pays = with <= codec_.size_of(plain_.span(), false);
         plain_.clear();
     }
     if (whole || values_ >= kTellingForGood) {
@@ -625,7 +643,7 @@ void ColumnChunk::drop_dictionary() {
 size_t ColumnChunk::size_of_indexes(int width) const {
     Bytes indexes;
     append_hybrid(indexes_.span(), width, indexes);
-    return sizer_(indexes.span(), false);
+    return codec_.size_of(indexes.span(), false);
 }
 
 void ColumnChunk::append_indexes(Bytes& out) {
@@ -644,9 +662,9 @@ void ColumnChunk::append_indexes(Bytes& out) {
 bool ColumnChunk::is_fast(const Bytes& body, Leaf::Level& level) {
     if (level == Leaf::Level::Open && body.size() >= kTellingBytes) {
         const auto sample = body.span().first(std::min(body.size(), 16 * kTellingBytes));
-        const auto fast = static_cast<double>(sizer_(sample, true));
         const bool does =
-            fast != 0 && fast <= kFastCosts * static_cast<double>(sizer_(sample, false));
+            codec_.has_fast && static_cast<double>(codec_.size_of(sample, true)) <=
+                                   kFastCosts * static_cast<double>(codec_.size_of(sample, false));
         level = does ? Leaf::Level::Fast : Leaf::Level::Usual;
     }
     return level == Leaf::Level::Fast;

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -17,14 +17,11 @@
 
 namespace cdp::parquet {
 
-// How large some bytes are when they are compressed, with the fast level of the codec or the one
-// that was asked for; zero where there is no fast one.
-using Sizer = std::function<size_t(std::span<const uint8_t>, bool fast)>;
-
 class ColumnChunk {
   public:
-    // `leaf` outlives it, and learns what suits its values.
-    ColumnChunk(Leaf& leaf, const Sizer& sizer);
+    // `leaf` outlives it, and learns what suits its values; it is not looked at before the first
+    // rows.
+    ColumnChunk(Leaf& leaf, const Codec& codec);
 
     // Takes rows of a record batch; `array` is the batch's column that the leaf is of. Throws
     // std::invalid_argument where a null stands in a column that has none.
@@ -37,10 +34,12 @@ class ColumnChunk {
     // the file, is there (or not) once the chunk is finished.
     std::span<const std::shared_ptr<Page>> pages() const { return pages_; }
     const std::shared_ptr<Page>& dictionary_page() const { return dictionary_page_; }
-    // Whether a dictionary has all that it may have.
-    bool is_full() const { return entries().size() >= kDictionaryBytes; }
-    // What is in memory besides pages that are stored.
-    size_t held() const;
+    // Those that it has not given yet, to be stored.
+    std::vector<std::shared_ptr<Page>> take_pages();
+    // Whether a dictionary had all that it may have when rows were taken last. Any thread may ask.
+    bool is_full() const { return is_full_.load(std::memory_order_relaxed); }
+    // What was in memory then besides pages. Any thread may ask.
+    size_t held() const { return held_.load(std::memory_order_relaxed); }
     // The hashes of values for the bloom filter, some more than once.
     std::span<const uint64_t> hashes() const { return hashes_.span(); }
 
@@ -85,6 +84,8 @@ class ColumnChunk {
     size_t page_bytes() const {
         return plain_.size() + 4 * indexes_.size() + 2 * (defs_.size() + reps_.size());
     }
+    void take(const ArrowArray& array, int64_t begin, int64_t rows);
+    void note_size();
     bool is_new_in_page(uint32_t place);
     void cut_page();
     void choose();
@@ -101,11 +102,14 @@ class ColumnChunk {
     size_t entry_size() const { return entries().size() / std::max<size_t>(entry_count(), 1); }
 
     Leaf& leaf_;
-    const Sizer& sizer_;
-    bool indexing_;  // values go to the dictionary, and the page has their places there
+    const Codec& codec_;
+    bool indexing_ = false;  // values go to the dictionary, and the page has their places there
     std::vector<const ArrowArray*> arrays_;  // along the leaf's path, of the batch at hand
     std::vector<std::shared_ptr<Page>> pages_;
     std::shared_ptr<Page> dictionary_page_;
+    size_t given_ = 0;  // how many of them
+    std::atomic<size_t> held_ = 0;
+    std::atomic<bool> is_full_ = false;
     int64_t all_values_ = 0;  // of the pages that are cut
 
     // Of the page that is open.

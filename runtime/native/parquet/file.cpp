@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
+#include <exception>
 #include <map>
+#include <mutex>
 #include <stdexcept>
+#include <utility>
 
 #include "thrift.h"
 
@@ -14,6 +18,10 @@ namespace {
 
 constexpr std::string_view kMagic = "PAR1";
 
+// Pages that wait to be compressed may take so many times what rows may that wait to be encoded:
+// all columns of many small values have theirs at once.
+constexpr size_t kPagesOfRows = 2;
+
 // Whether one value as it is written comes before another.
 bool comes_before(std::string_view a, std::string_view b, Order order) {
     const bool number = order == Order::Signed || order == Order::Unsigned || order == Order::Float;
@@ -22,69 +30,172 @@ bool comes_before(std::string_view a, std::string_view b, Order order) {
 
 }  // namespace
 
-File::File(Layout& layout) : layout_(layout) {
+struct File::Progress {
+    std::atomic<size_t> rows = 0;       // bytes of those that are not encoded
+    std::atomic<size_t> pages = 0;      // bytes of those that wait to be compressed
+    std::atomic<bool> is_lost = false;  // nobody needs the file any more
+
+    void fail(std::exception_ptr error) {
+        std::lock_guard lock(mutex_);
+        if (!error_) error_ = std::move(error);
+        is_lost = true;
+    }
+    // Throws what was wrong with a task.
+    void check() {
+        if (!is_lost) return;
+        std::lock_guard lock(mutex_);
+        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+        throw std::runtime_error("the file is lost, as an earlier call has said");
+    }
+
+  private:
+    std::mutex mutex_;
+    std::exception_ptr error_;
+};
+
+// A row group that is open, or ending: its columns are finished, and the last pages compressed.
+struct File::Group {
+    std::vector<std::shared_ptr<ColumnChunk>> chunks;
+    int64_t rows = 0;
+    std::atomic<size_t> tasks = 0;   // that are not done
+    std::atomic<size_t> stored = 0;  // bytes of pages that are compressed
+};
+
+// Rows that are encoded; gone once all columns are.
+struct File::Batch {
+    Batch(ArrowArray given, size_t bytes, std::shared_ptr<Progress> of)
+        : array(given), size(bytes), progress(std::move(of)) {
+        progress->rows += size;
+    }
+    ~Batch() {
+        array.release(&array);
+        progress->rows -= size;
+    }
+    Batch(const Batch&) = delete;
+    Batch& operator=(const Batch&) = delete;
+
+    ArrowArray array;
+    size_t size;
+    std::shared_ptr<Progress> progress;
+};
+
+File::File(Layout& layout) : layout_(layout), progress_(std::make_shared<Progress>()) {
     put(kMagic);
     begin_row_group();
 }
 
+File::~File() { progress_->is_lost = true; }
+
 void File::begin_row_group() {
-    chunks_.clear();
+    open_ = std::make_shared<Group>();
     for (Leaf& leaf : layout_.leaves) {
-        chunks_.push_back(std::make_unique<ColumnChunk>(leaf, layout_.sizer));
+        open_->chunks.push_back(std::make_shared<ColumnChunk>(leaf, layout_.codec));
     }
-    taken_.assign(chunks_.size(), 0);
-    group_rows_ = 0;
 }
 
-void File::append(const ArrowArray& batch, int64_t begin, int64_t rows) {
-    layout_.crew->run(chunks_.size(), [&](size_t number) {
-        ColumnChunk& chunk = *chunks_[number];
-        chunk.append(*batch.children[chunk.leaf().column], begin + batch.offset, rows);
-    });
-    group_rows_ += rows;
-}
-
-std::vector<std::shared_ptr<Page>> File::take_pages() {
-    std::vector<std::shared_ptr<Page>> pages;
-    for (size_t i = 0; i < chunks_.size(); ++i) {
-        const auto cut = chunks_[i]->pages();
-        const auto& dictionary = chunks_[i]->dictionary_page();
-        const size_t all = cut.size() + (dictionary ? 1 : 0);
-        for (size_t& at = taken_[i]; at < all; ++at) {
-            pages.push_back(at < cut.size() ? cut[at] : dictionary);
+void File::append(ArrowArray array, size_t size) {
+    {
+        const auto batch = std::make_shared<Batch>(array, size, progress_);
+        progress_->check();
+        open_->rows += array.length;
+        for (size_t leaf = 0; leaf < open_->chunks.size(); ++leaf) {
+            give(leaf, [batch](ColumnChunk& chunk) {
+                const ArrowArray& rows = batch->array;
+                chunk.append(*rows.children[chunk.leaf().column], rows.offset, rows.length);
+            });
         }
     }
-    return pages;
+    layout_.crew.help([&] {
+        return layout_.crew.has_threads() ? progress_->rows <= layout_.ahead &&
+                                                progress_->pages <= kPagesOfRows * layout_.ahead
+                                          : open_->tasks == 0;
+    });
+    progress_->check();
+}
+
+void File::give(size_t leaf, std::function<void(ColumnChunk&)> work) {
+    const auto task = [&layout = layout_, progress = progress_, group = open_, leaf,
+                       work = std::move(work)] {
+        ColumnChunk& chunk = *group->chunks[leaf];
+        try {
+            if (!progress->is_lost) work(chunk);
+            for (const auto& page : chunk.take_pages()) give_page(layout, progress, group, page);
+        } catch (...) {
+            progress->fail(std::current_exception());
+        }
+        --group->tasks;
+    };
+    ++open_->tasks;
+    try {
+        layout_.crew.give(layout_.lines[leaf], task);
+    } catch (...) {
+        --open_->tasks;
+        progress_->is_lost = true;  // other columns may have these rows
+        throw;
+    }
+}
+
+void File::give_page(Layout& layout, const std::shared_ptr<Progress>& progress,
+                     const std::shared_ptr<Group>& group, const std::shared_ptr<Page>& page) {
+    const size_t size = page->body.size();
+    const auto task = [&layout, progress, group, page, size] {
+        progress->pages -= size;
+        try {
+            if (!progress->is_lost) page->store(layout.codec);
+            group->stored += page->stored.size();
+        } catch (...) {
+            progress->fail(std::current_exception());
+        }
+        --group->tasks;
+    };
+    ++group->tasks;
+    progress->pages += size;
+    try {
+        layout.crew.give(size, task);
+    } catch (...) {
+        progress->pages -= size;
+        --group->tasks;
+        throw;
+    }
 }
 
 void File::end_row_group() {
-    layout_.crew->run(chunks_.size(), [&](size_t number) { chunks_[number]->finish(); });
+    settle();
+    for (size_t leaf = 0; leaf < open_->chunks.size(); ++leaf) give(leaf, &ColumnChunk::finish);
+    ending_ = std::move(open_);
+    begin_row_group();
 }
+
+bool File::is_settled() const { return ending_ == nullptr || ending_->tasks == 0; }
+
+void File::settle() {
+    if (ending_ == nullptr) return;
+    layout_.crew.help([&] { return is_settled(); });
+    progress_->check();
+    write_row_group(*std::exchange(ending_, nullptr));
+}
+
+int64_t File::rows() const { return open_->rows; }
 
 bool File::is_full() const {
     constexpr int64_t kMostRows = int64_t{1} << 20;
-    return group_rows_ >= kMostRows || std::any_of(chunks_.begin(), chunks_.end(),
+    const auto& chunks = open_->chunks;
+    return open_->rows >= kMostRows || std::any_of(chunks.begin(), chunks.end(),
                                                    [](const auto& one) { return one->is_full(); });
 }
 
 size_t File::held() const {
-    size_t held = 0;
-    for (const auto& chunk : chunks_) {
-        held += chunk->held();
-        for (const auto& page : chunk->pages()) {
-            held += static_cast<size_t>(page->stored_size.load(std::memory_order_relaxed));
-        }
-    }
+    size_t held = open_->stored;
+    for (const auto& chunk : open_->chunks) held += chunk->held();
     return held;
 }
 
-void File::write_row_group() {
+void File::write_row_group(Group& ended) {
     RowGroup group;
-    group.rows = group_rows_;
+    group.rows = ended.rows;
     group.offset = size_;
-    for (const auto& chunk : chunks_) group.chunks.push_back(write_chunk(*chunk, group));
+    for (const auto& chunk : ended.chunks) group.chunks.push_back(write_chunk(*chunk, group));
     groups_.push_back(std::move(group));
-    begin_row_group();
 }
 
 // https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift,
@@ -101,7 +212,6 @@ File::StoredChunk File::write_chunk(ColumnChunk& chunk, RowGroup& group) {
     Range range;
     const int64_t begin = size_;
     const auto write = [&](Page& page) {
-        if (!page.is_stored()) throw std::logic_error("a page of the row group is not stored yet");
         ++counts[{page.is_dictionary ? 2 : 0, page.encoding}];
         bodies += page.header_size + page.body_size;
         put(std::move(page.stored));
@@ -109,7 +219,7 @@ File::StoredChunk File::write_chunk(ColumnChunk& chunk, RowGroup& group) {
     if (chunk.dictionary_page()) write(*chunk.dictionary_page());
     const int64_t data_begin = size_;
     for (const auto& page : chunk.pages()) {
-        const auto size = page->stored_size.load(std::memory_order_relaxed);
+        const auto size = static_cast<int64_t>(page->stored.size());
         written.pages.push_back({size_, size, rows, page->values, page->nulls, {}});
         write(*page);
         rows += page->rows;
@@ -148,7 +258,7 @@ File::StoredChunk File::write_chunk(ColumnChunk& chunk, RowGroup& group) {
     for (const Encoding encoding : encodings) out.element(static_cast<int64_t>(encoding));
     out.list(3, Thrift::Bytes, leaf.names.size());
     for (const std::string& name : leaf.names) out.element(std::string_view(name));
-    out.i32(4, layout_.codec);
+    out.i32(4, layout_.codec.number);
     out.i64(5, values);
     out.i64(6, bodies);
     out.i64(7, stored);

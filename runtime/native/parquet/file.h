@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -19,32 +20,38 @@ namespace cdp::parquet {
 
 // What the files of a table have in common.
 struct Layout {
+    explicit Layout(size_t threads) : crew(threads) {}
+
     std::vector<Leaf> leaves;
     std::string schema;            // of the footer, encoded: its list of SchemaElement
-    int32_t codec = 0;             // its number in parquet.thrift
     std::vector<int32_t> sort_by;  // places of leaves: the order of the rows of each row group
-    Sizer sizer;
-    std::unique_ptr<Crew> crew;  // that encodes columns
+    Codec codec;
+    size_t ahead = 0;  // bytes of rows of a file that may wait for the crew; who adds more helps it
+    std::vector<Crew::Line> lines;  // for each leaf, as it learns: one column at a time
+    Crew crew;                      // that encodes columns and compresses pages
 };
 
 using KeyValues = std::vector<std::pair<std::string, std::string>>;
 
-// Not for two threads at once, but for `Page::store` of pages that `take_pages` gave away.
+// Not for two threads at once.
 class File {
   public:
+    // `layout` outlives it.
     explicit File(Layout& layout);
+    ~File();
     File(const File&) = delete;
     File& operator=(const File&) = delete;
 
-    // Takes rows of a record batch into the open row group.
-    void append(const ArrowArray& batch, int64_t begin, int64_t rows);
-    // The pages that are whole now, to be stored.
-    std::vector<std::shared_ptr<Page>> take_pages();
-    // Ends the open row group; `take_pages` gives its last pages.
+    // Takes a record batch, of about so many bytes, into the open row group. It may be encoded
+    // later; what is wrong with it is then thrown later, too.
+    void append(ArrowArray batch, size_t size);
+    // Ends the open row group: the crew makes the rest of it, while another is open.
     void end_row_group();
-    // Once all of its pages are stored: its bytes may be taken.
-    void write_row_group();
-    // The rest of the file: indexes of pages, and the footer.
+    // Whether there is none that is ending, or nothing left to be done for it.
+    bool is_settled() const;
+    // Waits for the row group that is ending, if there is one: its bytes may be taken then.
+    void settle();
+    // The rest of the file, once all row groups are ended: indexes of pages, and the footer.
     void finish(const KeyValues& metadata, std::string_view created_by);
 
     // How many of the bytes that are ready are to be taken next: whole pages, at least one if there
@@ -52,11 +59,11 @@ class File {
     size_t ready(size_t about) const;
     void take(uint8_t* to, size_t size);
 
-    int64_t rows() const { return group_rows_; }  // of the open row group
-    bool is_full() const;                         // whether it should end
-    // What is in memory for it, without pages that wait to be compressed.
+    int64_t rows() const;  // of the open row group
+    bool is_full() const;  // whether it should end
+    // What is in memory for it, as far as it is encoded.
     size_t held() const;
-    int64_t size() const { return size_; }  // of the file up to here, the open row group left out
+    int64_t size() const { return size_; }  // of the file as far as it may be taken
 
   private:
     struct StoredPage {
@@ -79,7 +86,18 @@ class File {
         std::vector<StoredChunk> chunks;
     };
 
+    // What the tasks of a file know of it, which may outlive it.
+    struct Progress;
+    struct Group;
+    struct Batch;
+
     void begin_row_group();
+    void write_row_group(Group& ended);
+    // Gives a task that does something with a column of the open row group, and then has its new
+    // pages compressed.
+    void give(size_t leaf, std::function<void(ColumnChunk&)> work);
+    static void give_page(Layout& layout, const std::shared_ptr<Progress>& progress,
+                          const std::shared_ptr<Group>& group, const std::shared_ptr<Page>& page);
     void put(Bytes bytes);
     void put(std::string_view text);
     StoredChunk write_chunk(ColumnChunk& chunk, RowGroup& group);
@@ -88,9 +106,9 @@ class File {
     static std::string offset_index(const StoredChunk& chunk);
 
     Layout& layout_;
-    std::vector<std::unique_ptr<ColumnChunk>> chunks_;  // of the open row group
-    std::vector<size_t> taken_;                         // how many pages of each are given away
-    int64_t group_rows_ = 0;
+    std::shared_ptr<Progress> progress_;
+    std::shared_ptr<Group> open_;
+    std::shared_ptr<Group> ending_;
     std::vector<RowGroup> groups_;
     std::deque<Bytes> ready_;
     int64_t size_ = 0;

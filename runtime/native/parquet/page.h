@@ -2,14 +2,31 @@
 // group.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "bytes.h"
 #include "leaf.h"
 
 namespace cdp::parquet {
+
+// How pages are compressed.
+struct Codec {
+    int32_t number = 0;     // in parquet.thrift
+    bool has_fast = false;  // whether it has a faster level than the one that was asked for
+    // Hands over the compressed form of some bytes. Any thread may call it.
+    std::function<void(std::span<const uint8_t> body, bool fast,
+                       const std::function<void(std::span<const uint8_t>)>& take)>
+        compress;
+
+    size_t size_of(std::span<const uint8_t> body, bool fast) const {
+        size_t size = 0;
+        compress(body, fast,
+                 [&](std::span<const uint8_t> compressed) { size = compressed.size(); });
+        return size;
+    }
+};
 
 struct Page {
     Encoding encoding = Encoding::Plain;
@@ -24,11 +41,9 @@ struct Page {
     int64_t body_size = 0;
     Bytes stored;  // as it stands in the file: header and compressed body
     int64_t header_size = 0;
-    std::atomic<int64_t> stored_size = 0;  // of both, once it is stored
 
-    bool is_stored() const { return stored_size.load(std::memory_order_acquire) != 0; }
-    // Takes the compressed body, whose bytes are copied. Any thread may.
-    void store(std::span<const uint8_t> compressed);
+    // Compresses the body.
+    void store(const Codec& codec);
 };
 
 }  // namespace cdp::parquet

@@ -8,7 +8,9 @@ import io
 import itertools
 import math
 import random
+import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,21 @@ def written(
 
 def read(data: bytes) -> pa.Table:
     return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+
+
+def first_page(path: Path) -> bytes:
+    """The first data page of the first column, without its header and not compressed."""
+    column = pq.read_metadata(path).row_group(0).column(0)
+    data = path.read_bytes()[column.data_page_offset :]
+    reader = parquet_file._Thrift(data)
+    numbers = []
+    for _ in range(3):  # the kind of page, its size, and that on the disk
+        reader.at += 1
+        numbers.append(reader.varint() >> 1)
+    header = parquet_file._Thrift(data)
+    header.skip(header._STRUCT)
+    stored = data[header.at : header.at + numbers[2]]
+    return bytes(pa.Codec("zstd").decompress(stored, numbers[1], asbytes=True))
 
 
 def encodings(data: bytes) -> dict[str, set[str]]:
@@ -355,23 +372,13 @@ class TestDictionaries:
         assert "RLE_DICTIONARY" not in found["twice"]
 
     def test_places_are_in_whole_bytes_where_the_codec_finds_more_in_them(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, tmp_path: Path
     ) -> None:
-        widths: list[int] = []
-        inner = parquet_file._body_of
-
-        def body_of(page: Any) -> pa.Buffer:
-            body = inner(page)
-            widths.append(body.to_pybytes()[0])
-            return body
-
-        monkeypatch.setattr(parquet_file, "_body_of", body_of)
         rising = [n // 5 for n in range(70_000)]
         anyhow = [RANDOM.randrange(14_000) for _ in range(70_000)]
         for numbers, wanted in ((rising, 16), (anyhow, 14)):
             schema = pa.schema([pa.field("text", pa.utf8(), nullable=False)])
             table = pa.table({"text": [f"a text, number {n}" for n in numbers]}, schema)
-            widths.clear()
             path = tmp_path / f"{wanted}.parquet"
             path.write_bytes(written([table]))
             texts = table["text"].to_pylist()
@@ -380,7 +387,7 @@ class TestDictionaries:
             with duckdb.connect() as connection:
                 rows = connection.execute(f"select text from '{path}'").fetchall()
             assert [text for (text,) in rows] == texts
-            assert widths[0] == wanted  # of the first page, before that of the dictionary
+            assert first_page(path)[0] == wanted
 
     def test_values_that_no_longer_repeat_get_another_look(self) -> None:
         few = pa.table({"n": pa.array([n % 9 for n in range(70_000)], pa.int64())})
@@ -444,11 +451,11 @@ class TestCompressor:
     def test_several_threads_and_files_give_the_bytes_of_one(self) -> None:
         tables = [TABLE.slice(n * 100) for n in range(4)]
         wanted = [written([table]) for table in tables]
-        compressor = Compressor("zstd", threads=2)
+        compressor = Compressor("zstd")
         found: dict[int, bytes] = {}
 
         def write(number: int) -> None:
-            layout = Layout(TABLE.schema, compressor)
+            layout = Layout(TABLE.schema, compressor, threads=2)
             found[number] = written([tables[number]], layout=layout)
 
         threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
@@ -456,36 +463,108 @@ class TestCompressor:
             thread.start()
         for thread in threads:
             thread.join(60)
-        compressor.close()
         assert [found[n] for n in range(4)] == wanted
 
-    def test_what_is_wrong_with_a_page_reaches_the_end_of_its_row_group(
-        self, monkeypatch: pytest.MonkeyPatch
+
+class TestThreads:
+    """Of a layout, which encode and compress while the caller does something else."""
+
+    def test_row_groups_are_as_without_them(self) -> None:
+        tables = [TABLE.slice(n * 700, 5_000) for n in range(9)]
+        for options in ({}, {"bloom_filters": ["unique", "inner.few"]}):
+            alone = written(tables, layout=Layout(TABLE.schema, Compressor("zstd"), **options))
+            for threads in (1, 3):
+                layout = Layout(TABLE.schema, Compressor("zstd"), threads=threads, **options)
+                assert written(tables, layout=layout, batch_rows=300) == alone
+
+    @pytest.mark.parametrize(("ahead", "together"), [(1 << 16, 1), (8 << 20, 5)])
+    def test_files_that_are_open_together_are_each_as_if_alone(
+        self, ahead: int, together: int
     ) -> None:
-        compressor = Compressor("zstd", threads=1)
-        file = ParquetFile(Layout(TABLE.schema, compressor), io.BytesIO().write)
+        layout = Layout(TABLE.schema, Compressor("zstd"), threads=2, ahead=ahead)
+        outs = [io.BytesIO() for _ in range(5)]
+        files = [ParquetFile(layout, out.write) for out in outs]
+        batches = TABLE.to_batches(max_chunksize=500)
+        for number, batch in enumerate(batches):
+            files[number % 5].append(batch)
+            if number % 7 == 6:
+                files[number % 5].end_row_group()
+                assert 1 <= [file.is_ending for file in files].count(True) <= together
+        for number, (file, out) in enumerate(zip(files, outs, strict=True)):
+            file.finish({})
+            assert not file.is_ending
+            assert read(out.getvalue()) == pa.Table.from_batches(batches[number::5])
+
+    def test_a_row_group_that_ended_is_written_with_what_comes_next(self) -> None:
+        out = io.BytesIO()
+        file = ParquetFile(Layout(TABLE.schema, Compressor("zstd"), threads=1), out.write)
+        batch = TABLE.slice(0, 5_000).to_batches()[0]
+        file.append(batch)
+        file.end_row_group()
+        assert file.is_ending
+        assert (file.rows, file.held, out.getvalue()) == (0, 0, b"")
+        deadline = time.monotonic() + 60
+        while file.is_ending and time.monotonic() < deadline:
+            file.append(batch)
+        assert not file.is_ending
+        assert file.size == len(out.getvalue()) > 0
+
+    @pytest.mark.parametrize("threads", [0, 1])
+    def test_what_is_wrong_with_a_page_reaches_who_waits_for_its_row_group(
+        self, monkeypatch: pytest.MonkeyPatch, threads: int
+    ) -> None:
+        compressor = Compressor("zstd")
+        file = ParquetFile(Layout(TABLE.schema, compressor, threads=threads), io.BytesIO().write)
 
         def fail(data: object, *, fast: bool) -> None:
             raise MemoryError("no room")
 
         monkeypatch.setattr(compressor, "compress", fail)
-        file.append(TABLE.select(range(TABLE.num_columns)).slice(0, 100).to_batches()[0])
+        file.append(TABLE.slice(0, 100).to_batches()[0])
+        file.end_row_group()
         with pytest.raises(MemoryError, match="no room"):
-            file.end_row_group()
-        compressor.close()
+            file.settle()
+        with pytest.raises(RuntimeError, match="the file is lost"):
+            file.append(TABLE.slice(0, 100).to_batches()[0])
 
-    def test_its_threads_begin_with_the_first_page_and_end(self) -> None:
-        before = set(threading.enumerate())
-        compressor = Compressor("zstd", threads=2)
-        layout = Layout(TABLE.schema, compressor)
-        assert not set(threading.enumerate()) - before  # those of other tests may be ending
-        written([TABLE.slice(0, 10)], layout=layout)
-        threads = set(threading.enumerate()) - before
-        assert len(threads) == 2
-        compressor.close()
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive()
+    def test_a_null_where_none_may_be_reaches_a_later_call(self) -> None:
+        schema = pa.schema([pa.field("n", pa.int64(), nullable=False)])
+        file = ParquetFile(Layout(schema, Compressor("zstd"), threads=1), io.BytesIO().write)
+        batch = pa.RecordBatch.from_arrays([pa.array([1, None, 3], pa.int64())], schema=schema)
+        file.append(batch)
+        file.end_row_group()
+        with pytest.raises(ValueError, match="column n has a null where its schema has none"):
+            file.settle()
+
+    def test_a_file_that_is_given_up_leaves_the_others_alone(self) -> None:
+        layout = Layout(TABLE.schema, Compressor("zstd"), threads=2)
+        for _ in range(20):
+            lost = ParquetFile(layout, io.BytesIO().write)
+            for batch in TABLE.to_batches(max_chunksize=4_000):
+                lost.append(batch)
+            lost.end_row_group()
+            lost.discard()
+            del lost
+        assert written([TABLE], layout=layout) == written([TABLE])
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+    def test_they_begin_with_the_first_rows_and_end_with_the_layout(self) -> None:
+        def count() -> int:
+            names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+            return names.count("cdp parquet\n")
+
+        before = count()
+        layout = Layout(TABLE.schema, Compressor("zstd"), threads=2)
+        assert count() == before
+        file = ParquetFile(layout, io.BytesIO().write)
+        for batch in TABLE.to_batches(max_chunksize=4_000):
+            file.append(batch)
+        deadline = time.monotonic() + 60
+        while count() < before + 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert count() == before + 2
+        del file, layout  # with work left
+        assert count() == before
 
 
 def messages(count: int) -> list[bytes]:
