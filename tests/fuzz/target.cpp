@@ -310,30 +310,31 @@ void check_plain_columns(const Table& table, const ArrowArray& batch, const Deco
 // Writes a batch to Parquet, whole and in pieces, without a codec.
 void check_parquet(const Table& table, const ArrowArray& batch) {
     namespace parquet = cdp::parquet;
-    parquet::Layout layout;
+    parquet::Layout layout(0);
     layout.leaves = parquet::leaves_of(table.schema->arrow);
     for (parquet::Leaf& leaf : layout.leaves)
         leaf.bloom_filter = leaf.physical != parquet::Physical::Boolean;
-    layout.sizer = [](std::span<const uint8_t> body, bool fast) {
-        return body.size() + (fast && body.size() % 2 == 0 ? body.size() : 0);
+    layout.lines = std::vector<parquet::Crew::Line>(layout.leaves.size());
+    layout.codec.has_fast = true;
+    layout.codec.compress = [](std::span<const uint8_t> body, bool fast, const auto& take) {
+        std::vector<uint8_t> made(body.begin(), body.end());
+        if (fast && body.size() % 2 == 0) made.resize(2 * body.size());
+        take(made);
     };
-    layout.crew = std::make_unique<parquet::Crew>(0);
     parquet::File file(layout);
-    const auto store = [&] {
-        for (const auto& page : file.take_pages()) page->store(page->body.span());
-    };
     for (const int64_t most : {batch.length, int64_t{1}, int64_t{3}}) {
         for (int64_t row = 0; row < batch.length;) {
-            const int64_t rows = std::min(most, batch.length - row);
-            file.append(batch, row, rows);
-            row += rows;
-            store();
+            ArrowArray piece = batch;
+            piece.offset += row;
+            piece.length = std::min(most, batch.length - row);
+            piece.release = [](ArrowArray*) {};
+            row += piece.length;
+            file.append(piece, static_cast<size_t>(piece.length));
         }
         expect(file.rows() == batch.length, "rows are missing in a row group");
         expect(batch.length == 0 || file.held() > 0, "rows that take no memory");
         file.end_row_group();
-        store();
-        file.write_row_group();
+        file.settle();
     }
     file.finish({{"key", "value"}}, "fuzz");
     std::vector<uint8_t> bytes(file.ready(SIZE_MAX));
