@@ -200,10 +200,9 @@ class ParquetFile:
             ValueError: a null where the schema has none; a later call may be the one to raise it.
         """
         self._native.append(rows, rows.nbytes if size is None else size)
-        for first in self._layout.ending:
-            if first._native.is_settled:
-                first.settle()
-            break
+        first = next(iter(self._layout.ending), None)
+        if first is not None and first._native.is_settled:
+            first.settle()
 
     def end_row_group(self) -> None:
         """Ends the row group, if it has rows: once the layout's threads have made the rest of it, it is written

@@ -65,9 +65,7 @@ std::unique_ptr<BoundLayout> layout_of(const nb::object& exporter, const nb::byt
     const auto* arrow =
         static_cast<const ArrowSchema*>(PyCapsule_GetPointer(keep.ptr(), "arrow_schema"));
     if (arrow == nullptr) throw nb::python_error();
-    auto layout = std::make_unique<BoundLayout>(threads);
-    layout->leaves = leaves_of(*arrow);
-    layout->lines = std::vector<Crew::Line>(layout->leaves.size());
+    auto layout = std::make_unique<BoundLayout>(leaves_of(*arrow), threads);
     layout->schema.assign(schema.c_str(), schema.size());
     layout->codec = codec_of(codec, has_fast, std::move(compress));
     layout->sort_by = std::move(sort_by);

@@ -310,11 +310,9 @@ void check_plain_columns(const Table& table, const ArrowArray& batch, const Deco
 // Writes a batch to Parquet, whole and in pieces, without a codec.
 void check_parquet(const Table& table, const ArrowArray& batch) {
     namespace parquet = cdp::parquet;
-    parquet::Layout layout(0);
-    layout.leaves = parquet::leaves_of(table.schema->arrow);
+    parquet::Layout layout(parquet::leaves_of(table.schema->arrow), 0);
     for (parquet::Leaf& leaf : layout.leaves)
         leaf.bloom_filter = leaf.physical != parquet::Physical::Boolean;
-    layout.lines = std::vector<parquet::Crew::Line>(layout.leaves.size());
     layout.codec.has_fast = true;
     layout.codec.compress = [](std::span<const uint8_t> body, bool fast, const auto& take) {
         std::vector<uint8_t> made(body.begin(), body.end());

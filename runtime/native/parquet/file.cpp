@@ -61,6 +61,21 @@ struct File::Group {
     std::atomic<size_t> stored = 0;  // bytes of pages that are compressed
 };
 
+// Counts as a task of a row group for as long as it is there: the task holds it, so that it is one
+// until it is done, or until it turns out that it cannot be given.
+class File::Counted {
+  public:
+    explicit Counted(std::shared_ptr<Group> group) : group_(std::move(group)) { ++group_->tasks; }
+    Counted(const Counted& other) : Counted(other.group_) {}
+    Counted& operator=(const Counted&) = delete;
+    ~Counted() { --group_->tasks; }
+
+    const std::shared_ptr<Group>& group() const { return group_; }
+
+  private:
+    std::shared_ptr<Group> group_;
+};
+
 // Rows that are encoded; gone once all columns are.
 struct File::Batch {
     Batch(ArrowArray given, size_t bytes, std::shared_ptr<Progress> of)
@@ -114,22 +129,21 @@ void File::append(ArrowArray array, size_t size) {
 }
 
 void File::give(size_t leaf, std::function<void(ColumnChunk&)> work) {
-    const auto task = [&layout = layout_, progress = progress_, group = open_, leaf,
+    const auto task = [&layout = layout_, progress = progress_, counted = Counted(open_), leaf,
                        work = std::move(work)] {
-        ColumnChunk& chunk = *group->chunks[leaf];
+        ColumnChunk& chunk = *counted.group()->chunks[leaf];
         try {
             if (!progress->is_lost) work(chunk);
-            for (const auto& page : chunk.take_pages()) give_page(layout, progress, group, page);
+            for (const auto& page : chunk.take_pages()) {
+                give_page(layout, progress, counted.group(), page);
+            }
         } catch (...) {
             progress->fail(std::current_exception());
         }
-        --group->tasks;
     };
-    ++open_->tasks;
     try {
         layout_.crew.give(layout_.lines[leaf], task);
     } catch (...) {
-        --open_->tasks;
         progress_->is_lost = true;  // other columns may have these rows
         throw;
     }
@@ -138,29 +152,25 @@ void File::give(size_t leaf, std::function<void(ColumnChunk&)> work) {
 void File::give_page(Layout& layout, const std::shared_ptr<Progress>& progress,
                      const std::shared_ptr<Group>& group, const std::shared_ptr<Page>& page) {
     const size_t size = page->body.size();
-    const auto task = [&layout, progress, group, page, size] {
+    const auto task = [&layout, progress, counted = Counted(group), page, size] {
         progress->pages -= size;
         try {
             if (!progress->is_lost) page->store(layout.codec);
-            group->stored += page->stored.size();
+            counted.group()->stored += page->stored.size();
         } catch (...) {
             progress->fail(std::current_exception());
         }
-        --group->tasks;
     };
-    ++group->tasks;
     progress->pages += size;
     try {
         layout.crew.give(size, task);
     } catch (...) {
         progress->pages -= size;
-        --group->tasks;
         throw;
     }
 }
 
 void File::end_row_group() {
-    settle();
     for (size_t leaf = 0; leaf < open_->chunks.size(); ++leaf) give(leaf, &ColumnChunk::finish);
     ending_ = std::move(open_);
     begin_row_group();

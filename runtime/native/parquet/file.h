@@ -20,7 +20,8 @@ namespace cdp::parquet {
 
 // What the files of a table have in common.
 struct Layout {
-    explicit Layout(size_t threads) : crew(threads) {}
+    Layout(std::vector<Leaf> of, size_t threads)
+        : leaves(std::move(of)), lines(leaves.size()), crew(threads) {}
 
     std::vector<Leaf> leaves;
     std::string schema;            // of the footer, encoded: its list of SchemaElement
@@ -45,7 +46,8 @@ class File {
     // Takes a record batch, of about so many bytes, into the open row group. It may be encoded
     // later; what is wrong with it is then thrown later, too.
     void append(ArrowArray batch, size_t size);
-    // Ends the open row group: the crew makes the rest of it, while another is open.
+    // Ends the open row group, once the one before is settled: the crew makes the rest of it, while
+    // another is open.
     void end_row_group();
     // Whether there is none that is ending, or nothing left to be done for it.
     bool is_settled() const;
@@ -90,6 +92,7 @@ class File {
     struct Progress;
     struct Group;
     struct Batch;
+    class Counted;
 
     void begin_row_group();
     void write_row_group(Group& ended);
