@@ -189,6 +189,10 @@ struct alignas(64) Column {
     // A new item at the end of the list of `row`; returns its row in the domain of the items.
     int64_t push_item(int64_t row) {
         open_list(row);
+        return push_item();
+    }
+    // The same where the list that has been written to last is the row's.
+    int64_t push_item() {
         Domain& domain_of_items = *items;
         if (__builtin_expect(domain_of_items.rows == domain_of_items.capacity, 0)) {
             domain_of_items.grow(domain_of_items.rows + 1);

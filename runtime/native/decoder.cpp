@@ -199,6 +199,7 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
     };
     std::array<Around, 8> around;
     Around* level = around.data();
+    const Around* deepest = level + std::min(depth_, static_cast<int>(around.size()));
     outermost.begin();
     FieldOp* before = &outermost.start;
     FieldOp* op = before->guess;
@@ -250,8 +251,7 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                 if (__builtin_expect((op->extras & FieldOp::kEnters) != 0, 0))
                     enter_oneof(*op, row);
                 op->seen = true;
-                if (__builtin_expect((op->extras & FieldOp::kNests) != 0 && level != around.end(),
-                                     1)) {
+                if (__builtin_expect((op->extras & FieldOp::kNests) != 0 && level != deepest, 1)) {
                     const uint8_t* stop = nullptr;
                     p = begin_message(*op, *op->value, at, p, end, stop);
                     if (__builtin_expect(p == nullptr, 0)) return no_value(*op, value, end);
@@ -259,7 +259,6 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                     --depth_;
                     row = at;
                     end = stop;
-                    op->message->begin();
                     before = &op->message->start;
                     op = before->guess;
                     continue;
@@ -270,29 +269,28 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
             before = op;
             op = op->guess;
         }
-        if (__builtin_expect(!before->owner->closing.empty(), 0)) {
-            for (FieldOp* field : before->owner->closing) {
-                if (!close(*field, row)) return nullptr;
-            }
+        if (level == around.data()) {
+            if (!close_all(outermost, row)) return nullptr;
+            return group == 0 ? p : fail(p, kTruncated);
         }
-        if (level == around.data()) return group == 0 ? p : fail(p, kTruncated);
-        if (__builtin_expect(drop_item_, 0)) end_entry(*level[-1].op, row);
-        ++depth_;
         const Around& outer = level[-1];
         op = outer.op;
+        if (__builtin_expect((op->extras & FieldOp::kAttends) != 0, 0)) {
+            if (!close_all(*op->message, row)) return nullptr;
+            if (drop_item_) end_entry(*op, row);
+        }
         if (p < outer.end && p <= safe_ && op->is_at(p) && (op->extras & FieldOp::kPushes) != 0) {
             // The next one of a list: all around it stays as it is.
             const uint8_t* value = p + op->tag_size;
-            row = op->column->push_item(outer.row);
+            row = op->column->push_item();
             p = begin_message(*op, *op->value, row, value, outer.end, end);
             if (__builtin_expect(p == nullptr, 0)) return no_value(*op, value, outer.end);
-            op->message->begin();
-            --depth_;
             before = &op->message->start;
             op = before->guess;
             continue;
         }
         --level;
+        ++depth_;
         row = outer.row;
         end = outer.end;
         before = op;
@@ -312,14 +310,21 @@ const uint8_t* Decoder::no_value(const FieldOp& op, const uint8_t* value, const 
 
 const uint8_t* Decoder::begin_message(FieldOp& op, Column& column, int64_t row, const uint8_t* p,
                                       const uint8_t* end, const uint8_t*& stop) {
-    if (depth_ <= 0) return fail(p, too_deep_.c_str(), &op);
     size_t size = 0;
     const uint8_t* body = read_length(p, end, size);
     if (body == nullptr) return fail(p, kTruncated, &op);
     column.mark(row);
     stop = body + size;
-    if (__builtin_expect(op.op == Op::Map, 0)) begin_entry(op, row, body, stop);
+    if (__builtin_expect((op.extras & FieldOp::kAttends) != 0, 0)) {
+        op.message->begin();
+        if (op.op == Op::Map) begin_entry(op, row, body, stop);
+    }
     return body;
+}
+
+bool Decoder::close_all(Message& message, int64_t row) {
+    return std::ranges::all_of(message.closing,
+                               [&](FieldOp* field) { return close(*field, row); });
 }
 
 // What the end of its message means for a field.
@@ -430,6 +435,7 @@ const uint8_t* Decoder::step(FieldOp& op, Column& column, int64_t row, const uin
             return text(op, column, row, p, end);
         case Op::Message:
         case Op::Map:
+            if (depth_ <= 0) return fail(p, too_deep_.c_str(), &op);
             p = begin_message(op, column, row, p, end, end);
             if (p == nullptr) return nullptr;
             --depth_;

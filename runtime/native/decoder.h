@@ -76,6 +76,7 @@ class Decoder {
     bool small_integers(const uint8_t* p, const uint8_t* end, std::span<int64_t> values);
 
     const uint8_t* behind_prefix(const uint8_t* p, const uint8_t* end);
+    bool close_all(Message& message, int64_t row);
     bool close(FieldOp& op, int64_t row);
     static void put_enum_text(const FieldOp& op, Column& column, int64_t row, int32_t number);
     bool drop_repeated_keys(FieldOp& op, int64_t row);

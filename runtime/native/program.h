@@ -122,7 +122,8 @@ struct alignas(64) FieldOp {
     static constexpr uint8_t kPushes = 1;
     static constexpr uint8_t kEnters = 2;
     static constexpr uint8_t kSeen = 4;   // or that it is there, for the end of its message;
-    static constexpr uint8_t kNests = 8;  // or another message of the same loop.
+    static constexpr uint8_t kNests = 8;  // or another message of the same loop,
+    static constexpr uint8_t kAttends = 16;  // whose beginning and end are looked after.
     uint8_t extras = 0;
     bool seen = false;
     FieldOp* guess = nullptr;  // what came behind this field last time
@@ -174,7 +175,6 @@ struct Message {
     }
     // Before the fields of a message are read.
     void begin() {
-        if (__builtin_expect(closing.empty(), 1)) return;
         for (FieldOp* field : closing) field->seen = false;
     }
     // Orders the fields, and makes the tables that find them.
