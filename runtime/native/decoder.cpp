@@ -241,7 +241,6 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                 before->guess = op;
             }
             int64_t at = row;
-            const uint8_t* value = p;
             // (What is likely here is what a profile says: numbers fall through to their step, and
             // what a nested message needs lies together. By itself GCC scatters it, at a tenth of
             // the time.)
@@ -254,7 +253,7 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                 if (__builtin_expect((op->extras & FieldOp::kNests) != 0 && level != deepest, 1)) {
                     const uint8_t* stop = nullptr;
                     p = begin_message(*op, *op->value, at, p, end, stop);
-                    if (__builtin_expect(p == nullptr, 0)) return no_value(*op, value, end);
+                    if (__builtin_expect(p == nullptr, 0)) return no_value(*op, end);
                     *level++ = {row, end, op};
                     --depth_;
                     row = at;
@@ -265,7 +264,7 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
                 }
             }
             p = step(*op, *op->value, at, p, end);
-            if (__builtin_expect(p == nullptr, 0)) return no_value(*op, value, end);
+            if (__builtin_expect(p == nullptr, 0)) return no_value(*op, end);
             before = op;
             op = op->guess;
         }
@@ -273,6 +272,8 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
             if (!close_all(outermost, row)) return nullptr;
             return group == 0 ? p : fail(p, kTruncated);
         }
+        // It ends there exactly; and its length says where before its last value has been read.
+        p = end;
         const Around& outer = level[-1];
         op = outer.op;
         if (__builtin_expect((op->extras & FieldOp::kAttends) != 0, 0)) {
@@ -281,10 +282,9 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
         }
         if (p < outer.end && p <= safe_ && op->is_at(p) && (op->extras & FieldOp::kPushes) != 0) {
             // The next one of a list: all around it stays as it is.
-            const uint8_t* value = p + op->tag_size;
             row = op->column->push_item();
-            p = begin_message(*op, *op->value, row, value, outer.end, end);
-            if (__builtin_expect(p == nullptr, 0)) return no_value(*op, value, outer.end);
+            p = begin_message(*op, *op->value, row, p + op->tag_size, outer.end, end);
+            if (__builtin_expect(p == nullptr, 0)) return no_value(*op, outer.end);
             before = &op->message->start;
             op = before->guess;
             continue;
@@ -298,10 +298,10 @@ const uint8_t* Decoder::message(Message& outermost, int64_t row, const uint8_t* 
     }
 }
 
-// For a field whose value, which would begin at `value`, could not be read.
-const uint8_t* Decoder::no_value(const FieldOp& op, const uint8_t* value, const uint8_t* end) {
-    if (value > end) {  // what was taken for a tag goes on behind the end
-        at_ = value - op.tag_size;
+// For a field whose value could not be read.
+const uint8_t* Decoder::no_value(const FieldOp& op, const uint8_t* end) {
+    if (at_ > end) {  // what was taken for a tag goes on behind the end
+        at_ -= op.tag_size;
         reason_ = kTag;
         op_ = nullptr;
     }

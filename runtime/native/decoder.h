@@ -85,8 +85,7 @@ class Decoder {
         column.reset_row(row);
         needs_raw_ = true;
     }
-    [[gnu::cold]] const uint8_t* no_value(const FieldOp& op, const uint8_t* value,
-                                          const uint8_t* end);
+    [[gnu::cold]] const uint8_t* no_value(const FieldOp& op, const uint8_t* end);
     [[gnu::cold]] const uint8_t* fail(const uint8_t* at, const char* reason,
                                       const FieldOp* op = nullptr) {
         if (reason_ == nullptr) {
