@@ -6,7 +6,7 @@ from typing_extensions import Buffer
 from cdp_runtime.program import Program
 
 class Exported:
-    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]: ...
+    address: int
 
 class Codec:
     def __init__(

@@ -142,13 +142,13 @@ class Converter(Generic[M]):
                 f"{len(payloads)} messages overflow the 2 GiB offsets of one record batch; "
                 "give fewer at a time, use `decode`, or a large_* rule"
             )
-        return pa.record_batch(batches[0])
+        return self._imported(batches[0])
 
     def decode(self, payloads: Payloads[M]) -> Decoded:
         """The same, with the payloads that are no valid messages set apart."""
         batches, rejected = self._codec.decode(payloads, False)
         return Decoded(
-            [pa.record_batch(batch) for batch in batches], [Rejected(*bad) for bad in rejected]
+            [self._imported(batch) for batch in batches], [Rejected(*bad) for bad in rejected]
         )
 
     def to_protobuf(self, batch: pa.RecordBatch) -> pa.BinaryArray:
@@ -167,13 +167,16 @@ class Converter(Generic[M]):
         if not batch.schema.equals(self.schema):
             batch = batch.select(self.schema.names).cast(self.schema)
         try:
-            encoded: pa.BinaryArray = pa.array(self._codec.encode(batch), pa.binary())
+            encoded = self._codec.encode(batch)
         except ValueError as error:
             if len(error.args) != 2:
                 raise
             row, reason = error.args
             raise ConversionError(row, 0, reason) from None
-        return encoded
+        return pa.BinaryArray._import_from_c(encoded.address, pa.binary())
+
+    def _imported(self, batch: _native.Exported) -> pa.RecordBatch:
+        return pa.RecordBatch._import_from_c(batch.address, self.schema)
 
 
 def message_indexes(descriptor: Descriptor) -> list[int]:

@@ -122,37 +122,6 @@ void export_column(Column& column, int64_t rows, ArrowArray& out) {
     }
 }
 
-struct OwnedSchema {
-    std::string format;
-    std::string name;
-    std::string metadata;
-    std::vector<ArrowSchema> children;
-    std::vector<ArrowSchema*> child_pointers;
-    ArrowSchema dictionary{};
-};
-
-void release_schema(ArrowSchema* schema) {
-    auto* owned = static_cast<OwnedSchema*>(schema->private_data);
-    for (ArrowSchema& child : owned->children) {
-        if (child.release != nullptr) child.release(&child);
-    }
-    if (owned->dictionary.release != nullptr) owned->dictionary.release(&owned->dictionary);
-    schema->release = nullptr;
-    delete owned;
-}
-
-// The metadata of the C data interface: a count, then pairs of length-prefixed strings.
-size_t metadata_size(const char* metadata) {
-    const auto read = [&](size_t at) {
-        int32_t value;
-        std::memcpy(&value, metadata + at, sizeof value);
-        return value;
-    };
-    size_t at = 4;
-    for (int32_t i = read(0) * 2; i > 0; --i) at += 4 + static_cast<size_t>(read(at));
-    return at;
-}
-
 }  // namespace
 
 void export_batch(Program& program, ArrowArray& out) {
@@ -169,31 +138,6 @@ void export_binary(int64_t rows, Buffer offsets, const uint8_t* data, Buffer mem
     own(owned, 1, std::move(offsets));
     own(owned, 2, std::move(memory));
     if (data != nullptr) owned.buffers[2] = data;
-}
-
-void copy_schema(const ArrowSchema& from, ArrowSchema& to) {
-    auto owned = std::make_unique<OwnedSchema>();
-    owned->format = from.format;
-    owned->name = from.name == nullptr ? "" : from.name;
-    if (from.metadata != nullptr) {
-        owned->metadata.assign(from.metadata, metadata_size(from.metadata));
-    }
-    owned->children.resize(static_cast<size_t>(from.n_children));
-    for (size_t i = 0; i < owned->children.size(); ++i) {
-        copy_schema(*from.children[i], owned->children[i]);
-        owned->child_pointers.push_back(&owned->children[i]);
-    }
-    if (from.dictionary != nullptr) copy_schema(*from.dictionary, owned->dictionary);
-    to = ArrowSchema{};
-    to.format = owned->format.c_str();
-    to.name = owned->name.c_str();
-    to.metadata = owned->metadata.empty() ? nullptr : owned->metadata.data();
-    to.flags = from.flags;
-    to.n_children = from.n_children;
-    to.children = owned->child_pointers.data();
-    to.dictionary = from.dictionary == nullptr ? nullptr : &owned->dictionary;
-    to.release = release_schema;
-    to.private_data = owned.release();
 }
 
 }  // namespace cdp

@@ -14,7 +14,4 @@ void export_batch(Program& program, ArrowArray& out);
 void export_binary(int64_t rows, Buffer offsets, const uint8_t* data, Buffer memory,
                    ArrowArray& out);
 
-// A copy of a schema that outlives its source.
-void copy_schema(const ArrowSchema& from, ArrowSchema& to);
-
 }  // namespace cdp

@@ -28,15 +28,6 @@ namespace {
 
 using cdp::Payload;
 
-template <typename T>
-nb::capsule capsule_of(std::unique_ptr<T> value, const char* name) {
-    return nb::capsule(value.release(), name, [](void* pointer) noexcept {
-        auto* held = static_cast<T*>(pointer);
-        if (held->release != nullptr) held->release(held);
-        delete held;
-    });
-}
-
 const ArrowSchema& schema_in(const nb::object& exporter, nb::object& keep) {
     keep = exporter.attr("__arrow_c_schema__")();
     void* pointer = PyCapsule_GetPointer(keep.ptr(), "arrow_schema");
@@ -44,27 +35,21 @@ const ArrowSchema& schema_in(const nb::object& exporter, nb::object& keep) {
     return *static_cast<const ArrowSchema*>(pointer);
 }
 
-// An array and its schema, for pyarrow to import once.
+// An array for pyarrow to import, which knows its type: to import that anew with every batch takes
+// longer than all else that a batch costs beside its messages.
 class Exported {
   public:
-    Exported(std::unique_ptr<ArrowArray> array, std::unique_ptr<ArrowSchema> schema)
-        : array_(std::move(array)), schema_(std::move(schema)) {}
+    explicit Exported(std::unique_ptr<ArrowArray> array) : array_(std::move(array)) {}
     ~Exported() {
         if (array_ && array_->release != nullptr) array_->release(array_.get());
-        if (schema_ && schema_->release != nullptr) schema_->release(schema_.get());
     }
     Exported(Exported&&) = default;
     Exported& operator=(Exported&&) = delete;
 
-    nb::tuple arrow_c_array(const nb::object&) {
-        if (!array_) throw nb::value_error("the array was imported already");
-        auto schema = capsule_of(std::move(schema_), "arrow_schema");
-        return nb::make_tuple(schema, capsule_of(std::move(array_), "arrow_array"));
-    }
+    uintptr_t address() const { return reinterpret_cast<uintptr_t>(array_.get()); }
 
   private:
     std::unique_ptr<ArrowArray> array_;
-    std::unique_ptr<ArrowSchema> schema_;
 };
 
 cdp::FieldSpec field_spec(nb::handle field);
@@ -276,19 +261,8 @@ class Codec {
         : limits_(limits), registry_indexes_(std::move(registry_indexes)) {
         nb::object keep;
         const ArrowSchema& arrow = schema_in(schema, keep);
-        cdp::copy_schema(arrow, schema_);
-        try {
-            program_ = cdp::Program::compile(*program_spec(program), arrow, limits.max_columns);
-        } catch (...) {
-            schema_.release(&schema_);
-            throw;
-        }
+        program_ = cdp::Program::compile(*program_spec(program), arrow, limits.max_columns);
     }
-    ~Codec() {
-        if (schema_.release != nullptr) schema_.release(&schema_);
-    }
-    Codec(const Codec&) = delete;
-    Codec& operator=(const Codec&) = delete;
 
     nb::tuple decode(const nb::object& source, bool stop_at_bad) {
         Payloads payloads = nb::hasattr(source, "__arrow_c_array__") ? payloads_of_array(source)
@@ -318,11 +292,7 @@ class Codec {
             } while (done < payloads.list.size());
         }
         nb::list batches;
-        for (auto& array : arrays) {
-            auto schema = std::make_unique<ArrowSchema>();
-            cdp::copy_schema(schema_, *schema);
-            batches.append(Exported(std::move(array), std::move(schema)));
-        }
+        for (auto& array : arrays) batches.append(Exported(std::move(array)));
         nb::list bad;
         for (const cdp::Rejected& one : rejected) {
             bad.append(nb::make_tuple(one.row, one.offset, one.reason));
@@ -340,18 +310,12 @@ class Codec {
             nb::gil_scoped_release released;
             cdp::Encoder(*program_, *source).run(*array);
         }
-        auto schema = std::make_unique<ArrowSchema>();
-        ArrowSchema binary{};
-        binary.format = "z";
-        binary.flags = ARROW_FLAG_NULLABLE;
-        cdp::copy_schema(binary, *schema);
-        return Exported(std::move(array), std::move(schema));
+        return Exported(std::move(array));
     }
 
   private:
     std::mutex mutex_;
     std::unique_ptr<cdp::Program> program_;
-    ArrowSchema schema_{};
     const cdp::Limits limits_;
     const std::vector<std::string> registry_indexes_;
 };
@@ -453,9 +417,7 @@ NB_MODULE(_native, module) {
     module.def(
         "limit_idle_memory", [](size_t bytes) { cdp::BufferPool::instance().limit(bytes); },
         nb::arg("bytes"));
-    nb::class_<Exported>(module, "Exported")
-        .def("__arrow_c_array__", &Exported::arrow_c_array,
-             nb::arg("requested_schema") = nb::none());
+    nb::class_<Exported>(module, "Exported").def_prop_ro("address", &Exported::address);
     nb::class_<Codec>(module, "Codec")
         .def(
             "__init__",
