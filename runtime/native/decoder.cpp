@@ -768,8 +768,10 @@ const uint8_t* Decoder::packed(FieldOp& op, int64_t row, const uint8_t* p, const
     }
     if (!value.nullable && !op.closed) {
         if (op.op == Op::Fixed32 || op.op == Op::Fixed64) {
-            if (size != 0) std::memcpy(value.values.data() + items.rows * width, p, size);
+            uint8_t* to = value.values.data() + items.rows * width;
+            if (size != 0) std::memcpy(to, p, size);
             items.rows += most;
+            fetch_behind_run(to + size, static_cast<int64_t>(size));
             return stop;
         }
         const std::optional<PackedKind> kind = packed_kind(op.op);
@@ -784,6 +786,8 @@ const uint8_t* Decoder::packed(FieldOp& op, int64_t row, const uint8_t* p, const
             if (count < 0) return fail(bad, kVarint, &op);
             if (over != 0) needs_raw_ = true;
             items.rows += count;
+            const int64_t bytes = count * (narrow ? 4 : 8);
+            fetch_behind_run(to + bytes, bytes);
             return stop;
         }
     }

@@ -16,4 +16,12 @@ inline void fetch_for_write(const void* place, int64_t ahead) {
     __builtin_prefetch(reinterpret_cast<const void*>(at), 1);
 }
 
+// Behind a run of so many bytes that was written at once: the next one, which probably is as long,
+// is met half-way.
+inline void fetch_behind_run(const void* end, int64_t bytes) {
+    constexpr int64_t kLine = 64;
+    constexpr int64_t kMost = 2048;
+    for (int64_t at = 0; at < bytes / 2 && at < kMost; at += kLine) fetch_for_write(end, at);
+}
+
 }  // namespace cdp
