@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "pool.h"
+#include "prefetch.h"
 #include "wire.h"
 
 namespace cdp {
@@ -31,6 +32,7 @@ class BackwardWriter {
     }
     void bytes(const void* from, size_t count) {
         uint8_t* to = extend(count);
+        for (size_t at = 0; at < count; at += kLine) fetch_for_write(to + at, -kAheadOfTexts);
         copy_exactly(to, static_cast<const uint8_t*>(from), count);
     }
     void varint(uint64_t value) {

@@ -124,7 +124,11 @@ bool parse_hex(const uint8_t* text, size_t size, uint8_t* to) {
 }
 
 void format_hex(const uint8_t* data, size_t size, uint8_t* to) {
-    format_digits<4>(kHexDigits, data, size, to);
+    size_t at = 0;
+#if defined(__x86_64__)
+    if (kHasAvx2) at = format_hex_avx2(data, size, to);
+#endif
+    format_digits<4>(kHexDigits, data + at, size - at, to + at * 2);
 }
 
 int64_t parse_base64(const uint8_t* text, size_t size, uint8_t* to) {
@@ -153,7 +157,11 @@ int64_t parse_base64(const uint8_t* text, size_t size, uint8_t* to) {
 }
 
 void format_base64(const uint8_t* data, size_t size, uint8_t* to) {
-    uint8_t* end = format_digits<6>(kBase64Digits, data, size, to);
+    size_t at = 0;
+#if defined(__x86_64__)
+    if (kHasAvx2) at = format_base64_avx2(data, size, to);
+#endif
+    uint8_t* end = format_digits<6>(kBase64Digits, data + at, size - at, to + at / 3 * 4);
     std::fill(end, to + base64_size(size), '=');
 }
 

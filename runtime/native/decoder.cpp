@@ -323,8 +323,7 @@ const uint8_t* Decoder::begin_message(FieldOp& op, Column& column, int64_t row, 
 }
 
 bool Decoder::close_all(Message& message, int64_t row) {
-    return std::ranges::all_of(message.closing,
-                               [&](FieldOp* field) { return close(*field, row); });
+    return std::ranges::all_of(message.closing, [&](FieldOp* field) { return close(*field, row); });
 }
 
 // What the end of its message means for a field.

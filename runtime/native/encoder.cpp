@@ -8,6 +8,7 @@
 #include "convert.h"
 #include "export.h"
 #include "json.h"
+#include "prefetch.h"
 #include "wire.h"
 
 namespace cdp {
@@ -26,6 +27,14 @@ int64_t number_of_name(const EnumNames& names, std::string_view text) {
     const char* end = text.data() + text.size();
     const auto [rest, error] = std::from_chars(text.data(), end, number);
     return error == std::errc{} && rest == end ? number : kNoNumber;
+}
+
+// A row's number, of a column that is read from its end.
+template <typename T>
+T number_at(const uint8_t* values, int64_t row) {
+    const T* at = reinterpret_cast<const T*>(values) + row;
+    fetch_for_read(at, -kAhead);
+    return *at;
 }
 
 uint64_t bit_at(const uint8_t* bits, int64_t at) { return (bits[at >> 3] >> (at & 7)) & 1u; }
@@ -291,13 +300,13 @@ void Encoder::value(const Step& step, int64_t row) {
     uint64_t bits = 0;
     switch (step.op) {
         case Op::Fixed32: {
-            const uint32_t fixed = reinterpret_cast<const uint32_t*>(values)[row];
+            const uint32_t fixed = number_at<uint32_t>(values, row);
             if (step.skip_zero && fixed == 0) return;
             out_.fixed(fixed);
             return tag(step);
         }
         case Op::Fixed64: {
-            const uint64_t fixed = reinterpret_cast<const uint64_t*>(values)[row];
+            const uint64_t fixed = number_at<uint64_t>(values, row);
             if (step.skip_zero && fixed == 0) return;
             out_.fixed(fixed);
             return tag(step);
@@ -309,25 +318,25 @@ void Encoder::value(const Step& step, int64_t row) {
             return tag(step);
         }
         case Op::Varint32: {
-            const int32_t number = reinterpret_cast<const int32_t*>(values)[row];
+            const int32_t number = number_at<int32_t>(values, row);
             bits = step.field->scalar == Scalar::Int32 ? static_cast<uint64_t>(int64_t{number})
                                                        : static_cast<uint32_t>(number);
             break;
         }
         case Op::Varint64:
-            bits = reinterpret_cast<const uint64_t*>(values)[row];
+            bits = number_at<uint64_t>(values, row);
             break;
         case Op::ZigZag32:
-            bits = zigzag32(reinterpret_cast<const int32_t*>(values)[row]);
+            bits = zigzag32(number_at<int32_t>(values, row));
             break;
         case Op::ZigZag64:
-            bits = zigzag64(reinterpret_cast<const int64_t*>(values)[row]);
+            bits = zigzag64(number_at<int64_t>(values, row));
             break;
         case Op::Bool:
             bits = bit_at(values, row + step.view.offset);
             break;
         case Op::UnixTime:
-            if (step.skip_zero && reinterpret_cast<const int64_t*>(values)[row] == 0) return;
+            if (step.skip_zero && number_at<int64_t>(values, row) == 0) return;
             unix_time(step, row);
             return tag(step);
         case Op::EnumNumber:
@@ -338,6 +347,7 @@ void Encoder::value(const Step& step, int64_t row) {
         case Op::Utf8:
         case Op::Bytes: {
             const auto* offsets = static_cast<const int32_t*>(step.view.offsets);
+            fetch_for_read(offsets + row, -kAhead);
             return text(step, values + offsets[row],
                         static_cast<size_t>(offsets[row + 1] - offsets[row]));
         }
@@ -387,6 +397,7 @@ void Encoder::sub_message(const Step& step, int64_t row) {
 
 void Encoder::text(const Step& step, const uint8_t* bytes, size_t size) {
     if (step.skip_zero && size == 0) return;
+    for (size_t at = 0; at < size; at += kLine) fetch_for_read(bytes + at, -kAheadOfTexts);
     out_.bytes(bytes, size);
     out_.varint(size);
     tag(step);
@@ -417,14 +428,14 @@ void Encoder::converted_text(const Step& step, int64_t row) {
 
 uint32_t Encoder::float_at(const Step& step, int64_t row) {
     uint32_t narrow = 0;
-    if (!narrow_double(reinterpret_cast<const uint64_t*>(step.view.values)[row], narrow)) {
+    if (!narrow_double(number_at<uint64_t>(step.view.values, row), narrow)) {
         fail(step, "the double is no float");
     }
     return narrow;
 }
 
 void Encoder::unix_time(const Step& step, int64_t row) {
-    const int64_t value = reinterpret_cast<const int64_t*>(step.view.values)[row];
+    const int64_t value = number_at<int64_t>(step.view.values, row);
     const Scalar scalar = step.field->scalar;
     const bool narrow =
         scalar == Scalar::Int32 || scalar == Scalar::Sint32 || scalar == Scalar::Sfixed32;
@@ -451,7 +462,7 @@ uint64_t Encoder::enum_number(const Step& step, int64_t row) const {
     if (step.op == Op::EnumText) {
         number = number_of_name(*step.field->names, text_at(step, row));
     } else {
-        const int32_t stored = reinterpret_cast<const int32_t*>(step.view.values)[row];
+        const int32_t stored = number_at<int32_t>(step.view.values, row);
         if (step.op == Op::EnumNumber) return static_cast<uint64_t>(int64_t{stored});
         const auto& numbers = step.view.enum_numbers;
         const auto index = static_cast<size_t>(stored);
@@ -478,7 +489,7 @@ void Encoder::well_known(const Step& step, int64_t row) {
     const uint8_t* values = step.view.values;
     switch (op.op) {
         case Op::Timestamp: {
-            const auto ticks = reinterpret_cast<const int64_t*>(values)[row];
+            const auto ticks = number_at<int64_t>(values, row);
             int64_t seconds = 0;
             int64_t rest = 0;
             split_seconds(ticks, op.unit, seconds, rest);
@@ -490,7 +501,7 @@ void Encoder::well_known(const Step& step, int64_t row) {
             break;
         }
         case Op::Duration: {
-            const auto ticks = reinterpret_cast<const int64_t*>(values)[row];
+            const auto ticks = number_at<int64_t>(values, row);
             small_integers({ticks / op.unit, ticks % op.unit * (kNanos / op.unit)});
             break;
         }
@@ -498,12 +509,12 @@ void Encoder::well_known(const Step& step, int64_t row) {
             int64_t year = 0;
             int64_t month = 0;
             int64_t day = 0;
-            date_of_days(reinterpret_cast<const int32_t*>(values)[row], year, month, day);
+            date_of_days(number_at<int32_t>(values, row), year, month, day);
             small_integers({year, month, day});
             break;
         }
         case Op::TimeOfDay: {
-            const auto ticks = reinterpret_cast<const int64_t*>(values)[row];
+            const auto ticks = number_at<int64_t>(values, row);
             const int64_t seconds = ticks / op.unit;
             small_integers({seconds / 3600, seconds / 60 % 60, seconds % 60,
                             ticks % op.unit * (kNanos / op.unit)});

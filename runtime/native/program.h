@@ -121,8 +121,8 @@ struct alignas(64) FieldOp {
     // What comes before the value: a new item of the column's list; its oneof's other members go;
     static constexpr uint8_t kPushes = 1;
     static constexpr uint8_t kEnters = 2;
-    static constexpr uint8_t kSeen = 4;   // or that it is there, for the end of its message;
-    static constexpr uint8_t kNests = 8;  // or another message of the same loop,
+    static constexpr uint8_t kSeen = 4;      // or that it is there, for the end of its message;
+    static constexpr uint8_t kNests = 8;     // or another message of the same loop,
     static constexpr uint8_t kAttends = 16;  // whose beginning and end are looked after.
     uint8_t extras = 0;
     bool seen = false;
