@@ -92,6 +92,7 @@ class ColumnChunk {
     void spell_out();
     void drop_dictionary();
     void append_indexes(Bytes& out);
+    bool append_of_one_length(Bytes& out) const;
     // How large they are when they are compressed.
     size_t size_of_indexes(int width) const;
     // Whether the fast level does for a body; the first one that is large enough tells.

@@ -21,7 +21,12 @@ enum class Physical : uint8_t {
     ByteArray = 6,
     FixedLenByteArray = 7,
 };
-enum class Encoding : uint8_t { Plain = 0, Rle = 3, RleDictionary = 8 };
+enum class Encoding : uint8_t {
+    Plain = 0,
+    Rle = 3,
+    DeltaLengthByteArray = 6,
+    RleDictionary = 8,
+};
 
 // How Arrow has the values.
 enum class Source : uint8_t {

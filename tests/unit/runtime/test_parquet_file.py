@@ -433,6 +433,66 @@ class TestDictionaries:
         assert len(written([table])) < 0.86 * len(sink.getvalue())
 
 
+class TestTextsOfOneLength:
+    """Without the length before each: DELTA_LENGTH_BYTE_ARRAY."""
+
+    @pytest.mark.parametrize("size", [1, 20, 200])
+    @pytest.mark.parametrize("rows", [1, 2, 128, 129, 130, 70_000])
+    def test_every_reader_reads_them(self, tmp_path: Path, size: int, rows: int) -> None:
+        texts = [RANDOM.randbytes(size).hex() for _ in range(rows)]
+        table = pa.table(
+            {
+                "text": texts,
+                "optional": [None if row % 7 == 3 else text for row, text in enumerate(texts)],
+                "list": [
+                    [] if row % 5 == 1 else [text, text[::-1]] for row, text in enumerate(texts)
+                ],
+            }
+        )
+        layout = Layout(table.schema, Compressor("zstd"))
+        if rows < 70_000:  # which alone tell nothing
+            written([self.unlike(table.schema)], layout=layout)
+        path = tmp_path / "texts.parquet"
+        path.write_bytes(written([table], layout=layout))
+        if size > 1:
+            for used in encodings(path.read_bytes()).values():
+                assert used == {"DELTA_LENGTH_BYTE_ARRAY", "RLE"}
+        assert pq.read_table(path, page_checksum_verification=True).equals(table)
+        assert pl.read_parquet(path).to_dict(as_series=False) == table.to_pydict()
+        with duckdb.connect() as connection:
+            found = connection.execute(f"select * from '{path}'").fetchall()
+        assert found == [tuple(row.values()) for row in table.to_pylist()]
+
+    def test_pages_with_other_lengths_stand_beside_them(self, tmp_path: Path) -> None:
+        alike = [RANDOM.randbytes(16).hex() for _ in range(70_000)]
+        texts = [*alike, *(text[: 20 + row % 9] for row, text in enumerate(alike)), *alike[::-1]]
+        table = pa.table({"text": texts})
+        path = tmp_path / "texts.parquet"
+        path.write_bytes(written([table]))
+        assert encodings(path.read_bytes())["text"] == {"PLAIN", "DELTA_LENGTH_BYTE_ARRAY", "RLE"}
+        assert pq.read_table(path)["text"].to_pylist() == texts
+        assert pl.read_parquet(path)["text"].to_list() == texts
+        with duckdb.connect() as connection:
+            rows = connection.execute(f"select text from '{path}'").fetchall()
+        assert [text for (text,) in rows] == texts
+
+    def test_texts_that_begin_and_end_as_if_alike_are_not(self) -> None:
+        # as many bytes together as if all had the length of the first
+        texts = [RANDOM.randbytes(8).hex() for _ in range(70_000)]
+        texts[100], texts[60_000] = texts[100] + "x", texts[60_000][1:]
+        data = written([pa.table({"text": texts})])
+        assert read(data)["text"].to_pylist() == texts
+        assert "PLAIN" in encodings(data)["text"]
+
+    @staticmethod
+    def unlike(schema: pa.Schema) -> pa.Table:
+        """Rows that tell that no dictionary pays."""
+        texts = [RANDOM.randbytes(16).hex()[: 20 + row % 9] for row in range(70_000)]
+        return pa.table(
+            {"text": texts, "optional": texts, "list": [[text] for text in texts]}, schema
+        )
+
+
 class TestCompressor:
     def test_columns_that_a_level_makes_no_smaller_have_the_fast_one(self) -> None:
         values = pa.array([RANDOM.randbytes(32) for _ in range(20_000)], pa.binary(32))
