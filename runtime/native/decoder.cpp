@@ -580,19 +580,20 @@ const uint8_t* Decoder::text(FieldOp& op, Column& column, int64_t row, const uin
         default:
             break;
     }
-    if (op.utf8 && !is_utf8(p, size)) return fail(p, kUtf8, &op);
     if (fixed && size == 0 && op.implicit) {
         column.reset_row(row);  // absent, for a field without presence
         return next;
     }
     const auto width = static_cast<size_t>(column.width);
+    uint8_t* place = column.values.data() + static_cast<size_t>(row) * width;
     bool good = false;
     if (op.op == Op::FixedBytes) {
-        good = size == width;
-        if (good) std::memcpy(column.values.data() + static_cast<size_t>(row) * width, p, width);
+        good = size == width && (!op.utf8 || is_utf8(p, size));
+        if (good) std::memcpy(place, p, width);
     } else if (op.op == Op::Decimal) {
-        good = parse_decimal(p, size, op.precision, op.scale,
-                             column.values.data() + static_cast<size_t>(row) * width, column.width);
+        good = parse_decimal(p, size, op.precision, op.scale, place, column.width);
+    } else if (op.op == Op::Hex && fixed) {
+        good = size == 2 * width && parse_hex(p, size, place);
     } else {
         uint8_t* to = nullptr;
         if (fixed) {
@@ -612,9 +613,7 @@ const uint8_t* Decoder::text(FieldOp& op, Column& column, int64_t row, const uin
         good = length >= 0;
         if (good && fixed) {
             good = static_cast<size_t>(length) == width;
-            if (good) {
-                std::memcpy(column.values.data() + static_cast<size_t>(row) * width, to, width);
-            }
+            if (good) std::memcpy(place, to, width);
         } else if (good) {
             column.end_text(row, static_cast<size_t>(length));
             return next;
@@ -622,9 +621,11 @@ const uint8_t* Decoder::text(FieldOp& op, Column& column, int64_t row, const uin
     }
     if (good) {
         column.mark(row);
-    } else {
-        unrepresentable(column, row);
+        return next;
     }
+    // Digits are ASCII: what is no UTF-8 is among the others.
+    if (op.utf8 && !is_utf8(p, size)) return fail(p, kUtf8, &op);
+    unrepresentable(column, row);
     return next;
 }
 
