@@ -87,6 +87,23 @@ int64_t parse_digits(const std::array<uint8_t, 256>& values, const uint8_t* text
     return out - to;
 }
 
+// Digits without padding, a multiple of four.
+bool parse_whole_base64(const uint8_t* text, size_t size, uint8_t* to) {
+    uint32_t seen = 0;
+    for (size_t at = 0; at < size; at += 4) {
+        const uint32_t a = kBase64Values[text[at]];
+        const uint32_t b = kBase64Values[text[at + 1]];
+        const uint32_t c = kBase64Values[text[at + 2]];
+        const uint32_t d = kBase64Values[text[at + 3]];
+        seen |= a | b | c | d;
+        const uint32_t word = a << 18 | b << 12 | c << 6 | d;
+        *to++ = static_cast<uint8_t>(word >> 16);
+        *to++ = static_cast<uint8_t>(word >> 8);
+        *to++ = static_cast<uint8_t>(word);
+    }
+    return seen <= 0x3F;
+}
+
 template <int kBits>
 uint8_t* format_digits(std::string_view digits, const uint8_t* data, size_t size, uint8_t* to) {
     uint32_t window = 0;
@@ -133,27 +150,20 @@ void format_hex(const uint8_t* data, size_t size, uint8_t* to) {
 
 int64_t parse_base64(const uint8_t* text, size_t size, uint8_t* to) {
     if (size % 4 != 0) return -1;
-    size_t at = 0;
+    if (size == 0) return 0;
+    const size_t body = size - 4;  // of the last four some may be padding
 #if defined(__x86_64__)
-    if (kHasAvx2) at = parse_base64_avx2(text, size, to);
+    const bool good =
+        kHasAvx2 ? parse_base64_avx2(text, body, to) : parse_whole_base64(text, body, to);
+#else
+    const bool good = parse_whole_base64(text, body, to);
 #endif
-    uint8_t* out = to + at / 4 * 3;
-    for (; at + 4 < size; at += 4) {
-        const uint32_t a = kBase64Values[text[at]];
-        const uint32_t b = kBase64Values[text[at + 1]];
-        const uint32_t c = kBase64Values[text[at + 2]];
-        const uint32_t d = kBase64Values[text[at + 3]];
-        if ((a | b | c | d) > 0x3F) return -1;
-        const uint32_t word = a << 18 | b << 12 | c << 6 | d;
-        *out++ = static_cast<uint8_t>(word >> 16);
-        *out++ = static_cast<uint8_t>(word >> 8);
-        *out++ = static_cast<uint8_t>(word);
-    }
-    size_t left = size - at;
-    if (left == 0) return 0;
-    if (text[at + 3] == '=') left = text[at + 2] == '=' ? 2 : 3;
-    const int64_t last = parse_digits<6>(kBase64Values, text + at, left, out);
-    return last < 0 ? -1 : (out - to) + last;
+    if (!good) return -1;
+    text += body;
+    to += body / 4 * 3;
+    const size_t left = text[3] != '=' ? 4 : text[2] != '=' ? 3 : 2;
+    const int64_t last = parse_digits<6>(kBase64Values, text, left, to);
+    return last < 0 ? -1 : static_cast<int64_t>(body / 4 * 3) + last;
 }
 
 void format_base64(const uint8_t* data, size_t size, uint8_t* to) {
@@ -184,6 +194,20 @@ bool parse_decimal(const uint8_t* text, size_t size, int32_t precision, int32_t 
     const int64_t whole = length - (fraction > 0 ? fraction + 1 : 0);
     if (whole < 1 || (whole > 1 && *p == '0')) return false;
     if (fraction > 0 && p[whole] != '.') return false;
+    if (scale == 0 && length <= std::min(precision, kChunkDigits)) {
+        uint64_t value = 0;
+        uint32_t most = 0;
+        for (; p < end; ++p) {
+            const uint32_t digit = static_cast<uint8_t>(*p - '0');
+            most = std::max(most, digit);
+            value = value * 10 + digit;
+        }
+        if (most > 9 || (negative && value == 0)) return false;
+        const uint64_t low = negative ? 0 - value : value;
+        std::memset(to, negative ? 0xFF : 0, static_cast<size_t>(width));
+        std::memcpy(to, &low, sizeof low);
+        return true;
+    }
     int64_t zeros = scale < 0 ? -int64_t{scale} : 0;  // a negative scale: the last digits are zeros
     if (zeros >= whole && !(whole == 1 && *p == '0')) return false;
     if (whole == 1 && *p == '0') zeros = 0;

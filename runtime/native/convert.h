@@ -14,7 +14,9 @@ namespace cdp {
 bool parse_hex(const uint8_t* text, size_t size, uint8_t* to);
 void format_hex(const uint8_t* data, size_t size, uint8_t* to);
 
-// RFC 4648 section 4, padded. Returns the number of bytes, or -1. `to` takes size / 4 * 3 bytes.
+// RFC 4648 section 4, padded. Returns the number of bytes, or -1. `to` takes size / 4 * 3 bytes,
+// and `kParseSlack` more may be written.
+constexpr size_t kParseSlack = 32;
 int64_t parse_base64(const uint8_t* text, size_t size, uint8_t* to);
 void format_base64(const uint8_t* data, size_t size, uint8_t* to);
 inline size_t base64_size(size_t size) { return (size + 2) / 3 * 4; }

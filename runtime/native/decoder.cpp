@@ -597,7 +597,7 @@ const uint8_t* Decoder::text(FieldOp& op, Column& column, int64_t row, const uin
     } else {
         uint8_t* to = nullptr;
         if (fixed) {
-            scratch_.resize(size);
+            scratch_.resize(size + kParseSlack);
             to = reinterpret_cast<uint8_t*>(scratch_.data());
         } else {
             to = column.begin_text(row, size);

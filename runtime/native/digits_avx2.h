@@ -2,8 +2,10 @@
 // the rest.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -15,7 +17,7 @@ inline const bool kHasAvx2 = [] {
     return __builtin_cpu_supports("avx2") != 0;
 }();
 
-// Each `parse_` takes as many digits from the start of the text as it can, and says how many; it
+// `parse_hex_avx2` takes as many digits from the start of the text as it can, and says how many; it
 // stops in front of what is no digit. Each `format_` does the same with bytes. Nothing is written
 // behind what the whole makes.
 
@@ -40,11 +42,12 @@ inline const bool kHasAvx2 = [] {
     return at;
 }
 
+// 24 bytes of 32 digits; false where one is none. Writes 32.
+//
 // By the method of W. Mula and D. Lemire, "Faster Base64 Encoding and Decoding using AVX2
 // Instructions" (2018), section 4: the high and the low half of a character each say with which of
 // the other it is a digit, and the high one how far from its value.
-[[gnu::target("avx2")]] inline size_t parse_base64_avx2(const uint8_t* text, size_t size,
-                                                        uint8_t* to) {
+[[gnu::target("avx2")]] inline bool parse_32_of_base64(const uint8_t* text, uint8_t* to) {
     const __m256i of_low =
         _mm256_setr_epi8(0x15, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x13, 0x1A,
                          0x1B, 0x1B, 0x1B, 0x1A, 0x15, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11,
@@ -60,26 +63,39 @@ inline const bool kHasAvx2 = [] {
         _mm256_setr_epi8(2, 1, 0, 6, 5, 4, 10, 9, 8, 14, 13, 12, -1, -1, -1, -1,  //
                          2, 1, 0, 6, 5, 4, 10, 9, 8, 14, 13, 12, -1, -1, -1, -1);
     const __m256i slash = _mm256_set1_epi8('/');
-    // 24 bytes come of 32 digits, and 32 are written: the last 8 must be of digits to come.
-    constexpr size_t kBehind = 12;
-    size_t at = 0;
-    for (; size - at >= 32 + kBehind; at += 32) {
-        const __m256i chars = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(text + at));
-        const __m256i high = _mm256_and_si256(_mm256_srli_epi32(chars, 4), slash);
-        const __m256i low = _mm256_and_si256(chars, slash);
-        if (_mm256_testz_si256(_mm256_shuffle_epi8(of_low, low),
-                               _mm256_shuffle_epi8(of_high, high)) == 0) {
-            break;
-        }
-        const __m256i row = _mm256_add_epi8(_mm256_cmpeq_epi8(chars, slash), high);
-        const __m256i values = _mm256_add_epi8(chars, _mm256_shuffle_epi8(distance, row));
-        const __m256i pairs = _mm256_maddubs_epi16(values, _mm256_set1_epi32(0x01400140));
-        const __m256i words = _mm256_madd_epi16(pairs, _mm256_set1_epi32(0x00011000));
-        const __m256i bytes = _mm256_permutevar8x32_epi32(
-            _mm256_shuffle_epi8(words, in_order), _mm256_setr_epi32(0, 1, 2, 4, 5, 6, -1, -1));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + at / 4 * 3), bytes);
+    const __m256i chars = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(text));
+    const __m256i high = _mm256_and_si256(_mm256_srli_epi32(chars, 4), slash);
+    const __m256i low = _mm256_and_si256(chars, slash);
+    const bool good = _mm256_testz_si256(_mm256_shuffle_epi8(of_low, low),
+                                         _mm256_shuffle_epi8(of_high, high)) != 0;
+    const __m256i row = _mm256_add_epi8(_mm256_cmpeq_epi8(chars, slash), high);
+    const __m256i values = _mm256_add_epi8(chars, _mm256_shuffle_epi8(distance, row));
+    const __m256i pairs = _mm256_maddubs_epi16(values, _mm256_set1_epi32(0x01400140));
+    const __m256i words = _mm256_madd_epi16(pairs, _mm256_set1_epi32(0x00011000));
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(words, in_order),
+                                                      _mm256_setr_epi32(0, 1, 2, 4, 5, 6, -1, -1));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes);
+    return good;
+}
+
+// The bytes of digits without padding, a multiple of four; false where one is none. Writes up to 32
+// bytes more than there are.
+[[gnu::target("avx2")]] inline bool parse_base64_avx2(const uint8_t* text, size_t size,
+                                                      uint8_t* to) {
+    constexpr size_t kAtOnce = 32;
+    if (size < kAtOnce) {
+        alignas(kAtOnce) std::array<uint8_t, kAtOnce> padded;
+        padded.fill('A');
+        std::memcpy(padded.data(), text, size);
+        return parse_32_of_base64(padded.data(), to);
     }
-    return at;
+    bool good = true;
+    for (size_t at = 0; at + kAtOnce < size; at += kAtOnce) {
+        good &= parse_32_of_base64(text + at, to + at / 4 * 3);
+    }
+    // The last ones overlap those before.
+    const size_t last = size - kAtOnce;
+    return parse_32_of_base64(text + last, to + last / 4 * 3) && good;
 }
 
 [[gnu::target("avx2")]] inline size_t format_hex_avx2(const uint8_t* data, size_t size,
@@ -101,8 +117,9 @@ inline const bool kHasAvx2 = [] {
     return at;
 }
 
-// By section 3 of the same: three bytes are spread over four, of which a multiplication each moves
-// two groups of six bits to their places; the group that a digit belongs to says how far it is.
+// By section 3 of the paper named above: three bytes are spread over four, of which a
+// multiplication each moves two groups of six bits to their places; the group that a digit belongs
+// to says how far it is.
 [[gnu::target("avx2")]] inline size_t format_base64_avx2(const uint8_t* data, size_t size,
                                                          uint8_t* to) {
     const __m256i spread = _mm256_setr_epi8(1, 0, 2, 1, 4, 3, 5, 4, 7, 6, 8, 7, 10, 9, 11, 10,  //
