@@ -5,7 +5,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -17,6 +16,10 @@ inline const bool kHasAvx2 = [] {
     return __builtin_cpu_supports("avx2") != 0;
 }();
 
+[[gnu::target("avx2")]] inline __m256i load_32(const uint8_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
 // `parse_hex_avx2` takes as many digits from the start of the text as it can, and says how many; it
 // stops in front of what is no digit. Each `format_` does the same with bytes. Nothing is written
 // behind what the whole makes.
@@ -25,7 +28,7 @@ inline const bool kHasAvx2 = [] {
                                                      uint8_t* to) {
     size_t at = 0;
     for (; size - at >= 32; at += 32) {
-        const __m256i chars = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(text + at));
+        const __m256i chars = load_32(text + at);
         const __m256i digit = _mm256_sub_epi8(chars, _mm256_set1_epi8('0'));
         const __m256i letter = _mm256_sub_epi8(chars, _mm256_set1_epi8('a'));
         const __m256i is_digit =
@@ -47,7 +50,7 @@ inline const bool kHasAvx2 = [] {
 // By the method of W. Mula and D. Lemire, "Faster Base64 Encoding and Decoding using AVX2
 // Instructions" (2018), section 4: the high and the low half of a character each say with which of
 // the other it is a digit, and the high one how far from its value.
-[[gnu::target("avx2")]] inline bool parse_32_of_base64(const uint8_t* text, uint8_t* to) {
+[[gnu::target("avx2")]] inline bool parse_32_of_base64(__m256i chars, uint8_t* to) {
     const __m256i of_low =
         _mm256_setr_epi8(0x15, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x13, 0x1A,
                          0x1B, 0x1B, 0x1B, 0x1A, 0x15, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11,
@@ -63,7 +66,6 @@ inline const bool kHasAvx2 = [] {
         _mm256_setr_epi8(2, 1, 0, 6, 5, 4, 10, 9, 8, 14, 13, 12, -1, -1, -1, -1,  //
                          2, 1, 0, 6, 5, 4, 10, 9, 8, 14, 13, 12, -1, -1, -1, -1);
     const __m256i slash = _mm256_set1_epi8('/');
-    const __m256i chars = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(text));
     const __m256i high = _mm256_and_si256(_mm256_srli_epi32(chars, 4), slash);
     const __m256i low = _mm256_and_si256(chars, slash);
     const bool good = _mm256_testz_si256(_mm256_shuffle_epi8(of_low, low),
@@ -84,18 +86,20 @@ inline const bool kHasAvx2 = [] {
                                                       uint8_t* to) {
     constexpr size_t kAtOnce = 32;
     if (size < kAtOnce) {
-        alignas(kAtOnce) std::array<uint8_t, kAtOnce> padded;
-        padded.fill('A');
-        std::memcpy(padded.data(), text, size);
-        return parse_32_of_base64(padded.data(), to);
+        // None behind the end is read: they count as 'A'.
+        static constexpr std::array<int32_t, 16> kMasks{-1, -1, -1, -1, -1, -1, -1, -1};
+        const __m256i mask = _mm256_loadu_si256(
+            reinterpret_cast<const __m256i*>(kMasks.data() + kMasks.size() / 2 - size / 4));
+        const __m256i few = _mm256_maskload_epi32(reinterpret_cast<const int*>(text), mask);
+        return parse_32_of_base64(_mm256_blendv_epi8(_mm256_set1_epi8('A'), few, mask), to);
     }
     bool good = true;
     for (size_t at = 0; at + kAtOnce < size; at += kAtOnce) {
-        good &= parse_32_of_base64(text + at, to + at / 4 * 3);
+        good &= parse_32_of_base64(load_32(text + at), to + at / 4 * 3);
     }
     // The last ones overlap those before.
     const size_t last = size - kAtOnce;
-    return parse_32_of_base64(text + last, to + last / 4 * 3) && good;
+    return parse_32_of_base64(load_32(text + last), to + last / 4 * 3) && good;
 }
 
 [[gnu::target("avx2")]] inline size_t format_hex_avx2(const uint8_t* data, size_t size,
