@@ -37,6 +37,11 @@ T number_at(const uint8_t* values, int64_t row) {
     return *at;
 }
 
+// What stands before a text in such a column.
+void fetch_before(const uint8_t* text, size_t size) {
+    for (size_t at = 0; at < size; at += kLine) fetch_for_read(text + at, -kAheadOfTexts);
+}
+
 uint64_t bit_at(const uint8_t* bits, int64_t at) { return (bits[at >> 3] >> (at & 7)) & 1u; }
 
 // Division by each of the four units, which the compiler knows how to do without dividing.
@@ -202,13 +207,20 @@ void Encoder::run(ArrowArray& out) {
 std::string_view Encoder::text_at(const Step& step, int64_t row) const {
     const View& of = step.view;
     const Column& column = *step.field->value;
-    const auto* bytes = reinterpret_cast<const char*>(of.values);
+    const uint8_t* bytes = of.values;
+    size_t size = 0;
     if (column.layout == Layout::Fixed) {
-        const auto width = static_cast<size_t>(column.width);
-        return {bytes + static_cast<size_t>(row) * width, width};
+        size = static_cast<size_t>(column.width);
+        bytes += static_cast<size_t>(row) * size;
+    } else {
+        const auto* offsets = static_cast<const uint8_t*>(of.offsets);
+        const int64_t begin =
+            of.wide ? number_at<int64_t>(offsets, row) : number_at<int32_t>(offsets, row);
+        bytes += begin;
+        size = static_cast<size_t>(of.offset_at(row + 1) - begin);
     }
-    const int64_t begin = of.offset_at(row);
-    return {bytes + begin, static_cast<size_t>(of.offset_at(row + 1) - begin)};
+    fetch_before(bytes, size);
+    return {reinterpret_cast<const char*>(bytes), size};
 }
 
 void Encoder::message(const std::vector<Step>& steps, int64_t row) {
@@ -285,7 +297,7 @@ void Encoder::packed(const Step& step, int64_t begin, int64_t end) {
             });
             break;
         case Op::UnixTime:
-            for (int64_t item = end; item-- > begin;) unix_time(step, item);
+            for (int64_t item = end; item-- > begin;) unix_time(step, wide[item]);
             break;
         default:
             each([this, &step](int64_t item) { return enum_number(step, item); });
@@ -335,21 +347,25 @@ void Encoder::value(const Step& step, int64_t row) {
         case Op::Bool:
             bits = bit_at(values, row + step.view.offset);
             break;
-        case Op::UnixTime:
-            if (step.skip_zero && number_at<int64_t>(values, row) == 0) return;
-            unix_time(step, row);
+        case Op::UnixTime: {
+            const int64_t ticks = number_at<int64_t>(values, row);
+            if (step.skip_zero && ticks == 0) return;
+            unix_time(step, ticks);
             return tag(step);
+        }
         case Op::EnumNumber:
         case Op::EnumIndex:
         case Op::EnumText:
             bits = enum_number(step, row);
             break;
         case Op::Utf8:
-        case Op::Bytes: {
+        case Op::Bytes: {  // as `text_at` reads them, without asking how they are laid out
             const auto* offsets = static_cast<const int32_t*>(step.view.offsets);
+            const uint8_t* bytes = values + offsets[row];
+            const auto size = static_cast<size_t>(offsets[row + 1] - offsets[row]);
             fetch_for_read(offsets + row, -kAhead);
-            return text(step, values + offsets[row],
-                        static_cast<size_t>(offsets[row + 1] - offsets[row]));
+            fetch_before(bytes, size);
+            return text(step, bytes, size);
         }
         case Op::LossyUtf8:
         case Op::LargeUtf8:
@@ -397,7 +413,6 @@ void Encoder::sub_message(const Step& step, int64_t row) {
 
 void Encoder::text(const Step& step, const uint8_t* bytes, size_t size) {
     if (step.skip_zero && size == 0) return;
-    for (size_t at = 0; at < size; at += kLine) fetch_for_read(bytes + at, -kAheadOfTexts);
     out_.bytes(bytes, size);
     out_.varint(size);
     tag(step);
@@ -434,8 +449,7 @@ uint32_t Encoder::float_at(const Step& step, int64_t row) {
     return narrow;
 }
 
-void Encoder::unix_time(const Step& step, int64_t row) {
-    const int64_t value = number_at<int64_t>(step.view.values, row);
+void Encoder::unix_time(const Step& step, int64_t value) {
     const Scalar scalar = step.field->scalar;
     const bool narrow =
         scalar == Scalar::Int32 || scalar == Scalar::Sint32 || scalar == Scalar::Sfixed32;

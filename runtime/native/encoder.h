@@ -82,7 +82,7 @@ class Encoder {
     void sub_message(const Step& step, int64_t row);
     void text(const Step& step, const uint8_t* bytes, size_t size);
     void converted_text(const Step& step, int64_t row);
-    void unix_time(const Step& step, int64_t row);
+    void unix_time(const Step& step, int64_t value);
     uint32_t float_at(const Step& step, int64_t row);
     void well_known(const Step& step, int64_t row);
     void small_integers(std::initializer_list<int64_t> values);

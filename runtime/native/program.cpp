@@ -542,8 +542,8 @@ void Message::index() {
         if (field->required) field->extras |= FieldOp::kSeen;
         if (field->op == Op::Message || field->op == Op::Map) {
             field->extras |= FieldOp::kNests;
-            if (!field->message->closing.empty()) field->extras |= FieldOp::kAttends;
-            if (field->op == Op::Map) field->extras |= FieldOp::kAttends;
+            const bool attends = field->op == Op::Map || !field->message->closing.empty();
+            if (attends) field->extras |= FieldOp::kAttends;
         }
         const bool named = field->op == Op::EnumText && field->implicit && !field->repeated;
         if (field->op == Op::Map || field->required || named) closing.push_back(field.get());

@@ -42,6 +42,10 @@ class Bytes {
         std::memcpy(room(sizeof value), &value, sizeof value);
         size_ += sizeof value;
     }
+    void push_varint(uint64_t value) {
+        for (; value >= 0x80; value >>= 7) push(static_cast<uint8_t>(value | 0x80));
+        push(static_cast<uint8_t>(value));
+    }
     void clear() { size_ = 0; }
     void drop() {
         memory_.drop();

@@ -676,14 +676,10 @@ bool ColumnChunk::append_of_one_length(Bytes& out) const {
     for (const uint8_t* at = plain_.data(); at < end; at += step) {
         if (load<uint32_t>(at) != length) return false;
     }
-    const auto varint = [&](uint64_t value) {
-        for (; value >= 0x80; value >>= 7) out.push(static_cast<uint8_t>(value | 0x80));
-        out.push(static_cast<uint8_t>(value));
-    };
-    varint(kBlock);
-    varint(kMiniblocks);
-    varint(static_cast<uint64_t>(values_));
-    varint(zigzag64(length));
+    out.push_varint(kBlock);
+    out.push_varint(kMiniblocks);
+    out.push_varint(static_cast<uint64_t>(values_));
+    out.push_varint(zigzag64(length));
     // Of each block the smallest difference, and how many bits those of its miniblocks have more.
     for (int64_t at = 1; at < values_; at += kBlock) {
         out.push(uint8_t{0});

@@ -6,11 +6,6 @@ namespace {
 
 constexpr size_t kGroup = 8;
 
-void append_varint(uint64_t value, Bytes& out) {
-    for (; value >= 0x80; value >>= 7) out.push(static_cast<uint8_t>(value | 0x80));
-    out.push(static_cast<uint8_t>(value));
-}
-
 // Whether a run begins that is worth one of its own.
 template <typename T>
 bool is_run(const T* values, size_t size) {
@@ -24,7 +19,7 @@ bool is_run(const T* values, size_t size) {
 template <typename T>
 void append_packed(const T* values, size_t size, int width, Bytes& out) {
     const size_t groups = (size + kGroup - 1) / kGroup;
-    append_varint(groups << 1 | 1, out);
+    out.push_varint(groups << 1 | 1);
     const size_t bytes = groups * static_cast<size_t>(width);
     uint8_t* to = out.room(bytes + 8);  // a word is written where a byte is meant
     uint64_t held = 0;
@@ -55,7 +50,7 @@ void append(std::span<const T> values, int width, Bytes& out) {
         if (is_run(p + at, size - at)) {
             end += kGroup;
             while (end < size && p[end] == p[at]) ++end;
-            append_varint((end - at) << 1, out);
+            out.push_varint((end - at) << 1);
             const uint64_t value = p[at];
             out.append(&value, static_cast<size_t>(width + 7) / 8);
         } else {

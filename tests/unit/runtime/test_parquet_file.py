@@ -110,6 +110,14 @@ def assert_same(found: pa.Table, wanted: pa.Table) -> None:
         assert ours.equals(theirs.cast(ours.type)), name
 
 
+def assert_every_reader_reads(path: Path, wanted: pa.Table) -> None:
+    assert pq.read_table(path, page_checksum_verification=True).equals(wanted)
+    assert pl.read_parquet(path).to_dict(as_series=False) == wanted.to_pydict()
+    with duckdb.connect() as connection:
+        found = connection.execute(f"select * from '{path}'").fetchall()
+    assert found == [tuple(row.values()) for row in wanted.to_pylist()]
+
+
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):
         return column.cast(column.type.value_type)
@@ -382,12 +390,7 @@ class TestDictionaries:
             table = pa.table({"text": [f"a text, number {n}" for n in numbers]}, schema)
             path = tmp_path / f"{wanted}.parquet"
             path.write_bytes(written([table]))
-            texts = table["text"].to_pylist()
-            assert pq.read_table(path)["text"].to_pylist() == texts
-            assert pl.read_parquet(path)["text"].to_list() == texts
-            with duckdb.connect() as connection:
-                rows = connection.execute(f"select text from '{path}'").fetchall()
-            assert [text for (text,) in rows] == texts
+            assert_every_reader_reads(path, table)
             assert first_page(path)[0] == wanted
 
     def test_values_that_no_longer_repeat_get_another_look(self) -> None:
@@ -457,11 +460,7 @@ class TestTextsOfOneLength:
         if size > 1:
             for used in encodings(path.read_bytes()).values():
                 assert used == {"DELTA_LENGTH_BYTE_ARRAY", "RLE"}
-        assert pq.read_table(path, page_checksum_verification=True).equals(table)
-        assert pl.read_parquet(path).to_dict(as_series=False) == table.to_pydict()
-        with duckdb.connect() as connection:
-            found = connection.execute(f"select * from '{path}'").fetchall()
-        assert found == [tuple(row.values()) for row in table.to_pylist()]
+        assert_every_reader_reads(path, table)
 
     def test_pages_with_other_lengths_stand_beside_them(self, tmp_path: Path) -> None:
         alike = [RANDOM.randbytes(16).hex() for _ in range(70_000)]
@@ -470,11 +469,7 @@ class TestTextsOfOneLength:
         path = tmp_path / "texts.parquet"
         path.write_bytes(written([table]))
         assert encodings(path.read_bytes())["text"] == {"PLAIN", "DELTA_LENGTH_BYTE_ARRAY", "RLE"}
-        assert pq.read_table(path)["text"].to_pylist() == texts
-        assert pl.read_parquet(path)["text"].to_list() == texts
-        with duckdb.connect() as connection:
-            rows = connection.execute(f"select text from '{path}'").fetchall()
-        assert [text for (text,) in rows] == texts
+        assert_every_reader_reads(path, table)
 
     def test_texts_that_begin_and_end_as_if_alike_are_not(self) -> None:
         # as many bytes together as if all had the length of the first
