@@ -38,8 +38,12 @@ class Heap {
     uint8_t* take(size_t size) {
         size = place_of(size);
         std::lock_guard lock(mutex_);
-        auto found = free_.begin();
-        while (found != free_.end() && found->second < size) ++found;
+        // The smallest that has room: the first one would leave more huge pages half used.
+        auto found = free_.end();
+        for (auto one = free_.begin(); one != free_.end(); ++one) {
+            if (one->second < size) continue;
+            if (found == free_.end() || one->second < found->second) found = one;
+        }
         if (found == free_.end()) found = add_span(size);
         const auto [place, free] = *found;
         free_.erase(found);

@@ -64,7 +64,7 @@ def read_delimited(
 
 def _read_behind(tail: bytes, reader: Reader, wanted: int) -> tuple[pa.Buffer, int]:
     """A block that begins with the tail of the one before, and how many bytes are new."""
-    block = pa.py_buffer(Block(len(tail) + max(BLOCK, wanted)))
+    block = pa.py_buffer(Block(max(BLOCK, len(tail) + max(BLOCK // 2, wanted))))
     end = len(tail)
     with memoryview(block).cast("B") as view:
         view[:end] = tail
