@@ -149,7 +149,9 @@ def archive(
         ),
     ] = None,
     to: Annotated[str | None, typer.Option(help="URL or path of the archive.")] = None,
-    generated: Annotated[str, typer.Option(help="Folder that `cdpgen build` wrote.")] = "generated",
+    generated: Annotated[
+        str | None, typer.Option(help="Folder that `cdpgen build` wrote; else `generated`.")
+    ] = None,
     format: Annotated[
         str | None, typer.Option(help="delimited or ndjson; else by the file's extension.")
     ] = None,

@@ -46,6 +46,7 @@ class ParquetLayout:
         threads: int,
         ahead: int,
     ) -> None: ...
+    def end(self) -> None: ...
 
 class ParquetFile:
     is_settled: bool

@@ -34,9 +34,12 @@ from .sources.identity import names_of
 from .storage import StorageError
 from .writer import TableWriter, WriterFailed
 
-__all__ = ["Archived", "archive_table", "load_tables", "run"]
+__all__ = ["Archived", "archive_table", "load_tables", "message_type_of", "run"]
 
 _MB: Final = 1 << 20
+
+_GRACE_SECONDS: Final = 2.0
+"""How long a run that was stopped has to end once its writer has."""
 
 
 class Archived(NamedTuple):
@@ -64,19 +67,19 @@ def run(
     table: str | None = None,
     source: Sequence[str] = (),
     to: str | None = None,
-    generated: str = "generated",
+    generated: str | None = None,
     format: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> int:
     """Archives what a pipeline file or the flags say, a line on standard output for each table.
 
     Args:
-        pipeline: the path of a PIPELINE.yaml; of the rest only `to` and `options` then count, over what
-            the file says.
+        pipeline: the path of a PIPELINE.yaml; of the rest only `to` and `options` go with it, and count
+            over what the file says.
         table: the full name of the table (`stellar.v1.ContractData`).
         source: files, globs or URLs to read; `-` is standard input.
         to: the URL of the archive.
-        generated: the folder that `cdpgen build` wrote.
+        generated: the folder that `cdpgen build` wrote; `generated` when left out.
         format: `delimited` or `ndjson`; by the extensions of the sources when left out.
         options: options of the writer, also as text (`{"max_file_size_mb": "256"}`); one of the store
             has its place in the name (`storage_options.endpoint_url`).
@@ -87,10 +90,22 @@ def run(
     """
     try:
         if pipeline is not None:
+            beside = {
+                "--table": table,
+                "--from": source,
+                "--generated": generated,
+                "--format": format,
+            }
+            said = [flag for flag, value in beside.items() if value]
+            if said:
+                raise ConfigError(
+                    f"{', '.join(said)}: does not go with a pipeline file; say it in {pipeline}"
+                )
             config, base = load_pipeline(pipeline), Path(pipeline).parent
         else:
             stored = to or (options or {}).get("storage_type")
-            config, base = _from_flags(table, source, stored, generated, format), Path()
+            config = _from_flags(table, source, stored, generated or "generated", format)
+            base = Path()
         jobs = _jobs(config, base, nested(options or {}), to)
     except (ConfigError, StorageError) as error:
         print(error, file=sys.stderr)
@@ -134,6 +149,7 @@ def archive_table(job: _Job, stop: _Stop) -> Archived:
             log.info("published", table=file.table, file=file.url, rows=file.rows, bytes=file.size)
 
     began = time.monotonic()
+    stop.limit(config.shutdown_seconds, None)
     with (
         job.writer(job.url, on_published=published, **job.options) as writer,
         _progress(writer.table, writer.metrics, began),
@@ -182,17 +198,34 @@ def load_tables(generated: str | os.PathLike[str]) -> dict[str, type[TableWriter
             f"{generated}: is no folder of generated writers; make it with: "
             f"cdpgen build SCHEMAS --out {generated}"
         )
-    try:
+    with _importing(generated):
         package = _import_folder(folder)
         registry: Mapping[str, tuple[str, str]] = package.TABLES
         return {
             table: getattr(importlib.import_module(module, package.__name__), name)
             for table, (module, name) in registry.items()
         }
-    except (ImportError, AttributeError, SyntaxError, TypeError) as error:
+
+
+def message_type_of(writer: type[TableWriter[Any]], generated: str | os.PathLike[str]) -> type[Any]:
+    """The class of a table's messages, which is in a module of its own.
+
+    Raises:
+        ConfigError: that module cannot be imported.
+    """
+    with _importing(generated):
+        found: type[Any] = writer.message_type()
+        return found
+
+
+@contextlib.contextmanager
+def _importing(generated: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a module raises that somebody has changed
         raise ConfigError(
-            f"{generated}: cannot be imported ({error}); make it anew with: "
-            f"cdpgen build SCHEMAS --out {generated}"
+            f"{os.fspath(generated)}: cannot be imported ({error}); make it anew with: "
+            f"cdpgen build SCHEMAS --out {os.fspath(generated)}"
         ) from error
 
 
@@ -245,7 +278,8 @@ def _jobs(
     Options count from the file's over the table's to those given; a destination that comes later replaces
     one before whole.
     """
-    writers = load_tables(_below(base, config.generated))
+    generated = _below(base, config.generated)
+    writers = load_tables(generated)
     jobs = []
     for name, table in config.tables.items():
         if name not in writers:
@@ -261,6 +295,7 @@ def _jobs(
         if to is not None:
             own, url = {**_without_storage(own), **_storage_of(options, to)}, to
         check(WriterConfig, own).destination(url)
+        message_type_of(writers[name], generated)  # the footers need it, too
         jobs.append(_Job(writers[name], inputs_of(_sources_below(base, table)), own, url))
     if sum(one.path == "-" for job in jobs for one in job.inputs) > 1:
         raise ConfigError("standard input (-) can be read once only")
@@ -280,8 +315,12 @@ def _storage_of(options: Mapping[str, Any], to: str) -> dict[str, Any]:
 
 def _local_below(base: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a pipeline file as seen from here."""
-    path = options.get("local_path")
-    return {**options, "local_path": _below(base, path)} if isinstance(path, str) else {**options}
+    paths = {
+        key: _below(base, path)
+        for key in ("local_path", "journal")
+        if isinstance(path := options.get(key), str)
+    }
+    return {**options, **paths}
 
 
 def _sources_below(base: Path, table: TableConfig) -> list[Any]:
@@ -307,12 +346,13 @@ class _Stop:
         self._seconds = 0.0
         self._writer: TableWriter[Any] | None = None
         self._timer: threading.Timer | None = None
+        self._ended = threading.Event()
 
     def fileno(self) -> int:
         return self._read
 
-    def limit(self, seconds: float, writer: TableWriter[Any]) -> None:
-        """What a stop gives the writer at work to publish what was read."""
+    def limit(self, seconds: float, writer: TableWriter[Any] | None) -> None:
+        """What a stop gives the writer at work to publish what was read; None while there is none yet."""
         self._seconds, self._writer = seconds, writer
 
     def __enter__(self) -> _Stop:
@@ -321,6 +361,7 @@ class _Stop:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ended.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._timer is not None:
@@ -343,6 +384,12 @@ class _Stop:
         if self._writer is not None:
             with contextlib.suppress(WriterFailed):  # which the writer's own thread will see
                 self._writer.close(0)
+        if self._ended.wait(_GRACE_SECONDS):
+            return
+        # who still waits, for an input or for what a journal held to be published, would wait on for ever;
+        # nothing is lost that was not lost if this process were killed
+        print("stopped: it took longer than shutdown_seconds", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 @contextlib.contextmanager

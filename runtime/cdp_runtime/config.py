@@ -23,9 +23,20 @@ from typing import (
     Self,
     TypedDict,
     TypeVar,
+    get_args,
 )
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     import yaml
@@ -134,6 +145,17 @@ def _upper(value: object) -> object:
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_other_kind(cls, value: object, info: ValidationInfo) -> object:
+        """Refuses what pydantic would take for a number or path, and nobody means."""
+        name = info.field_name or ""
+        if isinstance(value, bool) and _is_number(cls.model_fields[name].annotation):
+            raise PydanticCustomError("kind", "a number")
+        if isinstance(value, str) and "\0" in value:
+            raise PydanticCustomError("kind", "without zero bytes")
+        return value
 
 
 class WriterConfig(_Model):
@@ -257,6 +279,8 @@ class WriterConfig(_Model):
                     f"given as {os.fspath(url)}"
                 )
             found = os.fspath(url)
+            if not found:
+                raise ConfigError("destination: '' is not allowed: give a path or URL (. for here)")
         elif self.storage_type is None:
             raise ConfigError(
                 "destination: is missing: give a path or URL, or storage_type (FS, GCS or S3) with "
@@ -378,6 +402,9 @@ def load_pipeline(path: str | Path, environment: Mapping[str, str] = os.environ)
         text = Path(path).read_text(encoding="utf-8")
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
+        twice = list(_twice(node))
+        if twice:
+            raise ConfigError("\n".join(f"{path}:{line}: {text}" for line, text in twice))
         mistakes = list(_substitute(node, environment))
         values = None if node is None else loader.construct_document(node)
     except OSError as error:
@@ -389,6 +416,12 @@ def load_pipeline(path: str | Path, environment: Mapping[str, str] = os.environ)
         raise ConfigError(f"{path}:{line}: {error.problem or 'not YAML'}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
+    except ValueError as error:  # of a date that is none, or of a tag that a value does not fit
+        raise ConfigError(f"{path}: not YAML: {error}; put text in quotes") from None
+    except RecursionError:
+        raise ConfigError(
+            f"{path}: is nested too deep, or an alias in it is within itself"
+        ) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values (destination, tables, ...)")
     if not mistakes:
@@ -412,6 +445,10 @@ class _Mistake(NamedTuple):
 
 def _each(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _is_number(kind: Any) -> bool:
+    return kind in (int, float) or any(map(_is_number, get_args(kind)))
 
 
 def _refused(key: str, value: object, why: str) -> ValueError:
@@ -465,23 +502,47 @@ def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> Iterabl
     return nested.model_fields
 
 
+def _twice(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
+    """The keys that stand twice in one place, of which YAML would drop all but the last."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        known: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            before = known.setdefault(str(key.value), line)
+            if before != line:
+                yield line, f"{key.value}: stands here twice, in line {before} too"
+            yield from _twice(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _twice(item)
+
+
 _VARIABLE: Final = re.compile(
     r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{"
 )
 
 
 def _substitute(
-    node: yaml.Node | None, environment: Mapping[str, str], location: tuple[int | str, ...] = ()
+    node: yaml.Node | None,
+    environment: Mapping[str, str],
+    location: tuple[int | str, ...] = (),
+    seen: set[int] | None = None,
 ) -> Iterator[_Mistake]:
     """Puts the environment's values into the values of a document; gives what cannot be put."""
     import yaml
 
+    seen = set() if seen is None else seen
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            yield from _substitute(value, environment, (*location, str(key.value)))
+            yield from _substitute(value, environment, (*location, str(key.value)), seen)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _substitute(item, environment, (*location, index))
+            yield from _substitute(item, environment, (*location, index), seen)
     elif isinstance(node, yaml.ScalarNode) and "${" in node.value:
         found: list[str] = []
 
@@ -496,6 +557,8 @@ def _substitute(
                 return ""
             value = environment.get(name)
             if default is not None:
+                if "${" in default:
+                    found.append("a default is plain text: ${ has no meaning in it")
                 return value or default
             if value is None:
                 found.append(
@@ -532,7 +595,10 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in options.items():
         outer, dot, inner = key.partition(".")
         if dot:
-            found[outer] = {**found.get(outer, {}), inner: value}
+            before = found.get(outer, {})
+            if not isinstance(before, Mapping):
+                raise ConfigError(f"{key}: does not go with {outer}: {before}")
+            found[outer] = {**before, inner: value}
         else:
             found[key] = value
     return found

@@ -30,6 +30,7 @@ from pyarrow.fs import LocalFileSystem
 from .archive import load_tables
 from .config import ConfigError
 from .partition import Column, Day, Hour, Partition, Range
+from .provenance import other_lock
 from .router import NULL
 from .storage import Storage, open_storage
 from .versions import Evolution, field_id, is_nested, with_retired, without_columns
@@ -440,6 +441,9 @@ class _File:
         self.shown: Final = files.storage.describe(path)
         self.parquet: Final = open_parquet(files.storage, path)
         told = self.parquet.metadata.metadata or {}
+        clash = other_lock(told, files.writer)
+        if clash:
+            raise ArchiveError(f"{self.shown}: {clash}")
         self._evolution = Evolution(
             files.converter,
             files.columns,

@@ -64,7 +64,7 @@ def to_batch(letters: Sequence[DeadLetter]) -> pa.RecordBatch:
     return pa.record_batch(
         [
             pa.array([letter.payload for letter in letters], pa.binary()),
-            pa.array([letter.reason for letter in letters], pa.utf8()),
+            pa.array([_text(letter.reason) for letter in letters], pa.utf8()),
             pa.array([letter.source or None for letter in letters], pa.utf8()),
             pa.array([letter.position for letter in letters], pa.int64()),
             pa.array([letter.offset for letter in letters], pa.int64()),
@@ -73,3 +73,8 @@ def to_batch(letters: Sequence[DeadLetter]) -> pa.RecordBatch:
         ],
         schema=DEAD_LETTER_SCHEMA,
     )
+
+
+def _text(said: str) -> str:
+    """What an error says, also where it quotes half of a surrogate pair, which is no text in a file."""
+    return said if said.isascii() else said.encode(errors="backslashreplace").decode()

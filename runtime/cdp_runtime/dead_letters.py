@@ -54,13 +54,28 @@ class Retried(NamedTuple):
 
 
 def letter_files(storage: Storage, table: str | None = None) -> list[LetterFile]:
-    """The files of dead letters in an archive, of one table or of all."""
+    """The files of dead letters in an archive, of one table or of all.
+
+    Raises:
+        StorageError: the archive has no files at all, or none of that table: most likely it is another one.
+    """
     found = []
+    tables = set()
     for file in storage.files():
         folder, _, rest = file.path.partition("/")
         name, _, inside = rest.partition("/")
-        if folder in (FOLDER, RETRY_FOLDER) and inside and table in (None, name):
-            found.append(LetterFile(name, file.path, folder == RETRY_FOLDER))
+        if folder in (FOLDER, RETRY_FOLDER) and inside:
+            tables.add(name)
+            if table in (None, name):
+                found.append(LetterFile(name, file.path, folder == RETRY_FOLDER))
+        else:
+            tables.add(folder)
+    if not tables:
+        raise StorageError(f"{storage.url}: there are no Parquet files")
+    if table is not None and table not in tables:
+        raise StorageError(
+            f"{storage.url}: there are no files of {table}; it has {', '.join(sorted(tables))}"
+        )
     return found
 
 
@@ -100,6 +115,8 @@ def retry(
     writers: Mapping[str, type[TableWriter[Any]]],
     table: str | None = None,
     options: Mapping[str, Any] | None = None,
+    *,
+    generated: str = "generated",
 ) -> dict[str, Retried]:
     """Tries the dead letters of an archive again.
 
@@ -108,15 +125,18 @@ def retry(
         writers: today's, by the name of their table; the letters of other tables stay as they are.
         table: only the letters of this table.
         options: of the writers.
+        generated: the folder that they are from, for what is said of it.
 
     Returns:
         What came of them, by table.
 
     Raises:
-        ConfigError: an option is wrong.
-        StorageError: a file cannot be read, or another retry is at work on the archive.
+        ConfigError: an option is wrong, or the class of the messages cannot be imported.
+        StorageError: a file cannot be read, there are none, or another retry is at work on the archive.
         WriterFailed: something could not be written; the letters are safe, and another retry goes on.
     """
+    from .archive import message_type_of
+
     config = check(WriterConfig, options or {})
     storage: Storage = open_storage(url, None, config.storage_options)
     if config.dry_run:
@@ -125,7 +145,10 @@ def retry(
     with storage.lock("dead-letters-retry") as still:
         files = letter_files(storage, table)
         for name, writer in writers.items():
-            for file in (one for one in files if one.table == name):
+            own = [one for one in files if one.table == name]
+            if own:
+                message_type_of(writer, generated)
+            for file in own:
                 came = _retry_file(storage, url, writer, file, config, still)
                 rows, letters = done.get(name, Retried(0, 0))
                 done[name] = Retried(rows + came.rows, letters + came.letters)
@@ -158,7 +181,13 @@ def run(
         if action == "retry":
             from .archive import load_tables
 
-            _print_retried(retry(url, load_tables(generated), table, nested(options or {})))
+            writers = load_tables(generated)
+            if table is not None and table not in writers:
+                raise ConfigError(
+                    f"{table}: no such table in {generated}; it has {', '.join(sorted(writers))}"
+                )
+            own = nested(options or {})
+            _print_retried(retry(url, writers, table, own, generated=generated))
         else:
             found, storage_options = destination_of(url, options or {})
             storage = open_storage(found, storage_options=storage_options)
@@ -170,6 +199,8 @@ def run(
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return 1  # who reads has seen enough
     except (OSError, WriterFailed) as error:
         print(error, file=sys.stderr)
         return 1

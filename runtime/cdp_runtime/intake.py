@@ -136,6 +136,7 @@ class Intake:
 
     def put_one(self, payload: bytes, source: str, position: int | None) -> None:
         """Adds a message to the chunk at the end, if that is of its source."""
+        _check_place(source, position)
         with self._lock:
             self._wait_for_room(1, len(payload))
             last = self._new[-1] if self._new else None
@@ -145,6 +146,7 @@ class Intake:
                 and type(last.payloads) is list
                 and type(last.positions) is (list if position is not None else type(None))
                 and len(last.payloads) < self._batch_rows
+                and last.size + len(payload) <= self._batch_bytes
             ):
                 last.payloads.append(payload)
                 last.size += len(payload)
@@ -167,6 +169,10 @@ class Intake:
                 raise ValueError(f"{len(payloads)} messages have {len(positions)} positions")
             if not isinstance(positions, (range, pa.Int64Array)):
                 positions = pa.array(positions, pa.int64())
+        for place in (
+            (positions[0], positions[-1]) if isinstance(positions, range) and positions else (None,)
+        ):
+            _check_place(source, place)
         for chunk in self._pieces(Chunk(payloads, source, positions, size_of(payloads))):
             with self._lock:
                 self._wait_for_room(len(chunk.payloads), chunk.size)
@@ -175,6 +181,7 @@ class Intake:
 
     def put_letter(self, letter: DeadLetter) -> None:
         """Adds bytes that need no decoding."""
+        _check_place(letter.source, letter.position)
         item = Letter(letter)
         with self._lock:
             self._wait_for_room(1, item.size)
@@ -199,6 +206,13 @@ class Intake:
         with self._lock:
             self._failure = self._failure or failure
             self._drained.notify_all()
+
+    def leave_to_parent(self, failure: WriterFailed) -> None:
+        """Called in a process that was forked off, where nobody is left to let go of the lock."""
+        self._lock = threading.Lock()
+        self._drained = threading.Condition(self._lock)
+        self._filled = threading.Condition(self._lock)
+        self._failure = failure
 
     @property
     def failed(self) -> bool:
@@ -324,6 +338,20 @@ class Intake:
             payloads = chunk.payloads[part]
             positions = None if chunk.positions is None else chunk.positions[part]
             yield from self._pieces(Chunk(payloads, chunk.source, positions, size_of(payloads)))
+
+
+def _check_place(source: str, position: int | None) -> None:
+    """Refuses what a footer cannot hold where the caller still sees it."""
+    if position is not None and not -(1 << 63) <= position < 1 << 63:
+        raise ValueError(f"position: {position} is not allowed: it has to fit in 64 bits")
+    if not source.isascii():
+        try:
+            source.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"source: {source!r} is not allowed: it is no Unicode text; "
+                "of a file's name os.fsencode(name).decode(errors='backslashreplace') makes one"
+            ) from None
 
 
 def _rows(item: Chunk | Letter) -> int:

@@ -46,7 +46,7 @@ import pyarrow.compute as pc
 from ._native import crc32c, join_payloads
 from .payloads import Payloads, Positions
 
-__all__ = ["Frame", "Journal", "Left", "decode", "encode", "left_behind"]
+__all__ = ["Frame", "Journal", "Left", "decode", "encode", "left_behind", "place_of"]
 
 _HEAD: Final = struct.Struct("<QI")
 _END: Final = struct.Struct("<i")
@@ -135,6 +135,15 @@ class Journal:
                 self._seal()
             return self._room.wait_for(lambda: self.has_room(size), seconds)
 
+    def give_back(self) -> None:
+        """Gives the disk what room there is: files that are free, and soon the segment in use."""
+        with self._room:
+            if self._at:
+                self._seal()
+            for path in [*self._free, *self._freed]:
+                path.unlink(missing_ok=True)
+            self._free, self._freed = [], []
+
     def append(self, frame: Sequence[Any], rows: int) -> int:
         """Writes a frame behind the others; the number of its segment.
 
@@ -214,14 +223,18 @@ class Journal:
             with contextlib.suppress(OSError):  # the next time, then
                 _sync(self._folder)
                 with self._room:
-                    self._free += freed
-                    self._freed = self._freed[len(freed) :]
+                    self._free += [path for path in freed if path in self._freed]
+                    self._freed = [path for path in self._freed if path not in freed]
 
     def end(self) -> None:
         """Removes the journal: all that it holds is published."""
         self.close()
         shutil.rmtree(self._folder)
         self._lock_path.unlink(missing_ok=True)
+
+    def leave_to_parent(self) -> None:
+        """In a process that was forked off: the lock is that of the other one alone."""
+        self._lock_file.close()
 
     def close(self) -> None:
         """Leaves the journal to who recovers it."""
@@ -326,6 +339,11 @@ class Left:
         self._file.close()
 
 
+def place_of(url: str) -> str:
+    """An archive's URL; of a folder its path, the same for whatever leads there."""
+    return url if "://" in url else os.path.realpath(url)
+
+
 def left_behind(folder: Path, table: str, url: str) -> Iterator[Left]:
     """The journals that dead writers of this machine left for an archive."""
     for lock in sorted((folder / table).glob("*.lock")):
@@ -340,7 +358,7 @@ def left_behind(folder: Path, table: str, url: str) -> Iterator[Left]:
                 file.close()
                 continue
             left = Left(lock, file)
-            if left.url == url:
+            if left.url and place_of(left.url) == place_of(url):
                 yield left
             elif not left.url:
                 left.remove()

@@ -55,8 +55,14 @@ _AHEAD: Final = 0.125
 _MOST_PARTS: Final = 256
 """How many parts of a row group keep their positions as they came."""
 
-_COMPACT_AT: Final = 64
-"""How many small batches are kept before they are made one; each costs some kilobytes by itself."""
+_SMALL_ROWS: Final = 64
+"""Batches with fewer rows are made one when there are enough of them."""
+
+_SMALL_BATCHES: Final = 16
+"""How many small batches are kept at least before they are made one."""
+
+_BATCH_BYTES: Final = 20 << 10
+"""What a batch takes besides its rows, about."""
 
 _LEAST_RUN: Final = 64
 """Rows that are out of order are moved run by run if runs are this long on average, else row by row."""
@@ -230,6 +236,10 @@ class TableFiles:
         self._files.clear()
         self._held = 0
 
+    def end_threads(self) -> None:
+        """Ends the threads that encode: one that is at work when the interpreter ends would take it along."""
+        self._layout.native.end()
+
     def _file(self, partition: str) -> _OpenFile:
         """The partition's open file, now the most recently used."""
         file = self._files.pop(partition, None)
@@ -398,8 +408,9 @@ class _OpenFile:
         self._gathered_rows += rows.num_rows
         self._gathered += size + (0 if isinstance(positions, range) else 8 * rows.num_rows)
         self.rows += rows.num_rows
-        self._small += rows.num_rows < _COMPACT_AT
-        if self._small >= _COMPACT_AT:
+        self._small += rows.num_rows < _SMALL_ROWS
+        # the more rows there are to be copied, the longer it has to be worth it
+        if self._small >= max(_SMALL_BATCHES, self._gathered // (4 * _BATCH_BYTES)):
             table = pa.Table.from_batches(self._batches, self._table.schema)
             self._batches = table.unify_dictionaries(BLOCKS).combine_chunks(BLOCKS).to_batches()
             self._parts = _joined(self._parts)

@@ -6,9 +6,11 @@ import functools
 import itertools
 import math
 import os
+import resource
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from . import _native
+from .config import ConfigError
 from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, DeadLetter, to_batch
 from .descriptor import descriptor_of
 from .dry_run import DryRun
 from .intake import Chunk, Intake, Letter, Mark
-from .journal import Frame, Journal, Left, encode, left_behind
+from .journal import Frame, Journal, Left, encode, left_behind, place_of
 from .metrics import Metrics
 from .parquet import PublishedFile, Table, TableFiles
 from .parquet_file import Compressor
@@ -31,6 +34,7 @@ from .provenance import forbid_other_versions, schema_with, with_provenance
 from .resume import Published, published
 from .router import Router
 from .storage import Storage, open_storage, writer_id
+from .store_local import LocalStorage
 from .writer import TableWriter, WriterFailed
 
 if TYPE_CHECKING:
@@ -44,9 +48,12 @@ _LOOK_SECONDS: Final = 0.5
 _GIVE_UP_SECONDS: Final = 5.0
 """How long a close that ran out of time waits for the threads to see it."""
 
-_IDLE_BYTES: Final = 40 << 20
+_IDLE_BYTES: Final = 24 << 20
 """What the core keeps of batches and pages that are gone, in the whole process. With less the system clears
 memory anew all the time; with more a long run takes over 400 MB."""
+
+_OTHER_DESCRIPTORS: Final = 64
+"""What a process opens besides the files that it writes, at most."""
 
 _UNNUMBERED: Final = "~journal"
 """Ends the source of messages that have no position but the one that the journal gives them."""
@@ -72,6 +79,7 @@ class Pipeline:
         identity: str | None = None,
     ) -> None:
         self.metrics: Final = Metrics()
+        self._writer = writer
         self._table = writer.table
         self._converter = writer.converter()
         _native.limit_idle_memory(_IDLE_BYTES)
@@ -129,6 +137,7 @@ class Pipeline:
                 self._published,
             )
 
+        _check_descriptors(config)
         compressor = Compressor(config.compression, config.compression_level)
         self._rows = files_of(rows)
         self._letters = files_of(letters)
@@ -136,10 +145,10 @@ class Pipeline:
         size = config.journal_mb * (1 << 20)
         self._urged: Mark | None = None
         if config.journal is not None and not config.dry_run:
-            folder = Path(config.journal).expanduser()
+            folder = Path(config.journal).expanduser().absolute()
             for left in left_behind(folder, writer.table, self.url):
                 self._recover(left, writer, url, config)
-            self._journal = Journal(folder, writer.table, identity, self.url, size)
+            self._journal = Journal(folder, writer.table, identity, place_of(self.url), size)
             self._urge_at = size / 2
         self.intake: Final = Intake(
             config.buffer_size,
@@ -162,11 +171,12 @@ class Pipeline:
         ]
         for thread in self._threads:
             thread.start()
+        _ALIVE.add(self)
 
     def skip_published(self, sources: Callable[[str], bool]) -> Published:
         """Learns what the archive holds of some sources, for `missing`."""
         self._known = self._patience.call(
-            lambda: published(self._storage, self._table, sources), "read the footers"
+            lambda: published(self._storage, self._writer, sources), "read the footers"
         )
         return self._known
 
@@ -189,6 +199,8 @@ class Pipeline:
     def close(self, seconds: float | None = None) -> None:
         """Publishes everything and ends the threads; after so many seconds only the latter."""
         self._forbid_own_threads("close")
+        if self._closed:
+            return self.intake.raise_failure()
         self._stop()
         if not self._ended(seconds) and seconds is not None:
             self._abandon()
@@ -232,6 +244,8 @@ class Pipeline:
 
     def close_forgotten(self) -> None:
         """What is done for a writer that was never closed."""
+        if self._closed:
+            return
         warnings.warn(
             f"the writer of {self._table} to {self.url} was not closed",
             ResourceWarning,
@@ -257,6 +271,21 @@ class Pipeline:
         if threading.current_thread() in self._threads:
             raise RuntimeError(f"on_published must not {call} the writer that calls it")
 
+    def leave_to_parent(self) -> None:
+        """Called in a process that was forked off: threads, files and journal are those of the other one."""
+        self._closed = True
+        self._threads = []
+        # or they would be locked for as long as this process lives, though the other one is dead
+        if isinstance(self._storage, LocalStorage):
+            self._storage.leave_to_parent()
+        if self._journal is not None:
+            self._journal.leave_to_parent()
+        self.intake.leave_to_parent(
+            WriterFailed(
+                f"{self._table}: this writer is of the process that this one was forked from: make one here"
+            )
+        )
+
     # ---- journal thread
 
     def _write_journal(self) -> None:
@@ -272,11 +301,12 @@ class Pipeline:
                 except BaseException as error:
                     self._fail(error, "the journal")
                 taken.reached.set()
-            elif isinstance(taken, Letter):
-                self._keep_in_journal(taken)
-            else:
-                for chunk in _merge(taken):
-                    self._keep_in_journal(chunk)
+                continue
+            try:
+                for item in [taken] if isinstance(taken, Letter) else _merge(taken):
+                    self._keep_in_journal(item)
+            except BaseException as error:
+                self._fail(error, "the journal")
 
     def _keep_in_journal(self, item: Chunk | Letter) -> None:
         """Writes it to the journal, when that has room, and then passes it on."""
@@ -291,13 +321,22 @@ class Pipeline:
                     self._urge()
                 if journal.wait_for_room(size, _LOOK_SECONDS):
                     item.segment = self._patience.call(
-                        functools.partial(journal.append, frame, rows), "write to the journal"
+                        functools.partial(self._append, journal, frame, rows),
+                        "write to the journal",
                     )
                     break
         except BaseException as error:
             self._fail(error, "the journal")
         # when the writer has failed, too: who decodes drops it and so makes room for who waits
         self.intake.pass_on([item])
+
+    def _append(self, journal: Journal, frame: list[Any], rows: int) -> int:
+        try:
+            return journal.append(frame, rows)
+        except OSError:
+            journal.give_back()  # the disk may be full of what is published, or could be
+            self._urge()
+            raise
 
     def _urge(self) -> None:
         """Has all that was passed on published, so that segments of the journal can go."""
@@ -317,7 +356,7 @@ class Pipeline:
 
         identity = writer_id()
         try:
-            known = published(self._storage, self._table, lambda source: True, left.writers)
+            known = published(self._storage, writer, lambda source: True, left.writers)
             left.add_writer(identity)
             config = config.model_copy(update={"journal": None})
             inner = Pipeline(writer, url, config, self._on_published, identity)
@@ -365,9 +404,12 @@ class Pipeline:
                 except BaseException as error:
                     self._fail(error)
             if isinstance(taken, Mark):
-                if taken.last and self.intake.failed:
-                    self._rows.discard_all()
-                    self._letters.discard_all()
+                if taken.last:
+                    if self.intake.failed:
+                        self._rows.discard_all()
+                        self._letters.discard_all()
+                    self._rows.end_threads()
+                    self._letters.end_threads()
                 taken.reached.set()
                 if taken.last:
                     return
@@ -457,6 +499,27 @@ class Pipeline:
         failure = WriterFailed(f"{self._table}: cannot write to {where or self.url}: {error}")
         failure.__cause__ = error
         self.intake.fail(failure)
+
+
+_ALIVE: Final[weakref.WeakSet[Pipeline]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pipeline in list(_ALIVE):
+        pipeline.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _check_descriptors(config: WriterConfig) -> None:
+    """An open file has a descriptor, and without one nothing could be said or published either."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != resource.RLIM_INFINITY and config.max_open_files + _OTHER_DESCRIPTORS > allowed:
+        raise ConfigError(
+            f"max_open_files: {config.max_open_files} is not allowed: this process may have {allowed} open "
+            f"files (ulimit -n), and needs {_OTHER_DESCRIPTORS} for the rest"
+        )
 
 
 def _merge(chunks: list[Chunk]) -> Iterator[Chunk]:

@@ -9,18 +9,23 @@ them lie side by side. Their field ids are from a range of their own, above all 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
 from .config import ConfigError
 from .storage import Storage, StorageError
 
+if TYPE_CHECKING:
+    from .writer import TableWriter
+
 __all__ = [
     "FIELDS",
     "FIRST_FIELD_ID",
     "forbid_other_versions",
+    "other_lock",
     "schema_with",
     "with_provenance",
 ]
@@ -29,6 +34,9 @@ FIRST_FIELD_ID: Final = 2_000_000_001
 """Ids from here on are for columns that no lock has."""
 
 _READERS: Final = 8
+
+_VERSION: Final = b"cdpgen.version"
+_FINGERPRINT: Final = b"cdpgen.fingerprint"
 
 _NAME: Final = pa.dictionary(pa.int32(), pa.utf8())
 _TIME: Final = pa.timestamp("us", "UTC")
@@ -100,6 +108,21 @@ def forbid_other_versions(storage: Storage, table: str, version: int, fingerprin
                 )
 
 
+def other_lock(told: Mapping[bytes, bytes], writer: type[TableWriter[Any]]) -> str:
+    """What is wrong where a footer tells of today's version of a table and means another one; else nothing.
+
+    Versions and the ids of columns are those of a lock: without the one by which a file was written,
+    columns would be taken for each other.
+    """
+    version, fingerprint = (told.get(key, b"").decode() for key in (_VERSION, _FINGERPRINT))
+    if version != str(writer.version) or fingerprint in ("", writer.fingerprint):
+        return ""
+    return (
+        f"was written by a version {version} of {writer.table} that is not today's version {version}: "
+        "was cdpgen.lock lost and made anew? Bring back the one of that time, and run cdpgen build"
+    )
+
+
 def _version_of(storage: Storage, path: str) -> tuple[str, str]:
     """The version of the table that a file says it is of, and the fingerprint of that."""
     import pyarrow.parquet as pq
@@ -109,7 +132,7 @@ def _version_of(storage: Storage, path: str) -> tuple[str, str]:
             told = pq.read_metadata(file).metadata or {}
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{storage.describe(path)}: {error}") from error
-    return told.get(b"cdpgen.version", b"").decode(), told.get(b"cdpgen.fingerprint", b"").decode()
+    return told.get(_VERSION, b"").decode(), told.get(_FINGERPRINT, b"").decode()
 
 
 def _names(value: str | None, rows: int) -> pa.Array[Any]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import heapq
+import io
 import os
 import secrets
 import stat
@@ -36,13 +37,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .archive import load_tables
+from .archive import load_tables, message_type_of
 from .config import ConfigError, destination_of
 from .dataset import ArchiveError, ahead, folder_keys, older_ids, open_parquet
 from .dead_letter import FOLDER, RETRY_FOLDER
 from .former import former_of
 from .positions import Spans, spans
-from .provenance import FIRST_FIELD_ID
+from .provenance import FIRST_FIELD_ID, other_lock
+from .sources.files import compression_of
 from .storage import Storage, open_storage
 from .versions import Evolution, children_of, field_id, zero_of
 from .writer import TableWriter
@@ -136,7 +138,8 @@ def run(
         url: the archive.
         table: the full name of the table; may be left out where the archive has one only.
         generated: the folder that `cdpgen build` wrote.
-        output: the file, which appears whole; standard output when left out.
+        output: the file, which appears whole, compressed where it ends in .gz, .zst or .bz2; standard output
+            when left out.
         format: `delimited` or `ndjson`; by the extension of the output when left out.
         partitions: only these, each as `key=value`.
         source: only this one.
@@ -155,13 +158,16 @@ def run(
         storage = _storage(url, options or {})
         writers = load_tables(generated)
         name = table or _only_table(storage, writers, generated)
-        chosen = format or (
-            "ndjson" if (output or "").endswith((".ndjson", ".jsonl")) else "delimited"
-        )
+        compression = compression_of(output or "")
+        stem = (output or "").removesuffix("" if compression is None else f".{compression[1]}")
+        chosen = format or ("ndjson" if stem.endswith((".ndjson", ".jsonl")) else "delimited")
         wanted = Selection(_partitions(partitions), source, first, last, dead_letters)
-        records = _Replay(storage, _writer(writers, name, generated), wanted, chosen, counts)
+        writer = _writer(writers, name, generated)
+        if chosen == "ndjson":
+            message_type_of(writer, generated)
+        records = _Replay(storage, writer, wanted, chosen, counts)
         frame = _delimited if chosen == "delimited" else _lines
-        with _output(output) as write:
+        with _output(output) as raw, _compressed(raw, compression) as write:
             for array in records:
                 for part in frame(array):
                     write(part)
@@ -770,6 +776,9 @@ class _File:
         if letters:
             self._columns = ["payload", "form"]
             return
+        clash = other_lock(told, writer)
+        if clash:
+            raise ArchiveError(f"{storage.describe(path)}: {clash}")
         if told.get(b"cdpgen.fingerprint", b"").decode() == writer.fingerprint:
             self._lost = list(_lost(schema, converter.schema))
         else:
@@ -951,6 +960,29 @@ def _output(path: str | None) -> Iterator[Write]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def _compressed(write: Write, compression: tuple[Any, str] | None) -> Iterator[Write]:
+    """The same, compressed as the name of the output says."""
+    if compression is None:
+        yield write
+        return
+
+    class Sink(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            write(memoryview(data))
+            return len(data)
+
+    with pa.CompressedOutputStream(pa.PythonFile(Sink(), "w"), compression[0]) as stream:
+
+        def compress(data: memoryview) -> None:
+            stream.write(data)
+
+        yield compress
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +14,11 @@ import pyarrow.parquet as pq
 from .dead_letter import FOLDER, RETRY_FOLDER
 from .payloads import Positions
 from .positions import Prefix, Spans, spans
+from .provenance import other_lock
 from .storage import FileInfo, Storage, StorageError
+
+if TYPE_CHECKING:
+    from .writer import TableWriter
 
 __all__ = ["Published", "published"]
 
@@ -82,13 +86,16 @@ class Published:
 
 
 def published(
-    storage: Storage, table: str, wanted: Callable[[str], bool], writers: Iterable[str] = ()
+    storage: Storage,
+    writer: type[TableWriter[Any]],
+    wanted: Callable[[str], bool],
+    writers: Iterable[str] = (),
 ) -> Published:
     """Reads the footers of a table's files and of its dead letters, and nothing else of them.
 
     Args:
         storage: the archive.
-        table: the full name of the table.
+        writer: of the table.
         wanted: tells the sources of interest from the others.
         writers: the ids of the writers whose files count; all when there are none.
 
@@ -96,7 +103,7 @@ def published(
         OSError: a file cannot be read, or its footer is damaged; the message names it.
     """
     ids = tuple(writers)
-    below = tuple(f"{folder}{table}/" for folder in ("", f"{FOLDER}/", f"{RETRY_FOLDER}/"))
+    below = tuple(f"{folder}{writer.table}/" for folder in ("", f"{FOLDER}/", f"{RETRY_FOLDER}/"))
     files = [
         file
         for folder in below
@@ -108,7 +115,11 @@ def published(
     def footer(file: FileInfo) -> Spans:
         try:
             with storage.open(file.path) as opened:
-                return spans(pq.read_metadata(opened).metadata or {})
+                told = pq.read_metadata(opened).metadata or {}
+                clash = other_lock(told, writer)
+                if clash:
+                    raise StorageError(f"{storage.describe(file.path)}: {clash}")
+                return spans(told)
         except ValueError as error:  # Arrow's own are some too
             raise StorageError(f"{storage.describe(file.path)}: {error}") from error
 

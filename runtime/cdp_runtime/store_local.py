@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -51,7 +52,22 @@ class LocalStorage:
 
     def files(self, prefix: str = "") -> Iterator[FileInfo]:
         """The published files, by their paths."""
-        for path in sorted((self._root / prefix).rglob("*.parquet")):
+
+        def refuse(error: OSError) -> None:
+            # a folder that is not there, or not any more, has no files; of another nobody knows
+            if not isinstance(error, FileNotFoundError):
+                raise StorageError(
+                    f"{error.filename}: cannot be read: {error.strerror or error}",
+                    transient=is_transient(error),
+                )
+
+        paths = [
+            Path(folder, name)
+            for folder, _, names in os.walk(self._root / prefix, onerror=refuse)
+            for name in names
+            if name.endswith(".parquet")
+        ]
+        for path in sorted(paths):
             inside = path.relative_to(self._root).as_posix()
             if is_archive_file(inside):
                 yield FileInfo(inside, path.stat().st_size)
@@ -83,6 +99,12 @@ class LocalStorage:
     def describe(self, path: str) -> str:
         """The path with that of the archive."""
         return str(self._root / path)
+
+    def leave_to_parent(self) -> None:
+        """In a process that was forked off: the lock is that of the other one alone."""
+        if self._life is not None:
+            self._life.leave_to_parent()
+            self._life = None
 
     def close(self) -> None:
         """Lets go of the lock."""
@@ -157,6 +179,9 @@ class _Life:
             if lock != self._path:
                 self._bury(lock)
 
+    def leave_to_parent(self) -> None:
+        self._file.close()
+
     def end(self) -> None:
         self._path.unlink(missing_ok=True)
         self._file.close()
@@ -170,9 +195,12 @@ class _Life:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
-            dead = lock.name.partition("@")[0]
-            for orphan in lock.parent.glob(f"*-{dead}-*"):
-                orphan.unlink(missing_ok=True)
+            dead = re.escape(lock.name.partition("@")[0])
+            # not those of a retry of its dead letters, whose name goes on from that
+            own = re.compile(rf".*-{dead}-\d+\.parquet\.tmp")
+            for orphan in lock.parent.iterdir():
+                if own.fullmatch(orphan.name):
+                    orphan.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
 
 

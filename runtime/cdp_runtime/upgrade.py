@@ -28,6 +28,7 @@ from .dataset import OLDER, WRITTEN_AS, ArchiveError, older_ids, open_parquet, w
 from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
+from .provenance import other_lock
 from .storage import TEMPORARY, FileInfo, Storage, open_storage, writer_id
 from .versions import Evolution, with_retired
 from .writer import TableWriter
@@ -168,6 +169,9 @@ def _upgrade_file(
         problem = (
             f"is of version {version}, and the writer of version {writer.version} only; build anew"
         )
+        return Upgraded(writer.table, shown, version, 0, size, problem)
+    problem = other_lock(footer, writer)
+    if problem:
         return Upgraded(writer.table, shown, version, 0, size, problem)
     source = parquet.schema_arrow
     converter = writer.converter()

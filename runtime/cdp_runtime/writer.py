@@ -20,11 +20,14 @@ it takes, so that nobody waits for ever; the next call of the caller raises `Wri
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, cast
 
 import pyarrow as pa
 
@@ -108,6 +111,8 @@ class TableWriter(Generic[M]):
         # the threads know the pipeline and not this object: one that is dropped, or still there when the
         # interpreter exits, is found here, and what it was given is published
         self._unclosed = weakref.finalize(self, self._pipeline.close_forgotten)
+        _OPEN.add(self)
+        _close_at_exit()
 
     @classmethod
     def message_type(cls) -> type[M]:
@@ -282,3 +287,30 @@ class TableWriter(Generic[M]):
             raise TypeError(f"expected a {self.table}, not a {descriptor.full_name}")
         payload: bytes = message.SerializeToString()
         return payload
+
+
+_OPEN: Final[weakref.WeakSet[TableWriter[Any]]] = weakref.WeakSet()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Has writers that nobody closed closed while the clients of stores can still work.
+
+    Those hand what they do to executors of `concurrent.futures`, which end before anything that is
+    registered with `atexit` is called.
+    """
+    import concurrent.futures.thread as executors
+
+    def close() -> None:
+        workers = getattr(executors, "_threads_queues", {})
+        for thread in threading.enumerate():
+            if (
+                thread is not threading.current_thread()
+                and not thread.daemon
+                and thread not in workers
+            ):
+                thread.join()  # it may have something to write yet
+        for writer in list(_OPEN):
+            writer._unclosed()
+
+    getattr(threading, "_register_atexit", atexit.register)(close)

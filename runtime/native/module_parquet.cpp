@@ -96,7 +96,10 @@ void bind_parquet(nb::module_& module) {
     nb::class_<BoundLayout>(module, "ParquetLayout")
         .def(nb::new_(&layout_of), nb::arg("schema"), nb::arg("encoded"), nb::arg("leaves"),
              nb::arg("codec"), nb::arg("has_fast"), nb::arg("compress"), nb::arg("sort_by"),
-             nb::arg("bloom_filters"), nb::arg("threads"), nb::arg("ahead"));
+             nb::arg("bloom_filters"), nb::arg("threads"), nb::arg("ahead"))
+        .def(
+            "end", [](BoundLayout& layout) { layout.crew.end(); },
+            nb::call_guard<nb::gil_scoped_release>());
     nb::class_<File>(module, "ParquetFile")
         .def(nb::init<BoundLayout&>(), nb::arg("layout"), nb::keep_alive<1, 2>())
         .def("append", &append, nb::arg("batch"), nb::arg("size"))

@@ -213,3 +213,149 @@ class TestForgotten:
         assert done.returncode == 0
         assert time.monotonic() - began < 15
         assert "not all was written" in done.stderr
+
+
+FORKED = """
+import os, signal, sys
+from cdp_runtime.writer import WriterFailed
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.faults import checks
+writer = AssetDetailsWriter(sys.argv[1], journal=sys.argv[2])
+writer.write_many([checks.payload(number) for number in range(1_000)])
+writer.flush()
+if os.fork() == 0:
+    try:
+        for call in (lambda: writer.write(b""), writer.flush, writer.close):
+            try:
+                call()
+            except WriterFailed as failure:
+                assert "forked" in str(failure)
+            else:
+                os._exit(1)
+    except BaseException:
+        os._exit(2)
+    sys.exit(0)
+assert os.wait()[1] == 0
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=checks.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_process_that_is_forked_off_leaves_the_writer_alone(tmp_path: Path) -> None:
+    done = python(FORKED, str(tmp_path / "a"), str(tmp_path / "j"))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not checks.files(tmp_path / "a")
+    AssetDetailsWriter(tmp_path / "a", journal=tmp_path / "j").close()
+    assert checks.numbers_in(tmp_path / "a") == list(range(1_000))
+
+
+FORGOTTEN = """
+import threading, time
+from concurrent.futures import ThreadPoolExecutor
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.faults.failing_store import FailingStore
+pool = ThreadPoolExecutor(1)
+FailingStore.plan = lambda *call: pool.submit(lambda: None).result()
+writer = AssetDetailsWriter("failing://b/a", on_published=lambda file: print(file.rows, flush=True))
+writer.write(b"")
+def later():
+    time.sleep(0.3)
+    writer.write(b"")
+threading.Thread(target=later).start()
+"""
+
+
+def test_a_forgotten_writer_is_closed_while_the_clients_of_stores_can_work() -> None:
+    """They use executors, which end before anything that is registered with `atexit` is called."""
+    done = python(FORGOTTEN)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+FAILED = """
+import sys
+from cdp_runtime.writer import WriterFailed
+from generated.stellar.v1.contract_data_writer import ContractDataWriter
+from cdpgen.demo_data import contract_data
+message = ContractDataWriter.message_type()
+some = [message(**fields).SerializeToString() for fields in contract_data(4_000, 1)]
+def gone():
+    raise ImportError("gone")
+ContractDataWriter.message_type = gone
+writer = ContractDataWriter(sys.argv[1])
+for _ in range(8):
+    writer.write_many(some)
+try:
+    writer.close()
+except WriterFailed as failure:
+    sys.exit(str(failure))
+"""
+
+
+def test_threads_of_a_writer_that_failed_do_not_crash_the_interpreter_at_its_end(
+    tmp_path: Path,
+) -> None:
+    for _ in range(5):
+        done = python(FAILED, str(tmp_path / "a"))
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.endswith(": gone\n")
+
+
+class TestStopInTime:
+    def test_a_pipe_that_gives_nothing_is_left(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe.pb"
+        os.mkfifo(pipe)
+        process = archive(str(pipe), tmp_path / "a")
+        with pipe.open("wb") as feed:
+            checks.write_stream(tmp_path / "some.pb", range(500))
+            feed.write((tmp_path / "some.pb").read_bytes())
+            feed.flush()
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0, errors
+        assert checks.numbers_in(tmp_path / "a") == list(range(500))
+
+    def test_so_is_what_a_journal_held_while_the_store_is_away(self, tmp_path: Path) -> None:
+        stream = tmp_path / "stream.pb"
+        checks.write_stream(stream, range(10))
+        done = python(RECOVERING, str(stream), str(tmp_path / "j"))
+        assert done.returncode == 1, done.stderr
+        assert "stopped: it took longer than shutdown_seconds" in done.stderr
+
+
+RECOVERING = """
+import os, signal, sys, threading
+from pathlib import Path
+from cdp_runtime.archive import run
+from cdp_runtime.journal import Frame, Journal, encode
+from tests.faults import checks
+from tests.faults.failing_store import FailingStore
+stream, folder = sys.argv[1:]
+left = Journal(Path(folder), checks.TABLE, "w", "failing://b/a", 1 << 20)
+left.append(encode(Frame("s", [b""], range(1))), 1)
+left.sync()
+left.close()
+FailingStore.plan = lambda call, name, done: (
+    ConnectionRefusedError(111, "refused") if name == "mv" else None
+)
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+sys.exit(
+    run(
+        table=checks.TABLE,
+        source=[stream],
+        to="failing://b/a",
+        generated=str(checks.ROOT / "generated"),
+        options={"shutdown_seconds": 0.5, "journal": folder},
+    )
+)
+"""

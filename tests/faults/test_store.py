@@ -243,38 +243,58 @@ if where == "journal":
 """
 
 
-@pytest.mark.skipif(
+SMALL_DISK = """
+import sys
+from pathlib import Path
+from cdp_runtime.patience import Patience
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.faults import checks
+folder, archive = sys.argv[1:]
+Patience.FIRST_WAIT = Patience.LONGEST_WAIT = 0.01
+with AssetDetailsWriter(archive, journal=f"{folder}/journal") as writer:
+    for start in range(0, 800_000, 10_000):
+        writer.write_many([checks.payload(n) for n in range(start, start + 10_000)])
+    writer.flush()
+    assert writer.metrics.retries
+    print("flushed", flush=True)
+assert checks.numbers_in(Path(archive)) == list(range(800_000))
+print("whole", flush=True)
+"""
+
+A_MOUNT_OF_ITS_OWN = pytest.mark.skipif(
     shutil.which("unshare") is None
     or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
     reason="a small disk needs a mount of one's own, which this machine does not allow",
 )
-@pytest.mark.parametrize("where", ["archive", "journal"])
-def test_a_full_disk_is_waited_for(where: str, tmp_path: Path) -> None:
-    script = f'mount -t tmpfs -o size=8m tmpfs "{tmp_path}" && exec "$@"'
-    done = subprocess.run(
-        *(
-            [
-                [
-                    "unshare",
-                    "-rm",
-                    "sh",
-                    "-c",
-                    script,
-                    "sh",
-                    sys.executable,
-                    "-c",
-                    FULL_DISK,
-                    str(tmp_path),
-                    where,
-                ]
-            ]
-        ),
+
+
+def on_a_small_disk(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script where the folder is a disk of eight megabytes."""
+    mount = f'mount -t tmpfs -o size=8m tmpfs "{folder}" && exec "$@"'
+    python = [sys.executable, "-c", script, str(folder), *arguments]
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mount, "sh", *python],
         cwd=checks.ROOT,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+@A_MOUNT_OF_ITS_OWN
+def test_a_journal_larger_than_its_disk_makes_room_by_itself(tmp_path: Path) -> None:
+    """It publishes what it holds, though no file is full or old enough."""
+    (tmp_path / "disk").mkdir()
+    done = on_a_small_disk(tmp_path / "disk", SMALL_DISK, str(tmp_path / "a"))
+    assert done.stdout.split() == ["flushed", "whole"], done.stderr[-3_000:]
+    assert done.returncode == 0
+
+
+@A_MOUNT_OF_ITS_OWN
+@pytest.mark.parametrize("where", ["archive", "journal"])
+def test_a_full_disk_is_waited_for(where: str, tmp_path: Path) -> None:
+    done = on_a_small_disk(tmp_path, FULL_DISK, where)
     assert done.stdout.split() == ["paused", "whole"], done.stderr[-3_000:]
     assert done.returncode == 0
     assert "No space left on device" in done.stderr

@@ -6,6 +6,9 @@ is no message. It reads as it is asked, and holds little more than a block of it
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -55,18 +58,39 @@ class Input(NamedTuple):
     format: Format
     config: SourceConfig
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether what it gives is gone then: standard input, a named pipe, a device."""
+        if self.path == "-":
+            return True
+        try:
+            return "://" not in self.path and not stat.S_ISREG(os.stat(self.path).st_mode)
+        except OSError:
+            return False  # whoever opens it will say why
+
+    @property
+    def how(self) -> tuple[object, ...]:
+        """How it is read, wherever it lies."""
+        return self.format, self.config.model_copy(update={"path": "", "format": None})
+
 
 def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
     """The inputs that some sources name, globs resolved, each glob in the order of names.
 
+    One that is named twice, by a glob or a link too, is read once.
+
     Raises:
-        ConfigError: there is no such file, or nothing says how it is framed.
+        ConfigError: there is no such file, or nothing says how it is framed, or it is to be read in two ways.
     """
     from .files import compression_of, expand
+    from .identity import place
 
-    inputs = []
+    inputs: list[Input] = []
+    known: dict[str, Input] = {}
     for config in configs:
         for path in expand(config.path, config.storage_options):
+            if path == "-" and sys.stdin is None:
+                raise ConfigError("standard input (-) is closed")
             compression = compression_of(path)
             stem = path if compression is None else path.removesuffix("." + compression[1])
             found = config.format or _FORMATS.get(stem.rpartition(".")[2].lower())
@@ -80,7 +104,19 @@ def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
                     f"{path}: its name does not tell the format: say delimited or ndjson, or use one "
                     f"of the extensions {', '.join('.' + name for name in _FORMATS)}"
                 )
-            inputs.append(Input(path, found, config))
+            for key in ("fields", "ignore_unknown"):
+                if found != "ndjson" and (value := getattr(config, key)):
+                    raise ConfigError(
+                        f"{key}: {value!r} is not allowed: {path} is {found}, and only ndjson has keys"
+                    )
+            one = Input(path, found, config)
+            before = known.setdefault(place(path), one)
+            if before is one or path == "-":
+                inputs.append(one)
+            elif before.how != one.how:
+                raise ConfigError(
+                    f"{path}: is to be read in two ways: what is said of {before.path} is not the same"
+                )
     return inputs
 
 
@@ -133,7 +169,7 @@ def read_inputs(
                 )
             for item in named(items, one, reader, reopen, known, note):
                 yield item
-                if stop.requested and one.path != "-":
+                if stop.requested and not one.is_stream:
                     return
         if log is not None:
             log.debug("read to the end", source=one.path)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import io
 import os
 import select
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -84,13 +86,15 @@ def open_input(
     """
     with contextlib.ExitStack() as stack:
         if path == "-":
-            yield _Named("standard input", _StandardInput(stop))
+            yield _Named("standard input", _Pipe(stop, sys.stdin.fileno()))
             return
         if "://" in path:
             filesystem, inside = filesystem_of(path, storage_options)
             file = stack.enter_context(filesystem.open(inside, "rb"))
         else:
             file = stack.enter_context(open(path, "rb", buffering=0))
+            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                file = _Pipe(stop, file.fileno())
         compression = compression_of(path)
         if compression is not None:
             native = stack.enter_context(pa.PythonFile(file, "r"))
@@ -138,20 +142,23 @@ class _Named:
             raise OSError(f"{self._name}: {error.strerror or error}") from error
 
 
-class _StandardInput:
-    """Standard input: gives what has been sent without waiting for a block of it to be full.
+class _Pipe(io.RawIOBase):
+    """Standard input or a named pipe: gives what has been sent without waiting for a block of it to be full.
 
     A request to stop ends the wait for more; what has been sent by then is still read.
     """
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: Stop, descriptor: int) -> None:
         self._stop = stop
-        self._descriptor = sys.stdin.fileno()
+        self._descriptor = descriptor
         self._left = _PIPE_BYTES
         with contextlib.suppress(OSError):  # no pipe, or not allowed: it is only faster
             fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
-    def readinto(self, buffer: memoryview, /) -> int:
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
         if not self._stop.requested:
             select.select([self._descriptor, self._stop], [], [])
         if self._stop.requested:

@@ -6,7 +6,7 @@ name; one that was overwritten gets another (`/data/a.pb#3f2a9c01d4e8-2`), and i
 links are followed, so that a file has one name from wherever it is reached.
 
 A piece that could not be framed has a digest of its own as well (`...~5d0b77aa9c12`), as it reads otherwise
-when the file has grown. Standard input is never the same twice: each run gives it a name of its own.
+when the file has grown. Standard input and pipes are never the same twice: each run gives them new names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .files import BLOCK, Reader
 if TYPE_CHECKING:
     from . import Batch, Input
 
-__all__ = ["Beginning", "named", "names_of"]
+__all__ = ["Beginning", "named", "names_of", "place"]
 
 _DIGESTED: Final = 1 << 16
 """Of a first message that is longer, only so many bytes are digested."""
@@ -73,12 +73,13 @@ def named(
         note: told, before each item, of what was read so far, for footers.
     """
     name = ""
+    is_stream = one.is_stream
     for item in items:
-        if one.path == "-":
-            name = name or f"-#{secrets.token_hex(6)}"
+        if is_stream:
+            name = name or f"{place(one.path) if one.path != '-' else '-'}#{secrets.token_hex(6)}"
         else:
             if not name:
-                base = f"{_place(one.path)}#{_digest(_first(one.format, beginning.data))}"
+                base = f"{place(one.path)}#{_digest(_first(one.format, beginning.data))}"
                 name = _matching(base, known, reopen)
             note(name, beginning.prefix)
         if isinstance(item, DeadLetter) and not item.whole:
@@ -89,7 +90,7 @@ def named(
 
 def names_of(inputs: Iterable[Input]) -> Callable[[str], bool]:
     """Tells the names of what was read of some inputs, now or earlier, from others."""
-    places = {_place(one.path) for one in inputs if one.path != "-"}
+    places = {place(one.path) for one in inputs if not one.is_stream}
     return lambda name: name.rpartition("#")[0] in places
 
 
@@ -127,10 +128,12 @@ def _read_on(stream: Beginning, size: int) -> bool:
     return True
 
 
-def _place(path: str) -> str:
+def place(path: str) -> str:
+    """Where an input lies, the same for whatever leads there."""
     if "://" in path and not path.startswith("file://"):
         return path
-    return os.path.realpath(path.removeprefix("file://"))
+    found = os.path.realpath(path.removeprefix("file://"))
+    return os.fsencode(found).decode(errors="backslashreplace")  # a name on disk may be no Unicode
 
 
 def _digest(data: bytes) -> str:

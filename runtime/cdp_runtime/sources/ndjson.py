@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf import json_format
 from google.protobuf.message import EncodeError
 
-from cdp_runtime.dead_letter import DeadLetter
+from cdp_runtime.dead_letter import DeadLetter, Form
 
 from . import Batch
 from .files import BLOCK, Reader, rest_of
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_MESSAGE", "message_of", "read_ndjson"]
 
-NO_MESSAGE: Final = (ValueError, TypeError, RecursionError, json_format.Error, EncodeError)
+NO_MESSAGE: Final = (
+    *(ValueError, TypeError, RecursionError, json_format.Error, EncodeError),
+    SystemError,  # of protobuf's own C code, for half of a surrogate pair as a key or the name of an enum
+)
 """What json, json_format and protobuf raise for a line that is no message."""
 
 
@@ -70,8 +73,11 @@ def read_ndjson(
                         yield Batch(payloads, source, numbers)
                         payloads, numbers = [], []
                     reason = f"line {number}: {' '.join(str(error).split())}"
+                    # with other names for its keys it is no message as protobuf writes one, and a retry,
+                    # which does not know these names, would fill other fields
+                    form: Form = "bytes" if fields or ignore_unknown else "json"
                     yield DeadLetter(
-                        bytes(line), reason, source, number, whole=not ended, form="json"
+                        bytes(line), reason, source, number, whole=not ended, form=form
                     )
             number += 1
         if payloads:

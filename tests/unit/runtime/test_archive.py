@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,73 @@ class TestRun:
         (tmp_path / "s.pb.gz").write_bytes(packed)
         assert archive(source=[str(tmp_path / "s.pb.gz")], to=str(tmp_path / "a")) == 0
         assert checks.numbers_in(tmp_path / "a") == list(range(200_000))
+
+    def test_an_input_that_is_named_twice_is_read_once(self, stream: Path, tmp_path: Path) -> None:
+        (tmp_path / "link.pb").symlink_to(stream)
+        sources = [str(stream), str(tmp_path / "*.pb"), str(tmp_path / "link.pb")]
+        assert archive(source=sources, to=str(tmp_path / "a")) == 0
+        assert checks.numbers_in(tmp_path / "a") == list(range(300))
+
+    def test_an_input_that_is_to_be_read_in_two_ways_is_refused(
+        self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "p.yaml").write_text(
+            f"generated: {GENERATED}\ndestination: a\ntables:\n  {checks.TABLE}:\n    source:\n"
+            f"    - {stream.name}\n    - {{path: s*.pb, max_message_mb: 1}}\n"
+        )
+        assert run(str(tmp_path / "p.yaml")) == 2
+        assert "stream.pb: is to be read in two ways" in capsys.readouterr().err
+
+    def test_what_does_not_go_with_a_pipeline_file_is_refused(
+        self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "p.yaml").write_text(
+            f"generated: {GENERATED}\ndestination: a\ntables: {{{checks.TABLE}: {{source: {stream}}}}}\n"
+        )
+        pipeline = str(tmp_path / "p.yaml")
+        for flag, option in (
+            ("--table", {"table": "x.Y"}),
+            ("--from", {"source": ["b.pb"]}),
+            ("--format", {"format": "ndjson"}),
+            ("--generated", {"generated": "g"}),
+        ):
+            assert run(pipeline, **option) == 2  # type: ignore[arg-type]
+            assert f"{flag}: does not go with a pipeline file" in capsys.readouterr().err
+        assert not (tmp_path / "a").exists()
+
+    def test_keys_are_renamed_in_ndjson_alone(
+        self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "p.yaml").write_text(
+            f"generated: {GENERATED}\ndestination: a\ntables:\n  {checks.TABLE}:\n"
+            f"    source: {{path: {stream.name}, fields: {{a: code}}}}\n"
+        )
+        assert run(str(tmp_path / "p.yaml")) == 2
+        assert "stream.pb is delimited, and only ndjson has keys" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("said", ["raise RuntimeError('no')", "import nothing_like_it", "None"])
+    def test_messages_that_cannot_be_imported_are_said_before_anything_begins(
+        self, said: str, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        generated = tmp_path / "mine"
+        shutil.copytree(GENERATED, generated)
+        (generated / "stellar/v1/asset_details_pb2.py").write_text(said)
+        to = tmp_path / "a"
+        code = archive(source=[str(stream)], to=str(to), generated=str(generated))
+        assert code == 2
+        assert f"{generated}: cannot be imported (" in capsys.readouterr().err
+        assert not to.exists()
+
+    def test_the_journal_of_a_pipeline_file_lies_relative_to_it(
+        self, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "p.yaml").write_text(
+            f"generated: {GENERATED}\ndestination: a\nwriter: {{journal: j}}\n"
+            f"tables: {{{checks.TABLE}: {{source: {stream.name}}}}}\n"
+        )
+        monkeypatch.chdir("/")
+        assert run(str(tmp_path / "p.yaml")) == 0
+        assert (tmp_path / "j" / checks.TABLE).is_dir()
 
 
 class TestLoadTables:

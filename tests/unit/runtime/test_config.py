@@ -164,8 +164,16 @@ class TestWriterConfig:
             {"storage_options": {"secret": "hunter2"}, "buffer_size": 0}
         )
 
+    @pytest.mark.parametrize("key", ["buffer_size", "max_file_size_mb", "max_file_rows"])
+    def test_yes_is_no_number(self, key: str) -> None:
+        assert refusal({key: True}) == f"{key}: True is not allowed: must be a number"
+
 
 class TestDestination:
+    def test_an_empty_one_is_not_here(self) -> None:
+        with pytest.raises(ConfigError, match="destination: '' is not allowed"):
+            check(WriterConfig, {}).destination("")
+
     @pytest.mark.parametrize(
         ("values", "url", "expected"),
         [
@@ -340,6 +348,26 @@ class TestLoadPipeline:
         with pytest.raises(ConfigError, match=r"p\.yaml: not UTF-8: .* at byte 3"):
             load_pipeline(tmp_path / "p.yaml")
 
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("destination: a\ndestination: b\ntables: {}", "2: destination: stands here twice"),
+            ("tables:\n  a.B: {source: x.pb}\n  a.B: {source: y.pb}", "3: a.B: stands here twice"),
+            ("destination: 2024-99-99", "not YAML: month must be in 1..12; put text in quotes"),
+            ("destination: !!int abc", "not YAML: invalid literal"),
+            ("[" * 3_000, "is nested too deep"),
+            ("writer: &x {storage_options: *x}", "is nested too deep"),
+            (
+                'destination: "a\\0b"\ntables: {a.B: {source: x.pb}}',
+                "must be without zero bytes",
+            ),
+        ],
+    )
+    def test_what_yaml_would_drop_or_choke_on_is_said(
+        self, text: str, said: str, tmp_path: Path
+    ) -> None:
+        assert any(said in one for one in mistakes(tmp_path, text)), mistakes(tmp_path, text)
+
 
 class TestVariables:
     text = "destination: {}\nwriter:\n  buffer_size: {}\ntables: {{a.B: {{source: '${{DIR}}/x'}}}}"
@@ -401,6 +429,18 @@ class TestVariables:
     ) -> None:
         text = "tables: {a.B: {source: {path: x, storage_options: {s: '${S}'}}}}\nwriter: {x: 1}"
         assert "hunter2" not in "".join(mistakes(tmp_path, text, S="hunter2"))
+
+    def test_an_alias_is_put_once(self, tmp_path: Path) -> None:
+        text = (
+            'destination: &here "j$${A}"\nwriter: {journal: *here}\ntables: {a.B: {source: x.pb}}'
+        )
+        config = load(tmp_path, text)
+        assert (config.destination, config.writer["journal"]) == ("j${A}", "j${A}")
+
+    def test_a_default_has_no_variables(self, tmp_path: Path) -> None:
+        text = "destination: ${NOPE:-${OTHER}}\ntables: {a.B: {source: x.pb}}"
+        [said] = mistakes(tmp_path, text)
+        assert "a default is plain text" in said
 
 
 class TestPage:

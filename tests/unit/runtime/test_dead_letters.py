@@ -15,7 +15,7 @@ import pytest
 from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
 from cdp_runtime.dead_letters import letter_files, read_letters, retry, run
 from cdp_runtime.positions import runs
-from cdp_runtime.storage import open_storage
+from cdp_runtime.storage import StorageError, open_storage
 from generated.stellar.v1.event_pb2 import Event
 from generated.stellar.v1.event_writer import EventWriter
 
@@ -130,7 +130,8 @@ class TestRetry:
 
     def test_letters_of_other_tables_stay(self, tmp_path: Path) -> None:
         set_apart(tmp_path)
-        assert retry(str(tmp_path), WRITERS, "stellar.v1.ContractData") == {}
+        with pytest.raises(StorageError, match=r"no files of stellar\.v1\.ContractData; it has"):
+            retry(str(tmp_path), WRITERS, "stellar.v1.ContractData")
         assert retry(str(tmp_path), {}) == {}
         assert sum(letters_in(tmp_path).values()) == 6
 
@@ -287,11 +288,26 @@ class TestRun:
     def test_without_letters_each_says_so(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.write(b"")
         for action in ("list", "show"):
             assert run(action, str(tmp_path)) == 0
             assert capsys.readouterr().out == "there are no dead letters\n"
         assert run("retry", str(tmp_path), generated=GENERATED) == 0
         assert capsys.readouterr().out.startswith("there are no dead letters of a table")
+
+    def test_a_wrong_name_does_not_look_as_if_all_were_well(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for action in ("list", "show", "retry"):
+            assert run(action, str(tmp_path / "nope"), generated=GENERATED) == 1
+            assert capsys.readouterr().err == f"{tmp_path}/nope: there are no Parquet files\n"
+        set_apart(tmp_path)
+        for action in ("list", "show"):
+            assert run(action, str(tmp_path), table="stellar.v1.Nope") == 1
+            assert "there are no files of stellar.v1.Nope; it has" in capsys.readouterr().err
+        assert run("retry", str(tmp_path), table="stellar.v1.Nope", generated=GENERATED) == 2
+        assert "stellar.v1.Nope: no such table in" in capsys.readouterr().err
 
     def test_a_file_that_cannot_be_read_is_1_and_named(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

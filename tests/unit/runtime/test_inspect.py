@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,8 @@ import pytest
 from cdp_runtime.inspect import inspect, run
 from generated.stellar.v1.event_pb2 import Event
 from generated.stellar.v1.event_writer import EventWriter
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -96,3 +102,33 @@ class TestRun:
     def test_a_store_that_nobody_knows_is_2(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("nothing://bucket") == 2
         assert "nothing" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None,
+    reason="root may read everything, and setpriv, which takes that away, is not here",
+)
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    with EventWriter(tmp_path / "a") as writer:
+        writer.write(b"")
+    folder = tmp_path / "a/stellar.v1.Event"
+    folder.chmod(0o300)
+    may_not = "-dac_override,-dac_read_search"
+    drop = ["setpriv", "--bounding-set", may_not, "--inh-caps", may_not] * (os.geteuid() == 0)
+    try:
+        for command in (
+            ["inspect", "a"],
+            ["dead-letters", "list", "a"],
+            ["replay", "a", "--table", "stellar.v1.Event", "--generated", str(ROOT / "generated")],
+        ):
+            done = subprocess.run(
+                [*drop, sys.executable, "-m", "cdpgen", *command],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode in (1, 2)
+            assert done.stderr == f"{folder}: cannot be read: Permission denied\n"
+    finally:
+        folder.chmod(0o700)

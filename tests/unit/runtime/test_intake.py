@@ -124,6 +124,36 @@ class TestIntake:
         with pytest.raises(ValueError, match="2 messages have 3 positions"):
             intake().put_many([b"", b""], "s", range(3))
 
+    def test_single_messages_are_joined_up_to_the_bytes_of_a_batch(self) -> None:
+        one = intake(messages=1_000, size=1_000)
+        for _ in range(10):
+            one.put_one(b"m" * 90, "s", None)
+        assert [len(chunk.payloads) for chunk in one._new if isinstance(chunk, Chunk)] == [10]
+        other = intake(messages=1_000, size=1_000, journal_bytes=1_600)
+        for _ in range(10):
+            other.put_one(b"m" * 90, "s", None)
+        sizes = [chunk.size for chunk in other._new]
+        assert max(sizes) <= other._batch_bytes < 900
+
+    @pytest.mark.parametrize("position", [1 << 63, -(1 << 63) - 1])
+    def test_what_no_footer_can_hold_is_refused_at_once(self, position: int) -> None:
+        one = intake()
+        for put in (
+            lambda: one.put_one(b"", "s", position),
+            lambda: one.put_letter(DeadLetter(b"", "why", "s", position)),
+            lambda: one.put_many([b""], "s", range(position, position + 1)),
+        ):
+            with pytest.raises(ValueError, match=r"position: .* has to fit in 64 bits"):
+                put()
+        for put in (
+            lambda: one.put_one(b"", "\udce9", None),
+            lambda: one.put_letter(DeadLetter(b"", "why", "\udce9")),
+            lambda: one.put_many([b""], "\udce9", None),
+        ):
+            with pytest.raises(ValueError, match="it is no Unicode text"):
+                put()
+        one.put_many([], "s", range(0))
+
 
 class TestJournaledIntake:
     """With a journal in between."""

@@ -64,6 +64,21 @@ def delimited(path: Path) -> list[bytes]:
     return found
 
 
+class TestOutput:
+    @pytest.mark.parametrize("ending", ["pb.gz", "pb.zst", "pb.bz2", "ndjson.gz"])
+    def test_it_is_compressed_as_its_name_says_and_can_be_archived_again(
+        self, ending: str, tmp_path: Path
+    ) -> None:
+        messages = events("a", 50)
+        with EventWriter(tmp_path / "a") as writer:
+            writer.write_many(messages, source="s", positions=range(50))
+        output = tmp_path / f"out.{ending}"
+        assert run(str(tmp_path / "a"), table=TABLE, generated=GENERATED, output=str(output)) == 0
+        again = {"table": TABLE, "generated": GENERATED, "source": [str(output)]}
+        assert archive(**again, to=str(tmp_path / "b")) == 0  # type: ignore[arg-type]
+        assert replayed(tmp_path / "b") == messages
+
+
 class TestReplay:
     def test_partitions_are_one_stream_again(self, tmp_path: Path) -> None:
         messages = events("a", 1_000)

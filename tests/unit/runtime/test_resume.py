@@ -74,7 +74,7 @@ class TestPublishedOfAnArchive:
             writer.write_many([b"", b"\xff", b""], source="s", positions=[3, 4, 9])
             writer.write(b"", source="t", position=1)
             writer.write(b"")
-        found = published(open_storage(tmp_path), checks.TABLE, lambda name: name != "t")
+        found = published(open_storage(tmp_path), AssetDetailsWriter, lambda name: name != "t")
         assert found.missing("s", range(12)) == [slice(0, 3), slice(5, 9), slice(10, 12)]
         assert "t" not in found
 
@@ -82,12 +82,12 @@ class TestPublishedOfAnArchive:
         (tmp_path / checks.TABLE).mkdir()
         (tmp_path / checks.TABLE / "bad.parquet").write_bytes(b"PAR1 not really PAR1")
         with pytest.raises(StorageError, match=r"bad\.parquet"):
-            published(open_storage(tmp_path), checks.TABLE, lambda name: True)
+            published(open_storage(tmp_path), AssetDetailsWriter, lambda name: True)
 
     def test_files_of_other_tables_are_not_read(self, tmp_path: Path) -> None:
         (tmp_path / "other.Table").mkdir()
         (tmp_path / "other.Table" / "bad.parquet").write_bytes(b"?")
-        assert "s" not in published(open_storage(tmp_path), checks.TABLE, lambda name: True)
+        assert "s" not in published(open_storage(tmp_path), AssetDetailsWriter, lambda name: True)
 
 
 class TestSkipPublished:

@@ -145,6 +145,10 @@ class TestReadNdjson:
             f"line 2 is longer than {2 * MB} bytes; nothing after its start can be read"
         )
 
+    @pytest.mark.parametrize("line", ['{"\\ud800": 1}', '{"type": "\\ud800"}'])
+    def test_half_of_a_surrogate_pair_is_a_dead_letter(self, line: str) -> None:
+        assert reason(line)
+
 
 class TestFields:
     def test_a_key_fills_the_field_that_it_is_mapped_to(self) -> None:

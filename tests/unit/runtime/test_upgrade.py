@@ -17,6 +17,7 @@ import pytest
 
 import cdp_runtime
 from cdp_runtime.positions import runs
+from cdp_runtime.replay import run as replay
 from cdp_runtime.upgrade import upgrade
 from tests.versions import History
 
@@ -166,6 +167,36 @@ class TestUpgrade:
         after = cdp_runtime.open_archive(url, "shop.Order", generated=generated).to_table()
         assert after.to_pylist() == before.to_pylist()
         memory.rm(root, recursive=True)
+
+
+class TestAnotherLock:
+    """A lock that was lost and made anew gives other columns the ids of those that the files have."""
+
+    @pytest.fixture
+    def lost(self, tmp_path: Path) -> History:
+        history = History(tmp_path, "shop.Order")
+        history.build(order("string a = 1; string b = 2;"))
+        history.write({"a": "1", "b": "2"})
+        (history.schemas / "cdpgen.lock").unlink()
+        history.build(order("string b = 2; string a = 1;"))
+        return history
+
+    def test_nobody_reads_or_rewrites_one_column_as_another(
+        self, lost: History, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        [path] = files(lost)
+        before = path.read_bytes()
+        with pytest.raises(OSError, match=r"was cdpgen\.lock lost and made anew\?"):
+            lost.open().to_table()
+        [upgraded] = upgrade(lost.archive, generated=lost.today.generated)
+        assert "was cdpgen.lock lost" in upgraded.problem
+        assert path.read_bytes() == before
+        assert replay(str(lost.archive), generated=str(lost.today.generated)) == 1
+        assert "was cdpgen.lock lost" in capfd.readouterr().err
+
+    def test_nobody_goes_on_writing(self, lost: History) -> None:
+        with pytest.raises(OSError, match=r"was cdpgen\.lock lost"):
+            lost.writer(lost.archive).skip_published(lambda source: True)
 
 
 class TestRun:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gc
+import resource
+import socket
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cdp_runtime.config import ConfigError
+from cdp_runtime.journal import Frame, Journal, encode
 from cdp_runtime.parquet import PublishedFile
 from cdp_runtime.writer import TableWriter, WriterFailed
 from generated.stellar.v1.asset_details_pb2 import AssetDetails
@@ -195,3 +199,43 @@ def test_the_failure_names_table_archive_and_cause(tmp_path: Path) -> None:
     (tmp_path / "a" / checks.TABLE).write_text("in the way")
     with pytest.raises(WriterFailed, match=rf"{checks.TABLE}: cannot write to {tmp_path}/a: .*"):
         writer.close()
+
+
+def test_more_open_files_than_the_system_allows_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1_024, 4_096))
+    with pytest.raises(
+        ConfigError, match=r"max_open_files: 1000 .* this process may have 1024 open"
+    ):
+        AssetDetailsWriter(tmp_path, max_open_files=1_000)
+    AssetDetailsWriter(tmp_path, max_open_files=900).close()
+
+
+def test_a_journal_is_recovered_through_a_link_to_the_archive(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    left = Journal(tmp_path / "j", AssetDetailsWriter.table, "w", str(tmp_path / "real"), 1 << 20)
+    left.append(encode(Frame("s", [b""], range(1))), 1)
+    left.sync()
+    left.close()
+    AssetDetailsWriter(tmp_path / "link", journal=tmp_path / "j").close()
+    assert len(list((tmp_path / "real").rglob("*.parquet"))) == 1
+
+
+def test_what_a_dead_letter_says_may_quote_what_is_no_text(tmp_path: Path) -> None:
+    with AssetDetailsWriter(tmp_path) as writer:
+        writer.reject(b"x", "no field \ud800", source="s", position=1)
+    [path] = tmp_path.rglob("*.parquet")
+    assert pq.read_table(path)["reason"].to_pylist() == ["no field \\ud800"]
+
+
+def test_the_files_of_a_retry_at_work_are_not_those_of_the_dead_writer(tmp_path: Path) -> None:
+    host = socket.gethostname()
+    temporary = tmp_path / "_tmp"
+    temporary.mkdir()
+    (temporary / f"dead@{host}.lock").touch()
+    for name in ("asset_details-dead-000001.parquet.tmp", "t-dead-000001r-000001.parquet.tmp"):
+        (temporary / name).touch()
+    AssetDetailsWriter(tmp_path).close()
+    assert [path.name for path in temporary.iterdir()] == ["t-dead-000001r-000001.parquet.tmp"]
