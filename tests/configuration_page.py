@@ -28,9 +28,9 @@ _NAMES: Final = {
 
 _PAGE: Final = """# Configuration
 
-Made by `python -m tests.configuration_page` from the models in `runtime/cdp_runtime/config.py`. What becomes a table or
-column is decided in another file, `cdpgen.yaml`: [rules.md](rules.md). Each option has one name and one meaning,
-wherever it is written:
+Made by `python -m tests.configuration_page` from the models in `runtime/cdp_runtime/config.py`. What becomes
+a table or column is decided in another file, `cdpgen.yaml`: [rules.md](rules.md). Each option has one name
+and one meaning, wherever it is written:
 
 | where | for example |
 |---|---|
