@@ -28,8 +28,9 @@ _NAMES: Final = {
 
 _PAGE: Final = """# Configuration
 
-Made by `python -m tests.configuration_page` from the models in `runtime/cdp_runtime/config.py`. Each option has
-one name and one meaning, wherever it is written:
+Made by `python -m tests.configuration_page` from the models in `runtime/cdp_runtime/config.py`. What becomes
+a table or column is decided in another file, `cdpgen.yaml`: [rules.md](rules.md). Each option has one name
+and one meaning, wherever it is written:
 
 | where | for example |
 |---|---|
@@ -38,8 +39,11 @@ one name and one meaning, wherever it is written:
 | command line | `--set max_file_size_mb=128`; one of the store: `--set storage_options.endpoint_url=...` |
 
 What is nearer to the table counts more, and the command line counts most. A destination that comes later
-(`--to`, `storage_type`) replaces one before it whole. Whatever is wrong is told with its file, line
-and key and with what is allowed, all of it at once, before anything starts; the exit code is then 2.
+(`--to`, `storage_type`) replaces one before it whole. Whatever is wrong is told with its key and with what is
+allowed, before anything starts; the exit code is then 2. In a pipeline file it is told with file and line,
+too, and in turns, of each all at once: variables that are not set; then what is wrong outside of `writer:`;
+then the options under it. Whether options go together, and whether tables and sources are there, is seen
+last, one by one and without a line.
 
 ## Options of a writer
 
@@ -85,6 +89,10 @@ as a number or as true or false where one is wanted. Keys are taken as they are.
 ### A source
 
 {source}
+
+A line of NDJSON is read as `google.protobuf.json_format` reads it, and base64 of fields of `bytes` leniently
+so: characters that are not base64 are left out (`A Q!I*=` is `AQI=`), `-` and `_` are `+` and `/`, and the
+padding may be missing.
 """
 
 
