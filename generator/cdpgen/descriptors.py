@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf import descriptor_pb2
 
-from cdpgen.errors import Position, UsageError
+from cdpgen.errors import Position, UsageError, not_utf8
 
 __all__ = [
     "Enum",
@@ -402,7 +402,7 @@ class _Source:
         location = self._locations.get(path)
         if location is None:
             return ""
-        parts = [_clean(location.leading_comments), _clean(location.trailing_comments)]
+        parts = [self._clean(location.leading_comments), self._clean(location.trailing_comments)]
         return "\n\n".join(part for part in parts if part)
 
     def file_comment(self) -> str:
@@ -412,17 +412,18 @@ class _Source:
             if location is None:
                 continue
             for text in (location.leading_comments, *reversed(location.leading_detached_comments)):
-                comment = _clean(text)
+                comment = self._clean(text)
                 lowered = comment.lower()
                 if comment and "copyright" not in lowered and "license" not in lowered:
                     return comment
         return ""
 
-
-def _clean(comment: str) -> str:
-    """A comment's lines without what the comment syntax left at their ends."""
-    lines = [line.rstrip() for line in comment.expandtabs(4).splitlines()]
-    return textwrap.dedent("\n".join(lines)).strip("\n").strip()
+    def _clean(self, comment: str) -> str:
+        """A comment's lines without what the comment syntax left at their ends."""
+        if isinstance(comment, bytes):  # what is no UTF-8 protobuf hands over as it is
+            raise UsageError(not_utf8(self._shown, Path(self._shown).read_bytes()))
+        lines = [line.rstrip() for line in comment.expandtabs(4).splitlines()]
+        return textwrap.dedent("\n".join(lines)).strip("\n").strip()
 
 
 class _Resolver:

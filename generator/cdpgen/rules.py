@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, cast, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from cdpgen.errors import Position, UsageError, suggest
+from cdpgen.errors import Position, UsageError, not_utf8, suggest
 
 __all__ = [
     "LEVELS",
@@ -232,8 +232,8 @@ def read_rules(folder: Path) -> RulesFile:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return RulesFile(shown, Rules(), None)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{shown}:1:1: not UTF-8 at byte {error.start}") from None
+    except UnicodeDecodeError:
+        raise UsageError(not_utf8(shown, path.read_bytes())) from None
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()

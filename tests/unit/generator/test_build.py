@@ -227,6 +227,30 @@ class TestErrors:
         assert run("build", "schemas") == 2
         assert capsys.readouterr().err == expected
 
+    @pytest.mark.parametrize(
+        ("path", "text"),
+        [
+            (
+                "shop/v1/sale.proto",
+                PROTO.replace("message", "// vendu à Liège, prix en €\nmessage"),
+            ),
+            ("cdpgen.yaml", "version: 1\n# Zwei Zeilen.\n\n# à Liège: prix en €\n"),
+            ("cdpgen.lock", '{\n\n\n"a à Liège €": 1}'),
+        ],
+    )
+    def test_what_is_not_utf8_is_named_by_its_place(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], path: str, text: str
+    ) -> None:
+        # The first byte that is not UTF-8 counts: the à before it is.
+        data = text.encode("utf-8").replace("è".encode(), "è".encode("latin-1"))
+        (folder / "schemas" / path).write_bytes(data)
+        assert run("build", "schemas") == 2
+        line = text.split("\n")[3]
+        place = f"{Path('schemas') / path}:4:{line.index('è') + 1}"
+        assert capsys.readouterr().err.startswith(
+            f"{place}: not UTF-8: the byte 0xe8; save the file"
+        )
+
     @pytest.mark.parametrize("arguments", [["build"], ["build", "nowhere"], ["nonsense"]])
     def test_bad_usage_is_exit_code_2(self, folder: Path, arguments: list[str]) -> None:
         assert run(*arguments) == 2
