@@ -8,7 +8,15 @@ import keyword
 import re
 from collections.abc import Sequence
 
-__all__ = ["Names", "class_name", "constant_name", "module_path", "relative_import", "snake"]
+__all__ = [
+    "Names",
+    "class_name",
+    "constant_name",
+    "module_path",
+    "relative_import",
+    "snake",
+    "stub_name",
+]
 
 
 def snake(name: str) -> str:
@@ -28,6 +36,17 @@ def class_name(local_name: str) -> str:
     """The name of a message within its file as the beginning of a class's name."""
     parts = re.split(r"[._]+", local_name)
     return "".join(part[:1].upper() + part[1:] for part in parts)
+
+
+def stub_name(local_name: str) -> str:
+    """The name of a message or an enum within its file as a `_pb2.pyi` has it.
+
+    A class named like a keyword is reached by getattr alone; so that it has a type all the same,
+    the stub has it under a name that is not there when the program runs: `Outer.None` as
+    `Outer._None_`.
+    """
+    parts = local_name.split(".")
+    return ".".join(f"_{part}_" if keyword.iskeyword(part) else part for part in parts)
 
 
 def module_path(proto_path: str) -> tuple[tuple[str, ...], str]:
