@@ -57,17 +57,17 @@ def module_path(proto_path: str) -> tuple[tuple[str, ...], str]:
 
     Returns:
         The folders, and the stem before `_pb2` or `_writer`; what cannot stand in a Python name
-        becomes an underscore, and a folder that is a keyword gets one behind it.
+        becomes an underscore, one stands before a digit, and a folder that is a keyword gets one
+        behind it.
     """
-    *folders, file = proto_path.removesuffix(".proto").split("/")
-    return tuple(_identifier(folder) for folder in folders), re.sub(r"\W", "_", file)
+    *folders, file = map(_word, proto_path.removesuffix(".proto").split("/"))
+    package = tuple(f"{name}_" if keyword.iskeyword(name) else name for name in folders)
+    return package, file
 
 
-def _identifier(name: str) -> str:
+def _word(name: str) -> str:
     name = re.sub(r"\W", "_", name)
-    if name[:1].isdigit():
-        name = f"_{name}"
-    return f"{name}_" if keyword.iskeyword(name) else name
+    return f"_{name}" if name[:1].isdigit() else name
 
 
 def relative_import(here: Sequence[str], there: Sequence[str]) -> str:

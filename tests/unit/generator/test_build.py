@@ -58,6 +58,28 @@ class TestBuild:
         done = subprocess.run(command, cwd=folder / "some", capture_output=True, text=True)
         assert done.stdout == "[{'sale': {'article': 'book'}, '_raw': None}]\n", done.stderr
 
+    def test_files_whose_names_no_module_can_have_are_imported_under_others(
+        self, folder: Path
+    ) -> None:
+        write(folder / "schemas/2024/1-sale.proto", PROTO.replace("shop.v1", "old"))
+        write(
+            folder / "schemas/2024/2.proto",
+            'syntax = "proto3"; package new; import "2024/1-sale.proto";'
+            "message Order { old.Sale sale = 1; } message None { string at = 1; }",
+        )
+        assert run("build", "schemas") == 0
+        code = (
+            "from generated._2024._2_writer import OrderConverter, NoneWriter\n"
+            "order = OrderConverter().to_arrow([b'\\x0a\\x03\\x0a\\x01b']).to_pylist()\n"
+            "with NoneWriter('archive') as writer:\n"
+            "    writer.write(NoneWriter.message_type()(at='noon'))\n"
+            "print(order, NoneWriter.message_type()(at='noon'))"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        said = "[{'sale': {'article': 'b'}, '_raw': None}] at: \"noon\"\n\n"
+        assert done.stdout == said, done.stderr
+
     def test_what_no_schema_makes_any_more_is_removed_with_its_folder(self, folder: Path) -> None:
         assert run("build", "schemas") == 0
         write(folder / "generated/shop/v1/__pycache__/sale_pb2.cpython-311.pyc", "")
