@@ -35,7 +35,7 @@ class Built:
         written: the files that are new or differ.
         removed: the files that no schema makes any more.
         unchanged: how many files were right already.
-        warnings: what protoc warned of, a line each.
+        warnings: what protoc warned of, and names that clash, a line each.
         findings: changes that do not stop a build but are worth a look.
     """
 
@@ -95,7 +95,7 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
         written=written,
         removed=removed,
         unchanged=len(files) - len(written),
-        warnings=compiled.warnings,
+        warnings=[*compiled.warnings, *compared.warnings],
         findings=compared.findings,
     )
 

@@ -131,6 +131,7 @@ def check(
     from cdpgen.findings import show
 
     found = run(schemas, against)
+    _complain(found.warnings)
     if found.findings or format is _Format.json:
         print(show(found.findings, format.value, str(schemas / "cdpgen.yaml")))
     raise typer.Exit(int(found.breaking))

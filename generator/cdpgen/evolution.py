@@ -20,6 +20,7 @@ from cdpgen.checks import (
     TABLE_CHECKS,
     Rule,
 )
+from cdpgen.clashes import find_clashes
 from cdpgen.defaults import Default, defaults_of
 from cdpgen.errors import Position, UsageError, suggest
 from cdpgen.lock import Going, Lock, LockedTable
@@ -58,11 +59,13 @@ class Comparison:
         findings: what is neither accepted nor ignored, by place.
         going: by table, how its columns go on.
         defaults: by table and column, what rows older than the column have in it.
+        warnings: names of what was archived that are one to some readers, a line each.
     """
 
     findings: list[Finding]
     going: Mapping[str, Going]
     defaults: Mapping[str, Mapping[str, Default]]
+    warnings: list[str]
 
     @property
     def breaking(self) -> bool:
@@ -94,9 +97,9 @@ def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = Fal
 
     Raises:
         UsageError: an acceptance matches nothing, a rename or default names no column, a default does not
-            fit its column, or a rule is not known.
+            fit its column, or a rule is not known; or new names clash.
     """
-    problems: list[str] = []
+    problems, warnings = find_clashes(plan, previous, rules)
     changes = [
         _table_change(old, table, rules, problems)
         for table in plan.tables
@@ -118,7 +121,7 @@ def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = Fal
     }
     for change in changes:
         going[change.new.name] = _joined(change, found, going[change.new.name])
-    return Comparison(left, going, defaults_of(plan, rules))
+    return Comparison(left, going, defaults_of(plan, rules), warnings)
 
 
 def _is_within(path: str, outer: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -156,6 +157,48 @@ class TestRoot:
         assert run("build", "schemas/shop") == 2
         said = "shop/v1/sale.proto lies in schemas: build that folder, not schemas/shop\n"
         assert capsys.readouterr().err.endswith(said)
+
+
+class TestNamesThatDifferInCase:
+    """What is new is refused: `testdata/error_case`."""
+
+    def test_columns_that_were_archived_are_warned_of(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        two = PROTO.replace("}", "string b = 2; }")
+        self.archived_as(folder, two, "b", "Article")
+        for command in (["build", "schemas"], ["check", "schemas"]):
+            assert run(*command) == 0
+            said = capsys.readouterr().err
+            assert said.startswith(
+                f"{Path('schemas/shop/v1/sale.proto')}:4:36: warning: the columns `Article` and "
+                "`article` (schemas/shop/v1/sale.proto:4:16) of shop.v1.Sale are one to DuckDB, "
+            )
+            assert said.count("\n") == 1
+
+    def test_tables_that_were_archived_are_let_be_and_a_new_one_is_not(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        two = "message Old { string article = 1; }"
+        self.archived_as(folder, PROTO + two, "Old", "sale")
+        assert run("build", "schemas") == 0
+        assert capsys.readouterr().err == ""
+        text = (folder / "schemas/shop/v1/sale.proto").read_text("utf-8")
+        write(folder / "schemas/shop/v1/sale.proto", text.replace("Sale", "SALE"))
+        assert run("build", "schemas") == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"{Path('schemas/shop/v1/sale.proto')}:4:1: the tables shop.v1.SALE")
+
+    @staticmethod
+    def archived_as(folder: Path, proto: str, name: str, then: str) -> None:
+        """Schemas and a lock with another name than that with which they were built."""
+        write(folder / "schemas/shop/v1/sale.proto", proto)
+        assert run("build", "schemas") == 0
+        lock = folder / "schemas/cdpgen.lock"
+        text = lock.read_text("utf-8")
+        write(lock, text.replace(f'"{name}"', f'"{then}"').replace(f".{name}", f".{then}"))
+        write(folder / "schemas/shop/v1/sale.proto", proto.replace(f" {name} ", f" {then} "))
+        shutil.rmtree(folder / "generated")
 
 
 class TestVersion:
