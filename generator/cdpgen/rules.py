@@ -223,11 +223,17 @@ def read_rules(folder: Path) -> RulesFile:
         planned.
 
     Raises:
-        UsageError: the file is no YAML, or says something that no rule understands; every problem
-            is listed with its place.
+        UsageError: the file is no YAML, is named otherwise, or says something that no rule
+            understands; every problem is listed with its place.
     """
     path = folder / RULES_NAME
     shown = str(path)
+    misnamed = path.with_suffix(".yml")
+    if misnamed.exists():
+        raise UsageError(
+            f"{misnamed}: is not read: rules stand in {RULES_NAME}; "
+            + ("put them in there, and remove this file" if path.exists() else "rename this file")
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

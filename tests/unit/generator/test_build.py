@@ -316,6 +316,17 @@ class TestErrors:
             f"{place}: not UTF-8: the byte 0xe8; save the file"
         )
 
+    def test_rules_in_a_file_of_another_name_are_not_passed_over(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(folder / "schemas/cdpgen.yml", "version: 1\n")
+        said = f"{Path('schemas/cdpgen.yml')}: is not read: rules stand in cdpgen.yaml; "
+        assert run("build", "schemas") == 2
+        assert capsys.readouterr().err == f"{said}rename this file\n"
+        write(folder / "schemas/cdpgen.yaml", "version: 1\n")
+        assert run("check", "schemas") == 2
+        assert capsys.readouterr().err == f"{said}put them in there, and remove this file\n"
+
     @pytest.mark.parametrize("arguments", [["build"], ["build", "nowhere"], ["nonsense"]])
     def test_bad_usage_is_exit_code_2(self, folder: Path, arguments: list[str]) -> None:
         assert run(*arguments) == 2
