@@ -211,15 +211,17 @@ def _findings(
 
 
 def _deleted_tables(previous: Lock, plan: Plan, rules: RulesFile) -> Iterator[Finding]:
-    present = {table.name for table in plan.tables} | plan.skipped
+    present = {table.name for table in plan.tables}
     for name, old in previous.tables.items():
         if old.retired or name in present:
             continue
         message = plan.schemas.messages.get(name)
-        position = (
-            message.position if message else Position(previous.path, previous.lines.get(name, 1), 1)
-        )
-        now = "part of other messages, and no table" if message else "gone"
+        if name in plan.skipped:
+            position, now = rules.position("tables", name, "skip"), "skipped"
+        elif message is not None:
+            position, now = message.position, "part of other messages, and no table"
+        else:
+            position, now = Position(previous.path, previous.lines.get(name, 1), 1), "gone"
         if MESSAGE_NO_DELETE.holds_at(_level(rules, name)):
             yield Finding(MESSAGE_NO_DELETE, Change(name, position, "a table", now), (name,))
 
