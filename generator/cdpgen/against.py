@@ -32,8 +32,9 @@ def check(schemas: Path, against: str | None = None) -> Comparison:
     Raises:
         UsageError: the schemas, rules or lock cannot be used, or there is no such file or ref.
     """
+    compiled = compile_schemas(schemas)
     rules = read_rules(schemas)
-    planned = plan(compile_schemas(schemas), rules)
+    planned = plan(compiled, rules)
     if against is None:
         return compare(read_lock(schemas / LOCK_NAME), planned, rules)
     path = Path(against)

@@ -48,7 +48,9 @@ def _options(
 
 
 _Schemas = Annotated[
-    Path, typer.Argument(help="Folder of the .proto files, cdpgen.yaml and cdpgen.lock.")
+    Path,
+    # Whether it can be read is asked where the files in it are, of which the same is to be said.
+    typer.Argument(help="Folder of the .proto files, cdpgen.yaml and cdpgen.lock.", readable=False),
 ]
 
 

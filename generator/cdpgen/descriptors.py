@@ -277,16 +277,12 @@ def compile_schemas(root: Path) -> Schemas:
         The schemas, resolved.
 
     Raises:
-        UsageError: the folder is missing or holds no `.proto`, or protoc rejects one; then the
-            message is protoc's own, with file, line and column.
+        UsageError: the folder is missing or holds no `.proto`, something in it cannot be read, or
+            protoc rejects a file; then the message is protoc's own, with file, line and column.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; give the folder that holds your .proto files")
-    found = (path.relative_to(root) for path in root.rglob("*.proto"))
-    # A hidden folder is nobody's schemas: `.venv` has those of protoc.
-    paths = sorted(
-        path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)
-    )
+    paths = _proto_files(root)
     if not paths:
         raise UsageError(f"{root}: no .proto file in it or below")
     serialized, warnings = _protoc(root, paths)
@@ -294,6 +290,43 @@ def compile_schemas(root: Path) -> Schemas:
     schemas = _Resolver(root, frozenset(paths), warnings).resolve(descriptor_set.file)
     schemas.warnings.extend(_wrong_root(root, schemas))
     return schemas
+
+
+def _proto_files(root: Path) -> list[str]:
+    """The files to compile, as others import them.
+
+    Each is opened once: protoc does not say why it cannot read one, and a folder passed over would
+    be taken for tables that are gone.
+    """
+    problems = []
+
+    def complain(error: OSError) -> None:
+        problems.append(f"{error.filename}: cannot be read: {error.strerror}")
+
+    paths = []
+    for folder, folders, files in os.walk(root, onerror=complain):
+        # A hidden folder is nobody's schemas: `.venv` has those of protoc.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            if not name.endswith(".proto") or name.startswith("."):
+                continue
+            try:
+                if path.is_symlink() and not path.exists():
+                    problems.append(f"{path}: is a link to {path.readlink()}, which is not there")
+                elif not path.is_file():
+                    problems.append(
+                        f"{path}: is {'a folder' if path.is_dir() else 'no file'}; name only files "
+                        "that hold messages *.proto"
+                    )
+                else:
+                    path.open("rb").close()
+                    paths.append(path.relative_to(root).as_posix())
+            except OSError as error:
+                complain(error)
+    if problems:
+        raise UsageError("\n".join(sorted(problems)))
+    return sorted(paths)
 
 
 def _wrong_root(root: Path, schemas: Schemas) -> list[str]:

@@ -159,6 +159,47 @@ class TestRoot:
         assert capsys.readouterr().err.endswith(said)
 
 
+class TestWhatCannotBeRead:
+    """`schemas/shop/v1/sale.proto`, and what lies beside it."""
+
+    @pytest.mark.parametrize(
+        "locked", ["schemas", "schemas/shop", "schemas/shop/v1", "schemas/shop/v1/sale.proto"]
+    )
+    @pytest.mark.parametrize("command", ["build", "check"])
+    def test_a_file_or_folder_without_the_right_to_it(
+        self, folder: Path, locked: str, command: str
+    ) -> None:
+        write(folder / "schemas/other.proto", 'syntax = "proto3"; message Other {}')
+        assert run("build", "schemas") == 0
+        before = stamps(folder)
+        (folder / locked).chmod(0)
+        try:
+            done = unprivileged(command, "schemas")
+        finally:
+            (folder / locked).chmod(0o755)
+        assert done.stderr == f"{Path(locked)}: cannot be read: Permission denied\n"
+        assert (done.returncode, done.stdout) == (2, "")
+        assert stamps(folder) == before
+
+    def test_what_is_no_file(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (folder / "schemas/gone.proto").symlink_to("nowhere.proto")
+        (folder / "schemas/shop/v2.proto").mkdir()
+        os.mkfifo(folder / "schemas/pipe.proto")
+        assert run("build", "schemas") == 2
+        assert capsys.readouterr().err == (
+            f"{Path('schemas/gone.proto')}: is a link to nowhere.proto, which is not there\n"
+            f"{Path('schemas/pipe.proto')}: is no file; name only files that hold messages *.proto\n"
+            f"{Path('schemas/shop/v2.proto')}: is a folder; name only files that hold messages "
+            "*.proto\n"
+        )
+
+    def test_a_link_to_a_file_is_one(self, folder: Path) -> None:
+        write(folder / "elsewhere.proto", 'syntax = "proto3"; message Other {}')
+        (folder / "schemas/other.proto").symlink_to(folder / "elsewhere.proto")
+        assert run("build", "schemas") == 0
+        assert (folder / "generated/other_writer.py").exists()
+
+
 class TestNamesThatDifferInCase:
     """What is new is refused: `testdata/error_case`."""
 
@@ -341,6 +382,19 @@ evolution:
   accept:
     - {rule: MESSAGE_NO_DELETE, path: shop.v1.Sale, reason: never used}
 """
+
+
+def unprivileged(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `cdpgen` does for somebody who may not read everything, as root may."""
+    without: list[str] = []
+    if os.geteuid() == 0:
+        rights = "-dac_override,-dac_read_search"
+        without = ["setpriv", "--bounding-set", rights, "--inh-caps", rights]
+        tried = shutil.which("setpriv") and subprocess.run([*without, "true"], capture_output=True)
+        if not tried or tried.returncode != 0:
+            pytest.skip("root, who may read everything, and cannot drop the right to it here")
+    command = [*without, sys.executable, "-m", "cdpgen", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def timed(*arguments: str) -> float:
