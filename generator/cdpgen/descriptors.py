@@ -281,7 +281,8 @@ def compile_schemas(root: Path) -> Schemas:
             protoc rejects a file; then the message is protoc's own, with file, line and column.
     """
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder; give the folder that holds your .proto files")
+        what = "is a file" if root.is_file() else "no such folder"
+        raise UsageError(f"{root}: {what}; give the folder that holds your .proto files")
     paths = _proto_files(root)
     if not paths:
         raise UsageError(f"{root}: no .proto file in it or below")

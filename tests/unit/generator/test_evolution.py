@@ -147,10 +147,32 @@ class TestCheck:
         )
         assert said.count("\n") == 1
 
-    def test_no_change_says_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
-        Change("safe_nothing")
+    def test_where_all_is_fine_it_says_so_and_what_a_build_makes(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        change = Change("safe_add")
+        refund = 'syntax = "proto3"; package shop.v1; message Refund { string article = 1; }'
+        (change.schemas / "refund.proto").write_text(refund, encoding="utf-8")
+        fine = "2 tables, nothing breaks; a build makes version 1 of shop.v1.Refund, version 2 of "
         assert run("check", "schemas") == 0
-        assert capsys.readouterr().out == ""
+        assert capsys.readouterr().out == f"{fine}shop.v1.Sale\n"
+        shutil.copy(change.schemas / LOCK_NAME, "old.lock")
+        build(change.schemas, Path("generated"))
+        assert run("check", "schemas") == 0
+        assert capsys.readouterr().out == "2 tables, nothing breaks; a build makes no new version\n"
+        assert run("check", "schemas", "--against", "old.lock") == 0
+        assert capsys.readouterr().out == f"{fine}shop.v1.Sale\n"
+        (change.schemas / LOCK_NAME).unlink()
+        assert run("check", "schemas") == 0
+        assert capsys.readouterr().out == "2 tables, nothing breaks; nothing was archived so far\n"
+
+    @pytest.mark.parametrize(("form", "said"), [("json", "[]\n"), ("github", "")])
+    def test_for_tools_it_says_no_more_than_what_it_found(
+        self, capsys: pytest.CaptureFixture[str], form: str, said: str
+    ) -> None:
+        Change("safe_nothing")
+        assert run("check", "schemas", "--format", form) == 0
+        assert capsys.readouterr().out == said
 
     def test_it_compares_with_the_schemas_at_a_git_ref(
         self, capsys: pytest.CaptureFixture[str]
