@@ -390,11 +390,31 @@ def _protoc(root: Path, paths: Sequence[str]) -> tuple[bytes, list[str]]:
             errors="replace",
             check=False,
         )
-        said = [_placed(root, line) for line in done.stderr.splitlines() if line.strip()]
+        said = [_placed(root, line) for line in _without_log(done.stderr.splitlines())]
         if done.returncode != 0 or not os.path.exists(out):
             said += _found_further_up(root, said)
             raise UsageError("\n".join(said) or f"protoc ended with exit code {done.returncode}")
         return Path(out).read_bytes(), said
+
+
+_LOG: Final = re.compile(r"[IWEF]\d{4} \S+ +\d+ [\w.]+:\d+\] ")
+_NO_SYNTAX: Final = re.compile(
+    r"No edition or syntax specified for the proto file: (.*?\.proto)\. "
+)
+
+
+def _without_log(lines: Sequence[str]) -> Iterator[str]:
+    """What protoc said, where it is for its log in the form of what is for people."""
+    for line in lines:
+        text = _LOG.sub("", line).strip()
+        silent = _NO_SYNTAX.match(text)
+        if silent:
+            yield (
+                f"{silent[1]}:1:1: warning: says no `syntax`, and is taken for proto2; write "
+                '`syntax = "proto2";` on top'
+            )
+        elif text and "absl::InitializeLog" not in text:
+            yield text
 
 
 def _placed(root: Path, line: str) -> str:

@@ -159,6 +159,23 @@ class TestRoot:
         assert capsys.readouterr().err.endswith(said)
 
 
+class TestWarnings:
+    def test_a_file_without_syntax_is_named_and_nothing_of_protocs_log(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(folder / "schemas/old.proto", "message Old { optional string a = 1; }")
+        expected = (
+            f"{Path('schemas/old.proto')}:1:1: warning: says no `syntax`, and is taken for proto2; "
+            'write `syntax = "proto2";` on top\n'
+        )
+        assert run("build", "schemas") == 0
+        assert capsys.readouterr().err == expected
+        write(folder / "schemas/other.proto", 'syntax = "proto3"; message Other { Gone a = 1; }')
+        assert run("build", "schemas") == 2
+        wrong = f'{Path("schemas/other.proto")}:1:36: "Gone" is not defined.\n'
+        assert sorted(capsys.readouterr().err.splitlines(True)) == [expected, wrong]
+
+
 class TestWhatCannotBeRead:
     """`schemas/shop/v1/sale.proto`, and what lies beside it."""
 
