@@ -461,8 +461,11 @@ def _duckdb(table: ArchivedTable, folder: str) -> Iterator[str]:
 def _remarks(table: ArchivedTable) -> Iterator[str]:
     older = table.older
     if older.raw:
+        rows = (
+            "1 row of older files is" if older.raw == 1 else f"{older.raw} rows of older files are"
+        )
         yield (
-            f"-- {older.raw} rows of older files are kept whole in {table.program.raw}: "
+            f"-- {rows} kept whole in {table.program.raw}: "
             "`cdpgen upgrade` puts what is known today into its columns."
         )
     ids = {
