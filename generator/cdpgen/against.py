@@ -15,7 +15,7 @@ from cdpgen.errors import UsageError
 from cdpgen.evolution import Comparison, compare
 from cdpgen.lock import LOCK_NAME, Lock, lock_plan, read_lock
 from cdpgen.model import Plan, plan
-from cdpgen.rules import read_rules
+from cdpgen.rules import read_rules, reject_misnamed
 
 __all__ = ["Checked", "check"]
 
@@ -51,6 +51,7 @@ def check(schemas: Path, against: str | None = None) -> Checked:
         UsageError: the schemas, rules or lock cannot be used, or there is no such file or ref.
     """
     compiled = compile_schemas(schemas)
+    reject_misnamed(schemas)
     rules = read_rules(schemas)
     planned = plan(compiled, rules)
     if against is None:

@@ -19,7 +19,7 @@ from cdpgen.lock import LOCK_NAME, lock_plan, read_lock, write_lock
 from cdpgen.model import plan
 from cdpgen.names import module_path
 from cdpgen.render import HEADER, ROOT_HEADER, render
-from cdpgen.rules import read_rules
+from cdpgen.rules import read_rules, reject_misnamed
 
 __all__ = ["Built", "build"]
 
@@ -69,6 +69,7 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
             is in the way.
     """
     compiled = compile_schemas(schemas)
+    reject_misnamed(schemas)
     rules = read_rules(schemas)
     planned = plan(compiled, rules)
     _reject_colliding_modules(compiled)

@@ -30,6 +30,7 @@ __all__ = [
     "TableRule",
     "TimeUnit",
     "read_rules",
+    "reject_misnamed",
 ]
 
 RULES_NAME: Final = "cdpgen.yaml"
@@ -223,17 +224,11 @@ def read_rules(folder: Path) -> RulesFile:
         planned.
 
     Raises:
-        UsageError: the file is no YAML, is named otherwise, or says something that no rule
-            understands; every problem is listed with its place.
+        UsageError: the file is no YAML, or says something that no rule understands; every problem
+            is listed with its place.
     """
     path = folder / RULES_NAME
     shown = str(path)
-    misnamed = path.with_suffix(".yml")
-    if misnamed.exists():
-        raise UsageError(
-            f"{misnamed}: is not read: rules stand in {RULES_NAME}; "
-            + ("put them in there, and remove this file" if path.exists() else "rename this file")
-        )
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -256,6 +251,20 @@ def read_rules(folder: Path) -> RulesFile:
     except ValidationError as error:
         raise UsageError("\n".join(_explain(shown, node, error))) from None
     return RulesFile(shown, rules, node)
+
+
+def reject_misnamed(folder: Path) -> None:
+    """Objects to rules in a file that is not read, which nobody would notice.
+
+    Not a part of reading them, as a state of long ago was built without such a file as well.
+    """
+    path = folder / RULES_NAME
+    misnamed = path.with_suffix(".yml")
+    if misnamed.exists():
+        raise UsageError(
+            f"{misnamed}: is not read: rules stand in {RULES_NAME}; "
+            + ("put them in there, and remove this file" if path.exists() else "rename this file")
+        )
 
 
 def _without_nulls(data: object, level: int = 0) -> object:

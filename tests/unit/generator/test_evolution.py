@@ -190,6 +190,19 @@ class TestCheck:
         shutil.copytree("some", "new")
         assert run("check", "new/schemas", "--against", "main") == 0  # none were there
 
+    def test_rules_that_were_not_read_at_a_git_ref_may_be_renamed(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        git("init", "--quiet", "--initial-branch=main")
+        shutil.copytree(CASES / "FIELD_SAME_TYPE/previous", "schemas")
+        Path("schemas/cdpgen.yml").write_text("version: 1\n", encoding="utf-8")
+        git("add", ".")
+        git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "before")
+        assert run("check", "schemas", "--against", "main") == 2
+        assert "cdpgen.yml: is not read" in capsys.readouterr().err
+        Path("schemas/cdpgen.yml").rename("schemas/cdpgen.yaml")
+        assert run("check", "schemas", "--against", "main") == 0
+
     def test_where_there_is_no_repository_it_says_so(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
