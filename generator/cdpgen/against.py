@@ -94,8 +94,15 @@ def _at_ref(schemas: Path, ref: str) -> Lock:
     archived = _git(top, "archive", "--format=tar", f"{ref}:{prefix}")
     with tempfile.TemporaryDirectory(prefix="cdpgen-") as name:
         before = Path(name)
-        with tarfile.open(fileobj=io.BytesIO(archived)) as tar:
-            tar.extractall(before, filter="data")
+        try:
+            with tarfile.open(fileobj=io.BytesIO(archived)) as tar:
+                tar.extractall(before, filter="data")
+        except tarfile.FilterError as error:
+            raise UsageError(
+                f"{ref}:{schemas / error.tarinfo.name}: is a link out of {schemas}, which cannot be "
+                f"followed at a git ref; give --against the path of a lock: git show "
+                f"{ref}:{prefix}{LOCK_NAME} > old.lock"
+            ) from None
         try:
             planned = plan(compile_schemas(before), read_rules(before))
             _, lock = lock_plan(planned, read_lock(before / LOCK_NAME))

@@ -203,6 +203,21 @@ class TestCheck:
         Path("schemas/cdpgen.yml").rename("schemas/cdpgen.yaml")
         assert run("check", "schemas", "--against", "main") == 0
 
+    def test_a_link_out_of_the_schemas_at_a_git_ref_is_named(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        git("init", "--quiet", "--initial-branch=main")
+        shutil.copytree(CASES / "FIELD_SAME_TYPE/previous", "elsewhere")
+        Path("schemas").mkdir()
+        Path("schemas/sale.proto").symlink_to("../elsewhere/sale.proto")
+        git("add", ".")
+        git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "before")
+        assert run("check", "schemas", "--against", "main") == 2
+        said = (
+            f"main:{Path('schemas/sale.proto')}: is a link out of schemas, which cannot be followed"
+        )
+        assert capsys.readouterr().err.startswith(said)
+
     def test_where_there_is_no_repository_it_says_so(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
