@@ -6,19 +6,37 @@ import io
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cdpgen.descriptors import compile_schemas
 from cdpgen.errors import UsageError
 from cdpgen.evolution import Comparison, compare
 from cdpgen.lock import LOCK_NAME, Lock, lock_plan, read_lock
-from cdpgen.model import plan
-from cdpgen.rules import read_rules
+from cdpgen.model import Plan, plan
+from cdpgen.rules import read_rules, reject_misnamed
 
-__all__ = ["check"]
+__all__ = ["Checked", "check"]
 
 
-def check(schemas: Path, against: str | None = None) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        tables: how many tables there are.
+        newer: by table, the version that a build would make of it; empty where something breaks.
+        anew: whether nothing was archived before.
+    """
+
+    compared: Comparison
+    tables: int
+    newer: Mapping[str, int]
+    anew: bool
+
+
+def check(schemas: Path, against: str | None = None) -> Checked:
     """Compares schemas with what was archived.
 
     Args:
@@ -32,13 +50,31 @@ def check(schemas: Path, against: str | None = None) -> Comparison:
     Raises:
         UsageError: the schemas, rules or lock cannot be used, or there is no such file or ref.
     """
+    compiled = compile_schemas(schemas)
+    reject_misnamed(schemas)
     rules = read_rules(schemas)
-    planned = plan(compile_schemas(schemas), rules)
+    planned = plan(compiled, rules)
     if against is None:
-        return compare(read_lock(schemas / LOCK_NAME), planned, rules)
-    path = Path(against)
-    previous = read_lock(path) if path.is_file() else _at_ref(schemas, against)
-    return compare(previous, planned, rules, against=True)
+        previous = read_lock(schemas / LOCK_NAME)
+    else:
+        path = Path(against)
+        previous = read_lock(path) if path.is_file() else _at_ref(schemas, against)
+    compared = compare(previous, planned, rules, against=against is not None)
+    newer = {} if compared.breaking else _newer(previous, planned, compared)
+    return Checked(compared, len(planned.tables), newer, not previous.tables)
+
+
+def _newer(previous: Lock, planned: Plan, compared: Comparison) -> dict[str, int]:
+    tables, _ = lock_plan(planned, previous, compared.going)
+    known = {
+        name: {version.fingerprint for version in table.versions[-1:]}
+        for name, table in previous.tables.items()
+    }
+    return {
+        table.name: table.version
+        for table in tables
+        if table.fingerprint not in known.get(table.name, ())
+    }
 
 
 def _at_ref(schemas: Path, ref: str) -> Lock:
@@ -58,8 +94,15 @@ def _at_ref(schemas: Path, ref: str) -> Lock:
     archived = _git(top, "archive", "--format=tar", f"{ref}:{prefix}")
     with tempfile.TemporaryDirectory(prefix="cdpgen-") as name:
         before = Path(name)
-        with tarfile.open(fileobj=io.BytesIO(archived)) as tar:
-            tar.extractall(before, filter="data")
+        try:
+            with tarfile.open(fileobj=io.BytesIO(archived)) as tar:
+                tar.extractall(before, filter="data")
+        except tarfile.FilterError as error:
+            raise UsageError(
+                f"{ref}:{schemas / error.tarinfo.name}: is a link out of {schemas}, which cannot be "
+                f"followed at a git ref; give --against the path of a lock: git show "
+                f"{ref}:{prefix}{LOCK_NAME} > old.lock"
+            ) from None
         try:
             planned = plan(compile_schemas(before), read_rules(before))
             _, lock = lock_plan(planned, read_lock(before / LOCK_NAME))

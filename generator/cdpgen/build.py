@@ -19,7 +19,7 @@ from cdpgen.lock import LOCK_NAME, lock_plan, read_lock, write_lock
 from cdpgen.model import plan
 from cdpgen.names import module_path
 from cdpgen.render import HEADER, ROOT_HEADER, render
-from cdpgen.rules import read_rules
+from cdpgen.rules import read_rules, reject_misnamed
 
 __all__ = ["Built", "build"]
 
@@ -35,7 +35,7 @@ class Built:
         written: the files that are new or differ.
         removed: the files that no schema makes any more.
         unchanged: how many files were right already.
-        warnings: what protoc warned of, a line each.
+        warnings: what protoc warned of, and names that clash, a line each.
         findings: changes that do not stop a build but are worth a look.
     """
 
@@ -69,6 +69,7 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
             is in the way.
     """
     compiled = compile_schemas(schemas)
+    reject_misnamed(schemas)
     rules = read_rules(schemas)
     planned = plan(compiled, rules)
     _reject_colliding_modules(compiled)
@@ -95,7 +96,7 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
         written=written,
         removed=removed,
         unchanged=len(files) - len(written),
-        warnings=compiled.warnings,
+        warnings=[*compiled.warnings, *compared.warnings],
         findings=compared.findings,
     )
 

@@ -78,7 +78,8 @@ MESSAGE_NO_DELETE: Final = _rule(
         "A message that has files stays a table.",
         "archive",
         "nothing knows the schema of the files that are there, and new messages are not archived",
-        "bring the message back, or name it under `tables` where other messages now hold it",
+        "bring the message back, name it under `tables` where other messages now hold it, or take "
+        "`skip: true` out",
     )
 )
 

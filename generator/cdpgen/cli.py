@@ -48,7 +48,9 @@ def _options(
 
 
 _Schemas = Annotated[
-    Path, typer.Argument(help="Folder of the .proto files, cdpgen.yaml and cdpgen.lock.")
+    Path,
+    # Whether it can be read is asked where the files in it are, of which the same is to be said.
+    typer.Argument(help="Folder of the .proto files, cdpgen.yaml and cdpgen.lock.", readable=False),
 ]
 
 
@@ -130,9 +132,18 @@ def check(
     from cdpgen.against import check as run
     from cdpgen.findings import show
 
-    found = run(schemas, against)
+    checked = run(schemas, against)
+    found = checked.compared
+    _complain(found.warnings)
     if found.findings or format is _Format.json:
         print(show(found.findings, format.value, str(schemas / "cdpgen.yaml")))
+    if format is _Format.text and not found.breaking:
+        if checked.anew:
+            newer = "nothing was archived so far"
+        else:
+            versions = [f"version {number} of {name}" for name, number in checked.newer.items()]
+            newer = f"a build makes {', '.join(versions) or 'no new version'}"
+        print(f"{_count(checked.tables, 'table')}, nothing breaks; {newer}")
     raise typer.Exit(int(found.breaking))
 
 

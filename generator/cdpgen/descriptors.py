@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf import descriptor_pb2
 
-from cdpgen.errors import Position, UsageError
+from cdpgen.errors import Position, UsageError, not_utf8
 
 __all__ = [
     "Enum",
@@ -277,16 +277,13 @@ def compile_schemas(root: Path) -> Schemas:
         The schemas, resolved.
 
     Raises:
-        UsageError: the folder is missing or holds no `.proto`, or protoc rejects one; then the
-            message is protoc's own, with file, line and column.
+        UsageError: the folder is missing or holds no `.proto`, something in it cannot be read, or
+            protoc rejects a file; then the message is protoc's own, with file, line and column.
     """
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder; give the folder that holds your .proto files")
-    found = (path.relative_to(root) for path in root.rglob("*.proto"))
-    # A hidden folder is nobody's schemas: `.venv` has those of protoc.
-    paths = sorted(
-        path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)
-    )
+        what = "is a file" if root.is_file() else "no such folder"
+        raise UsageError(f"{root}: {what}; give the folder that holds your .proto files")
+    paths = _proto_files(root)
     if not paths:
         raise UsageError(f"{root}: no .proto file in it or below")
     serialized, warnings = _protoc(root, paths)
@@ -294,6 +291,43 @@ def compile_schemas(root: Path) -> Schemas:
     schemas = _Resolver(root, frozenset(paths), warnings).resolve(descriptor_set.file)
     schemas.warnings.extend(_wrong_root(root, schemas))
     return schemas
+
+
+def _proto_files(root: Path) -> list[str]:
+    """The files to compile, as others import them.
+
+    Each is opened once: protoc does not say why it cannot read one, and a folder passed over would
+    be taken for tables that are gone.
+    """
+    problems = []
+
+    def complain(error: OSError) -> None:
+        problems.append(f"{error.filename}: cannot be read: {error.strerror}")
+
+    paths = []
+    for folder, folders, files in os.walk(root, onerror=complain):
+        # A hidden folder is nobody's schemas: `.venv` has those of protoc.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            if not name.endswith(".proto") or name.startswith("."):
+                continue
+            try:
+                if path.is_symlink() and not path.exists():
+                    problems.append(f"{path}: is a link to {path.readlink()}, which is not there")
+                elif not path.is_file():
+                    problems.append(
+                        f"{path}: is {'a folder' if path.is_dir() else 'no file'}; name only files "
+                        "that hold messages *.proto"
+                    )
+                else:
+                    path.open("rb").close()
+                    paths.append(path.relative_to(root).as_posix())
+            except OSError as error:
+                complain(error)
+    if problems:
+        raise UsageError("\n".join(sorted(problems)))
+    return sorted(paths)
 
 
 def _wrong_root(root: Path, schemas: Schemas) -> list[str]:
@@ -356,11 +390,31 @@ def _protoc(root: Path, paths: Sequence[str]) -> tuple[bytes, list[str]]:
             errors="replace",
             check=False,
         )
-        said = [_placed(root, line) for line in done.stderr.splitlines() if line.strip()]
+        said = [_placed(root, line) for line in _without_log(done.stderr.splitlines())]
         if done.returncode != 0 or not os.path.exists(out):
             said += _found_further_up(root, said)
             raise UsageError("\n".join(said) or f"protoc ended with exit code {done.returncode}")
         return Path(out).read_bytes(), said
+
+
+_LOG: Final = re.compile(r"[IWEF]\d{4} \S+ +\d+ [\w.]+:\d+\] ")
+_NO_SYNTAX: Final = re.compile(
+    r"No edition or syntax specified for the proto file: (.*?\.proto)\. "
+)
+
+
+def _without_log(lines: Sequence[str]) -> Iterator[str]:
+    """What protoc said, where it is for its log in the form of what is for people."""
+    for line in lines:
+        text = _LOG.sub("", line).strip()
+        silent = _NO_SYNTAX.match(text)
+        if silent:
+            yield (
+                f"{silent[1]}:1:1: warning: says no `syntax`, and is taken for proto2; write "
+                '`syntax = "proto2";` on top'
+            )
+        elif text and "absl::InitializeLog" not in text:
+            yield text
 
 
 def _placed(root: Path, line: str) -> str:
@@ -402,7 +456,7 @@ class _Source:
         location = self._locations.get(path)
         if location is None:
             return ""
-        parts = [_clean(location.leading_comments), _clean(location.trailing_comments)]
+        parts = [self._clean(location.leading_comments), self._clean(location.trailing_comments)]
         return "\n\n".join(part for part in parts if part)
 
     def file_comment(self) -> str:
@@ -412,17 +466,18 @@ class _Source:
             if location is None:
                 continue
             for text in (location.leading_comments, *reversed(location.leading_detached_comments)):
-                comment = _clean(text)
+                comment = self._clean(text)
                 lowered = comment.lower()
                 if comment and "copyright" not in lowered and "license" not in lowered:
                     return comment
         return ""
 
-
-def _clean(comment: str) -> str:
-    """A comment's lines without what the comment syntax left at their ends."""
-    lines = [line.rstrip() for line in comment.expandtabs(4).splitlines()]
-    return textwrap.dedent("\n".join(lines)).strip("\n").strip()
+    def _clean(self, comment: str) -> str:
+        """A comment's lines without what the comment syntax left at their ends."""
+        if isinstance(comment, bytes):  # what is no UTF-8 protobuf hands over as it is
+            raise UsageError(not_utf8(self._shown, Path(self._shown).read_bytes()))
+        lines = [line.rstrip() for line in comment.expandtabs(4).splitlines()]
+        return textwrap.dedent("\n".join(lines)).strip("\n").strip()
 
 
 class _Resolver:

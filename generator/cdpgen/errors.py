@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Position", "UsageError", "suggest"]
+__all__ = ["Position", "UsageError", "not_utf8", "suggest"]
 
 
 class Position(NamedTuple):
@@ -45,3 +46,17 @@ def suggest(given: str, allowed: Iterable[str]) -> str:
         return "nothing may stand here"
     shown = ", ".join(choices[:20])
     return f"allowed: {shown}" + (f", ... ({len(choices)} in all)" if len(choices) > 20 else "")
+
+
+def not_utf8(path: str, data: bytes) -> str:
+    """Says where a file that has to be UTF-8 is not.
+
+    Args:
+        path: the file as shown to the user.
+        data: what is in it.
+    """
+    good = data.decode("utf-8", errors="surrogateescape")
+    before = re.split(r"[\udc80-\udcff]", good, maxsplit=1)[0]
+    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+    byte = data[len(before.encode("utf-8")) :][:1].hex()
+    return f"{Position(path, line, column)}: not UTF-8: the byte 0x{byte}; save the file as UTF-8"

@@ -7,11 +7,11 @@ table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cdpgen.changes import Change, EnumChange, MessageChange, TableChange
+from cdpgen.changes import Change, EnumChange, MessageChange, TableChange, Wire
 from cdpgen.checks import (
     ENUM_CHECKS,
     MESSAGE_CHECKS,
@@ -20,6 +20,7 @@ from cdpgen.checks import (
     TABLE_CHECKS,
     Rule,
 )
+from cdpgen.clashes import find_clashes
 from cdpgen.defaults import Default, defaults_of
 from cdpgen.errors import Position, UsageError, suggest
 from cdpgen.lock import Going, Lock, LockedTable
@@ -58,11 +59,13 @@ class Comparison:
         findings: what is neither accepted nor ignored, by place.
         going: by table, how its columns go on.
         defaults: by table and column, what rows older than the column have in it.
+        warnings: names of what was archived that are one to some readers, a line each.
     """
 
     findings: list[Finding]
     going: Mapping[str, Going]
     defaults: Mapping[str, Mapping[str, Default]]
+    warnings: list[str]
 
     @property
     def breaking(self) -> bool:
@@ -89,16 +92,19 @@ def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = Fal
         previous: what was archived.
         plan: the tables as planned.
         rules: the rules, with what the team decided.
-        against: whether `previous` is another state than the lock of these schemas, in which
-            acceptances need not match anything.
+        against: whether `previous` is another state than the lock of these schemas, in which what
+            was decided need not be about anything.
 
     Raises:
-        UsageError: an acceptance matches nothing, a rename or default names no column, a default does not
-            fit its column, or a rule is not known.
+        UsageError: an acceptance matches nothing, a rename, a default or a path to ignore names nothing, a
+            default does not fit its column, or a rule is not known; or new names clash.
     """
-    problems: list[str] = []
+    problems, warnings = find_clashes(plan, previous, rules)
+    if not against:
+        problems += _about_nothing(previous, plan, rules)
+    tables = {*(table.name for table in plan.tables), *previous.tables}
     changes = [
-        _table_change(old, table, rules, problems)
+        _table_change(old, table, tables, rules, problems)
         for table in plan.tables
         if (old := previous.tables.get(table.name)) is not None and old.versions
     ]
@@ -118,43 +124,101 @@ def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = Fal
     }
     for change in changes:
         going[change.new.name] = _joined(change, found, going[change.new.name])
-    return Comparison(left, going, defaults_of(plan, rules))
+    return Comparison(left, going, defaults_of(plan, rules), warnings)
 
 
 def _is_within(path: str, outer: str) -> bool:
     return path == outer or path.startswith((f"{outer}.", f"{outer}[]"))
 
 
+def _about_nothing(previous: Lock, plan: Plan, rules: RulesFile) -> Iterator[str]:
+    """Complains of renames and paths to ignore that are about nothing, now or before.
+
+    What counts as before stays in the lock, or what this build allows the next one would not.
+    """
+    decided = rules.rules.evolution
+    if not decided.renames and not decided.ignore:
+        return
+    columns = {
+        table.name: {column.path: column.full_name for column in flat(table.columns)}
+        for table in plan.tables
+    }
+    tables = {*columns, *previous.tables}
+    for key, value in decided.renames.items():
+        place = rules.position("evolution", "renames", key)
+        table = _table_of(key, tables)
+        if table is None:
+            yield f"{place}: `{key}` is of no table; {suggest(key.rpartition('.')[0], tables)}"
+        elif table not in previous.tables:
+            # Of a lock that begins anew: the next build takes it for done in an earlier one.
+            names = columns[table].values()
+            parent, dot, _ = key.removeprefix(f"{table}.").rpartition(".")
+            if not {value, f"{parent}{dot}{value}"} & {*names}:
+                yield f"{place}: `{value}` is no column of {table}; {suggest(value, names)}"
+    gone = [
+        (table.name, column)
+        for table in previous.tables.values()
+        for column in table.columns
+        if column.retired or column.path not in columns.get(table.name, {})
+    ]
+    enums = {*plan.schemas.enums, *(Wire.of(column.wire).enum for _, column in gone)} - {""}
+    known = {
+        *tables,
+        *(f"{table}.{name}" for table, names in columns.items() for name in names.values()),
+        *(f"{table}.{column.name}" for table, column in gone),
+        *plan.schemas.messages,
+        *enums,
+    }
+    for i, path in enumerate(decided.ignore):
+        # Values that an enum has no more, the lock does not remember.
+        within = any(_is_within(path, enum) for enum in enums)
+        if not within and not any(_is_within(name, path) for name in known):
+            place = rules.position("evolution", "ignore", i)
+            yield f"{place}: `{path}` is no table, column, message or enum; {suggest(path, known)}"
+
+
+def _table_of(path: str, tables: Iterable[str]) -> str | None:
+    """The table that a column's path begins with: the longest, as a message in a table may be one."""
+    found = [name for name in tables if path.startswith(f"{name}.")]
+    return max(found, key=len, default=None)
+
+
 # Renames
 
 
 def _table_change(
-    old: LockedTable, table: Table, rules: RulesFile, problems: list[str]
+    old: LockedTable,
+    table: Table,
+    tables: Collection[str],
+    rules: RulesFile,
+    problems: list[str],
 ) -> TableChange:
     """The table's change, with the renames that are declared for it."""
     present = {column.name: column for column in old.columns if not column.retired}
     columns = {column.full_name: column for column in flat(table.columns)}
     paths = {column.path for column in columns.values()}
+    gone = {column.name for column in old.columns if column.retired or column.path not in paths}
     moved: dict[Path, Path] = {}
     renamed: set[Path] = set()
     for key, value in rules.rules.evolution.renames.items():
-        if not key.startswith(f"{table.name}."):
+        if _table_of(key, tables) != table.name:
             continue
         name = key.removeprefix(f"{table.name}.")
         parent, dot, _ = name.rpartition(".")
         target = columns.get(value) or columns.get(f"{parent}{dot}{value}")
         before = present.get(name)
         place = rules.position("evolution", "renames", key)
-        if target is None:
-            problems.append(
-                f"{place}: `{value}` is no column of {table.name}; {suggest(value, columns)}"
-            )
-        elif before is None:
-            # Done in an earlier build, when the lock's column got the new name.
-            if target.path not in old.present():
+        if before is None:
+            # Done in an earlier build, when the lock's column got the new name; gone since, maybe.
+            done = target.path in old.present() if target else value in gone
+            if not done and f"{parent}{dot}{value}" not in gone:
                 problems.append(
                     f"{place}: `{name}` is no column that was archived; {suggest(name, present)}"
                 )
+        elif target is None:
+            problems.append(
+                f"{place}: `{value}` is no column of {table.name}; {suggest(value, columns)}"
+            )
         elif before.path == target.path:
             renamed.add(target.path)
         elif before.path in paths or target.path in old.present():
@@ -208,15 +272,17 @@ def _findings(
 
 
 def _deleted_tables(previous: Lock, plan: Plan, rules: RulesFile) -> Iterator[Finding]:
-    present = {table.name for table in plan.tables} | plan.skipped
+    present = {table.name for table in plan.tables}
     for name, old in previous.tables.items():
         if old.retired or name in present:
             continue
         message = plan.schemas.messages.get(name)
-        position = (
-            message.position if message else Position(previous.path, previous.lines.get(name, 1), 1)
-        )
-        now = "part of other messages, and no table" if message else "gone"
+        if name in plan.skipped:
+            position, now = rules.position("tables", name, "skip"), "skipped"
+        elif message is not None:
+            position, now = message.position, "part of other messages, and no table"
+        else:
+            position, now = Position(previous.path, previous.lines.get(name, 1), 1), "gone"
         if MESSAGE_NO_DELETE.holds_at(_level(rules, name)):
             yield Finding(MESSAGE_NO_DELETE, Change(name, position, "a table", now), (name,))
 

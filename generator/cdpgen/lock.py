@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from cdp_runtime.program import Program
 from cdpgen.descriptors import Reserved
-from cdpgen.errors import UsageError
+from cdpgen.errors import UsageError, not_utf8
 from cdpgen.model import Column, Path, Plan, Table, flat
 
 __all__ = [
@@ -131,6 +131,8 @@ def read_lock(path: FilePath) -> Lock:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return Lock(str(path))
+    except UnicodeDecodeError:
+        raise UsageError(f"{not_utf8(str(path), path.read_bytes())}, or take it from git") from None
     conflict = re.search(r"^(<{7}|={7}|>{7})", text, re.MULTILINE)
     if conflict:
         line = text.count("\n", 0, conflict.start()) + 1

@@ -52,6 +52,7 @@ _TIMES: Final = {
     "google.type.Date": "date",
     "google.type.TimeOfDay": "time_of_day",
 }
+_ASKED: Final = frozenset({"DESCRIPTOR", "SerializeToString"})
 _INTEGERS: Final = frozenset(
     {
         *("int32", "int64", "uint32", "uint64", "sint32", "sint64"),
@@ -323,6 +324,7 @@ class _TablePlanner:
             )
             return None
         self._unused_rules()
+        self._reject_hiding()
         lossless = self._defaults.lossless if rule.lossless is None else rule.lossless
         if lossless:
             self._reject_collision(columns, RAW, message.position)
@@ -362,6 +364,18 @@ class _TablePlanner:
             bloom_filters=self._bloom_filters(columns),
             extensions=self._extensions,
         )
+
+    def _reject_hiding(self) -> None:
+        """Fields may not have the names by which a writer asks a message object what it is."""
+        for item in self._message.fields:
+            if item.name in _ASKED:
+                self.problems.append(
+                    f"{item.position}: a field `{item.name}` hides what every message of protobuf's "
+                    f"Python has by that name, and no {self._message.full_name} could be written; "
+                    "give the field another name (its number stays), or leave the table "
+                    f"out with `tables: {{{self._message.full_name}: {{skip: true}}}}` in "
+                    f"{self._rules.path}"
+                )
 
     # Messages
 

@@ -8,7 +8,15 @@ import keyword
 import re
 from collections.abc import Sequence
 
-__all__ = ["Names", "class_name", "constant_name", "module_path", "relative_import", "snake"]
+__all__ = [
+    "Names",
+    "class_name",
+    "constant_name",
+    "module_path",
+    "relative_import",
+    "snake",
+    "stub_name",
+]
 
 
 def snake(name: str) -> str:
@@ -30,6 +38,17 @@ def class_name(local_name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in parts)
 
 
+def stub_name(local_name: str) -> str:
+    """The name of a message or an enum within its file as a `_pb2.pyi` has it.
+
+    A class named like a keyword is reached by getattr alone; so that it has a type all the same,
+    the stub has it under a name that is not there when the program runs: `Outer.None` as
+    `Outer._None_`.
+    """
+    parts = local_name.split(".")
+    return ".".join(f"_{part}_" if keyword.iskeyword(part) else part for part in parts)
+
+
 def module_path(proto_path: str) -> tuple[tuple[str, ...], str]:
     """The package and the stem that a `.proto` gets in Python.
 
@@ -38,17 +57,17 @@ def module_path(proto_path: str) -> tuple[tuple[str, ...], str]:
 
     Returns:
         The folders, and the stem before `_pb2` or `_writer`; what cannot stand in a Python name
-        becomes an underscore, and a folder that is a keyword gets one behind it.
+        becomes an underscore, one stands before a digit, and a folder that is a keyword gets one
+        behind it.
     """
-    *folders, file = proto_path.removesuffix(".proto").split("/")
-    return tuple(_identifier(folder) for folder in folders), re.sub(r"\W", "_", file)
+    *folders, file = map(_word, proto_path.removesuffix(".proto").split("/"))
+    package = tuple(f"{name}_" if keyword.iskeyword(name) else name for name in folders)
+    return package, file
 
 
-def _identifier(name: str) -> str:
+def _word(name: str) -> str:
     name = re.sub(r"\W", "_", name)
-    if name[:1].isdigit():
-        name = f"_{name}"
-    return f"{name}_" if keyword.iskeyword(name) else name
+    return f"_{name}" if name[:1].isdigit() else name
 
 
 def relative_import(here: Sequence[str], there: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from cdpgen.layout import (
     tuple_of,
 )
 from cdpgen.model import Column, Partition, Plan, Table
-from cdpgen.names import Names, class_name, constant_name, module_path
+from cdpgen.names import Names, class_name, constant_name, module_path, stub_name
 from cdpgen.templates import quoted, template
 
 __all__ = ["HEADER", "ROOT_HEADER", "render"]
@@ -92,7 +92,7 @@ class _Block:
     constant: str
     prefix: str
     message: str
-    message_import: list[str]
+    message_type: list[str]
     private: list[str]
     columns: list[str]
     program: list[str]
@@ -161,7 +161,8 @@ class _Module:
         for table in tables:
             top = table.message.local_name.partition(".")[0]
             if top not in messages:
-                messages[top] = top if self._names.is_free(top) else self._names.take(f"_{top}")
+                name = stub_name(top)
+                messages[top] = name if self._names.is_free(name) else self._names.take(f"_{top}")
                 self._names.take(messages[top])
         blocks = [
             self._block(table, constant, prefix, messages)
@@ -178,7 +179,9 @@ class _Module:
             header=self._header,
             doc=docstring(self._doc()),
             imports=imports,
-            message_imports=list(_imports(f".{self._pb2}", messages, 4)),
+            message_imports=list(
+                _imports(f".{self._pb2}", {stub_name(top): messages[top] for top in messages}, 4)
+            ),
             blocks=blocks,
         )
 
@@ -213,7 +216,7 @@ class _Module:
         self, table: Table, constant: str, prefix: str, messages: Mapping[str, str]
     ) -> _Block:
         top, dot, rest = table.message.local_name.partition(".")
-        message = f"{messages[top]}{dot}{rest}"
+        message = f"{messages[top]}{dot}{stub_name(rest)}"
         private: list[str] = []
         program = self._program(table.program, table, private)
         schema = _Schema(table, constant, self._names)
@@ -230,7 +233,7 @@ class _Module:
             constant=constant,
             prefix=prefix,
             message=message,
-            message_import=list(_imports(f".{self._pb2}", {top: messages[top]}, 8)),
+            message_type=list(self._message_type(table.message.local_name, message, messages)),
             private=private + schema.private,
             # With its type given, as a checker finds none for a list of fields of many types.
             columns=[
@@ -264,6 +267,22 @@ class _Module:
                 f"Writes {table.name} messages into a Parquet archive." + _paragraph(comment), 4
             ),
         )
+
+    def _message_type(
+        self, local_name: str, message: str, messages: Mapping[str, str]
+    ) -> Iterator[str]:
+        """The lines that import the class of a table's messages and return it."""
+        if stub_name(local_name) == local_name:
+            top = local_name.partition(".")[0]
+            yield from _imports(f".{self._pb2}", {top: messages[top]}, 8)
+            yield from ("", f"        return {message}")
+            return
+        # No statement can have the name of a class that is named like a keyword.
+        yield from ("        from operator import attrgetter", "")
+        yield from (f"        from . import {self._pb2}", "")
+        found = Group(f"attrgetter({quoted(local_name)})(", [Item(self._pb2)], ")")
+        yield from layout(f"found: type[{message}] = ", found, indent=8)
+        yield "        return found"
 
     def _class(self, name: str, base: str, message: str) -> list[str]:
         """The line, or the lines, in which a class begins."""

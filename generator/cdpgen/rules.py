@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, cast, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from cdpgen.errors import Position, UsageError, suggest
+from cdpgen.errors import Position, UsageError, not_utf8, suggest
 
 __all__ = [
     "LEVELS",
@@ -30,6 +30,7 @@ __all__ = [
     "TableRule",
     "TimeUnit",
     "read_rules",
+    "reject_misnamed",
 ]
 
 RULES_NAME: Final = "cdpgen.yaml"
@@ -232,8 +233,8 @@ def read_rules(folder: Path) -> RulesFile:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return RulesFile(shown, Rules(), None)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{shown}:1:1: not UTF-8 at byte {error.start}") from None
+    except UnicodeDecodeError:
+        raise UsageError(not_utf8(shown, path.read_bytes())) from None
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -250,6 +251,20 @@ def read_rules(folder: Path) -> RulesFile:
     except ValidationError as error:
         raise UsageError("\n".join(_explain(shown, node, error))) from None
     return RulesFile(shown, rules, node)
+
+
+def reject_misnamed(folder: Path) -> None:
+    """Objects to rules in a file that is not read, which nobody would notice.
+
+    Not a part of reading them, as a state of long ago was built without such a file as well.
+    """
+    path = folder / RULES_NAME
+    misnamed = path.with_suffix(".yml")
+    if misnamed.exists():
+        raise UsageError(
+            f"{misnamed}: is not read: rules stand in {RULES_NAME}; "
+            + ("put them in there, and remove this file" if path.exists() else "rename this file")
+        )
 
 
 def _without_nulls(data: object, level: int = 0) -> object:

@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 import pyarrow as pa
@@ -35,7 +35,7 @@ from cdp_runtime.versions import (
 )
 from cdp_runtime.writer import TableWriter
 from cdpgen.errors import UsageError
-from cdpgen.names import snake
+from cdpgen.names import Names, snake
 
 __all__ = ["DIALECTS", "ArchivedTable", "Dialect", "archived_tables", "define", "definitions"]
 
@@ -80,6 +80,7 @@ class ArchivedTable:
         columns_in_folders: the columns whose values are folders as well.
         defaults: what rows older than a column have in it, by the column's path, where the rules say so.
         older: what is to know of the files of other versions.
+        view: the name in SQL, where it is not simply that of the message.
     """
 
     name: str
@@ -90,12 +91,13 @@ class ArchivedTable:
     columns_in_folders: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     older: Older = field(default_factory=lambda: Older())
+    view: str = ""
 
     @property
     def identifiers(self) -> tuple[str, str]:
         """The names of database and table."""
         package, _, message = self.name.rpartition(".")
-        return package.replace(".", "_").lower() or "archive", snake(message)
+        return package.replace(".", "_").lower() or "archive", self.view or snake(message)
 
 
 def definitions(url: str, dialect: Dialect, generated: str | os.PathLike[str]) -> str:
@@ -117,6 +119,14 @@ def definitions(url: str, dialect: Dialect, generated: str | os.PathLike[str]) -
         raise UsageError(f"{url}: holds no table of the writers in {os.fspath(generated)}{known}")
     head = [f"-- {shlex.join(['cdpgen', 'sql', url, '--dialect', dialect])}"]
     head += [f"-- {name}: has files but no writer in {generated}; left out" for name in unknown]
+    views = Names()
+    for i, table in enumerate(tables):
+        # `Sale` and `sale` have one name: of two views of a name the second would replace the first.
+        database, name = table.identifiers
+        view = views.take(f"{database}.{name}").removeprefix(f"{database}.")
+        if view != name:
+            head.append(f"-- {table.name}: is {view}, as another table is {name}")
+            tables[i] = replace(table, view=view)
     return "\n".join([*head, *(define(table, url, dialect) for table in tables)])
 
 
@@ -451,8 +461,11 @@ def _duckdb(table: ArchivedTable, folder: str) -> Iterator[str]:
 def _remarks(table: ArchivedTable) -> Iterator[str]:
     older = table.older
     if older.raw:
+        rows = (
+            "1 row of older files is" if older.raw == 1 else f"{older.raw} rows of older files are"
+        )
         yield (
-            f"-- {older.raw} rows of older files are kept whole in {table.program.raw}: "
+            f"-- {rows} kept whole in {table.program.raw}: "
             "`cdpgen upgrade` puts what is known today into its columns."
         )
     ids = {

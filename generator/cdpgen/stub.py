@@ -14,7 +14,7 @@ from typing import Final
 from cdpgen import descriptors
 from cdpgen.descriptors import Enum, Field, File, Message, Schemas
 from cdpgen.layout import WIDTH, Group, Item, docstring, layout
-from cdpgen.names import Names
+from cdpgen.names import Names, stub_name
 from cdpgen.pb2 import import_of, joined
 from cdpgen.templates import quoted, template
 
@@ -89,7 +89,10 @@ class _Stub:
             body += ["", *self._extensions(self._file.extensions, 0)]
         if self._aliases:
             alias = self._use("_TypeAlias")
-            body += ["", *(f"_{name}: {alias} = {name}" for name in sorted(self._aliases))]
+            body += [
+                "",
+                *(f"_{name}: {alias} = {stub_name(name)}" for name in sorted(self._aliases)),
+            ]
         imports = [line for name, line in _IMPORTS.items() if name in self._used]
         others = [self._import(path, top, name) for (path, top), name in self._others.items()]
         public = []
@@ -127,11 +130,11 @@ class _Stub:
             key = (owner.path, top)
             if key not in self._others:
                 self._others[key] = self._names.take(f"_{top}")
-            return f"{self._others[key]}{dot}{rest}"
+            return f"{self._others[key]}{dot}{stub_name(rest)}"
         if top in self._inner:
             self._aliases.add(top)
-            return f"_{name}"
-        return name
+            return f"_{top}{dot}{stub_name(rest)}"
+        return stub_name(name)
 
     def _import(self, path: str, name: str, shown: str) -> str:
         owner = self._schemas.files[path]
@@ -139,7 +142,7 @@ class _Stub:
         # Of packages that are neither ours nor protobuf's, few have types.
         known = owner.own or package == "google.protobuf"
         remark = "" if known else "  # type: ignore[import-untyped, unused-ignore]"
-        return f"from {joined(package, module)} import {name} as {shown}{remark}"
+        return f"from {joined(package, module)} import {stub_name(name)} as {shown}{remark}"
 
     # Types
 
@@ -181,7 +184,7 @@ class _Stub:
         margin = " " * indent
         new_type, wrapper = self._use("_NewType"), f"{self._use('_enums')}._EnumTypeWrapper"
         values = [value for value in enum.values if not keyword.iskeyword(value.name)]
-        local = self._owners[id(enum)][1]
+        local = stub_name(self._owners[id(enum)][1])
         holder, dot, _ = local.rpartition(".")
         own = f"{holder}{dot}_{enum.name}"
         yield f"{margin}class _{enum.name}:"
@@ -197,7 +200,7 @@ class _Stub:
         yield ""
         bases = [Item(f"_{enum.name}"), Item(f"_{enum.name}Wrapper", key="metaclass=")]
         end = ":" if enum.comment else ": ..."
-        yield from layout("", Group(f"class {enum.name}(", bases, ")"), end, indent)
+        yield from layout("", Group(f"class {stub_name(enum.name)}(", bases, ")"), end, indent)
         yield from self._doc(enum.comment, indent + 4)
         yield ""
         for value in values:
@@ -208,7 +211,7 @@ class _Stub:
     def _message(self, message: Message, indent: int) -> Iterator[str]:
         inside = indent + 4
         base = [Item(f"{self._use('_message')}.Message")]
-        yield from layout("", Group(f"class {message.name}(", base, ")"), ":", indent)
+        yield from layout("", Group(f"class {stub_name(message.name)}(", base, ")"), ":", indent)
         if message.comment:
             yield from self._doc(message.comment, inside)
             yield ""

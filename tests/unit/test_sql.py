@@ -225,7 +225,7 @@ class TestDuckdb:
             'syntax = "proto3"; package shop; message Order { int32 x = 1; int32 y = 2; }', rules
         )
         said = shop.cdpgen("sql", "archive")
-        assert "-- 1 rows of older files are kept whole in _raw: `cdpgen upgrade`" in said
+        assert "-- 1 row of older files is kept whole in _raw: `cdpgen upgrade`" in said
         assert shop.query('select x, y from shop."order" order by x') == [(1, 7), (2, 7)]
         shop.cdpgen("upgrade", "archive")
         said = shop.cdpgen("sql", "archive")
@@ -389,6 +389,16 @@ class TestCommand:
         text = shop.cdpgen("sql", "archive")
         assert "-- shop.Sale: has files but no writer in generated; left out\n" in text
         assert '"shop"."order"' in text
+
+    def test_two_tables_of_one_name_in_sql_are_numbered(self, shop: Shop) -> None:
+        more = " message OrderLine { string id = 1; } message Order_line { string id = 1; }"
+        shop.build(self.ORDERS + more)
+        shop.archive("shop.OrderLine", {"id": "1"})
+        shop.archive("shop.Order_line", {"id": "2"})
+        found = "select a.id, b.id from shop.order_line a, shop.order_line_2 b"
+        assert shop.query(found) == [("1", "2")]
+        text = shop.cdpgen("sql", "archive")
+        assert "-- shop.Order_line: is order_line_2, as another table is order_line\n" in text
 
     def test_dead_letters_are_no_table(self, shop: Shop) -> None:
         shop.build(self.ORDERS)

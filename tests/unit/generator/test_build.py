@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -57,6 +58,28 @@ class TestBuild:
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, cwd=folder / "some", capture_output=True, text=True)
         assert done.stdout == "[{'sale': {'article': 'book'}, '_raw': None}]\n", done.stderr
+
+    def test_files_whose_names_no_module_can_have_are_imported_under_others(
+        self, folder: Path
+    ) -> None:
+        write(folder / "schemas/2024/1-sale.proto", PROTO.replace("shop.v1", "old"))
+        write(
+            folder / "schemas/2024/2.proto",
+            'syntax = "proto3"; package new; import "2024/1-sale.proto";'
+            "message Order { old.Sale sale = 1; } message None { string at = 1; }",
+        )
+        assert run("build", "schemas") == 0
+        code = (
+            "from generated._2024._2_writer import OrderConverter, NoneWriter\n"
+            "order = OrderConverter().to_arrow([b'\\x0a\\x03\\x0a\\x01b']).to_pylist()\n"
+            "with NoneWriter('archive') as writer:\n"
+            "    writer.write(NoneWriter.message_type()(at='noon'))\n"
+            "print(order, NoneWriter.message_type()(at='noon'))"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        said = "[{'sale': {'article': 'b'}, '_raw': None}] at: \"noon\"\n\n"
+        assert done.stdout == said, done.stderr
 
     def test_what_no_schema_makes_any_more_is_removed_with_its_folder(self, folder: Path) -> None:
         assert run("build", "schemas") == 0
@@ -134,6 +157,106 @@ class TestRoot:
         assert run("build", "schemas/shop") == 2
         said = "shop/v1/sale.proto lies in schemas: build that folder, not schemas/shop\n"
         assert capsys.readouterr().err.endswith(said)
+
+
+class TestWarnings:
+    def test_a_file_without_syntax_is_named_and_nothing_of_protocs_log(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(folder / "schemas/old.proto", "message Old { optional string a = 1; }")
+        expected = (
+            f"{Path('schemas/old.proto')}:1:1: warning: says no `syntax`, and is taken for proto2; "
+            'write `syntax = "proto2";` on top\n'
+        )
+        assert run("build", "schemas") == 0
+        assert capsys.readouterr().err == expected
+        write(folder / "schemas/other.proto", 'syntax = "proto3"; message Other { Gone a = 1; }')
+        assert run("build", "schemas") == 2
+        wrong = f'{Path("schemas/other.proto")}:1:36: "Gone" is not defined.\n'
+        assert sorted(capsys.readouterr().err.splitlines(True)) == [expected, wrong]
+
+
+class TestWhatCannotBeRead:
+    """`schemas/shop/v1/sale.proto`, and what lies beside it."""
+
+    @pytest.mark.parametrize(
+        "locked", ["schemas", "schemas/shop", "schemas/shop/v1", "schemas/shop/v1/sale.proto"]
+    )
+    @pytest.mark.parametrize("command", ["build", "check"])
+    def test_a_file_or_folder_without_the_right_to_it(
+        self, folder: Path, locked: str, command: str
+    ) -> None:
+        write(folder / "schemas/other.proto", 'syntax = "proto3"; message Other {}')
+        assert run("build", "schemas") == 0
+        before = stamps(folder)
+        (folder / locked).chmod(0)
+        try:
+            done = unprivileged(command, "schemas")
+        finally:
+            (folder / locked).chmod(0o755)
+        assert done.stderr == f"{Path(locked)}: cannot be read: Permission denied\n"
+        assert (done.returncode, done.stdout) == (2, "")
+        assert stamps(folder) == before
+
+    def test_what_is_no_file(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (folder / "schemas/gone.proto").symlink_to("nowhere.proto")
+        (folder / "schemas/shop/v2.proto").mkdir()
+        os.mkfifo(folder / "schemas/pipe.proto")
+        assert run("build", "schemas") == 2
+        assert capsys.readouterr().err == (
+            f"{Path('schemas/gone.proto')}: is a link to nowhere.proto, which is not there\n"
+            f"{Path('schemas/pipe.proto')}: is no file; name only files that hold messages *.proto\n"
+            f"{Path('schemas/shop/v2.proto')}: is a folder; name only files that hold messages "
+            "*.proto\n"
+        )
+
+    def test_a_link_to_a_file_is_one(self, folder: Path) -> None:
+        write(folder / "elsewhere.proto", 'syntax = "proto3"; message Other {}')
+        (folder / "schemas/other.proto").symlink_to(folder / "elsewhere.proto")
+        assert run("build", "schemas") == 0
+        assert (folder / "generated/other_writer.py").exists()
+
+
+class TestNamesThatDifferInCase:
+    """What is new is refused: `testdata/error_case`."""
+
+    def test_columns_that_were_archived_are_warned_of(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        two = PROTO.replace("}", "string b = 2; }")
+        self.archived_as(folder, two, "b", "Article")
+        for command in (["build", "schemas"], ["check", "schemas"]):
+            assert run(*command) == 0
+            said = capsys.readouterr().err
+            assert said.startswith(
+                f"{Path('schemas/shop/v1/sale.proto')}:4:36: warning: the columns `Article` and "
+                "`article` (schemas/shop/v1/sale.proto:4:16) of shop.v1.Sale are one to DuckDB, "
+            )
+            assert said.count("\n") == 1
+
+    def test_tables_that_were_archived_are_let_be_and_a_new_one_is_not(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        two = "message Old { string article = 1; }"
+        self.archived_as(folder, PROTO + two, "Old", "sale")
+        assert run("build", "schemas") == 0
+        assert capsys.readouterr().err == ""
+        text = (folder / "schemas/shop/v1/sale.proto").read_text("utf-8")
+        write(folder / "schemas/shop/v1/sale.proto", text.replace("Sale", "SALE"))
+        assert run("build", "schemas") == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"{Path('schemas/shop/v1/sale.proto')}:4:1: the tables shop.v1.SALE")
+
+    @staticmethod
+    def archived_as(folder: Path, proto: str, name: str, then: str) -> None:
+        """Schemas and a lock with another name than that with which they were built."""
+        write(folder / "schemas/shop/v1/sale.proto", proto)
+        assert run("build", "schemas") == 0
+        lock = folder / "schemas/cdpgen.lock"
+        text = lock.read_text("utf-8")
+        write(lock, text.replace(f'"{name}"', f'"{then}"').replace(f".{name}", f".{then}"))
+        write(folder / "schemas/shop/v1/sale.proto", proto.replace(f" {name} ", f" {then} "))
+        shutil.rmtree(folder / "generated")
 
 
 class TestVersion:
@@ -227,6 +350,41 @@ class TestErrors:
         assert run("build", "schemas") == 2
         assert capsys.readouterr().err == expected
 
+    @pytest.mark.parametrize(
+        ("path", "text"),
+        [
+            (
+                "shop/v1/sale.proto",
+                PROTO.replace("message", "// vendu à Liège, prix en €\nmessage"),
+            ),
+            ("cdpgen.yaml", "version: 1\n# Zwei Zeilen.\n\n# à Liège: prix en €\n"),
+            ("cdpgen.lock", '{\n\n\n"a à Liège €": 1}'),
+        ],
+    )
+    def test_what_is_not_utf8_is_named_by_its_place(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], path: str, text: str
+    ) -> None:
+        # The first byte that is not UTF-8 counts: the à before it is.
+        data = text.encode("utf-8").replace("è".encode(), "è".encode("latin-1"))
+        (folder / "schemas" / path).write_bytes(data)
+        assert run("build", "schemas") == 2
+        line = text.split("\n")[3]
+        place = f"{Path('schemas') / path}:4:{line.index('è') + 1}"
+        assert capsys.readouterr().err.startswith(
+            f"{place}: not UTF-8: the byte 0xe8; save the file"
+        )
+
+    def test_rules_in_a_file_of_another_name_are_not_passed_over(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(folder / "schemas/cdpgen.yml", "version: 1\n")
+        said = f"{Path('schemas/cdpgen.yml')}: is not read: rules stand in cdpgen.yaml; "
+        assert run("build", "schemas") == 2
+        assert capsys.readouterr().err == f"{said}rename this file\n"
+        write(folder / "schemas/cdpgen.yaml", "version: 1\n")
+        assert run("check", "schemas") == 2
+        assert capsys.readouterr().err == f"{said}put them in there, and remove this file\n"
+
     @pytest.mark.parametrize("arguments", [["build"], ["build", "nowhere"], ["nonsense"]])
     def test_bad_usage_is_exit_code_2(self, folder: Path, arguments: list[str]) -> None:
         assert run(*arguments) == 2
@@ -241,6 +399,19 @@ evolution:
   accept:
     - {rule: MESSAGE_NO_DELETE, path: shop.v1.Sale, reason: never used}
 """
+
+
+def unprivileged(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `cdpgen` does for somebody who may not read everything, as root may."""
+    without: list[str] = []
+    if os.geteuid() == 0:
+        rights = "-dac_override,-dac_read_search"
+        without = ["setpriv", "--bounding-set", rights, "--inh-caps", rights]
+        tried = shutil.which("setpriv") and subprocess.run([*without, "true"], capture_output=True)
+        if not tried or tried.returncode != 0:
+            pytest.skip("root, who may read everything, and cannot drop the right to it here")
+    command = [*without, sys.executable, "-m", "cdpgen", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def timed(*arguments: str) -> float:

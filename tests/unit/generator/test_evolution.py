@@ -147,10 +147,32 @@ class TestCheck:
         )
         assert said.count("\n") == 1
 
-    def test_no_change_says_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
-        Change("safe_nothing")
+    def test_where_all_is_fine_it_says_so_and_what_a_build_makes(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        change = Change("safe_add")
+        refund = 'syntax = "proto3"; package shop.v1; message Refund { string article = 1; }'
+        (change.schemas / "refund.proto").write_text(refund, encoding="utf-8")
+        fine = "2 tables, nothing breaks; a build makes version 1 of shop.v1.Refund, version 2 of "
         assert run("check", "schemas") == 0
-        assert capsys.readouterr().out == ""
+        assert capsys.readouterr().out == f"{fine}shop.v1.Sale\n"
+        shutil.copy(change.schemas / LOCK_NAME, "old.lock")
+        build(change.schemas, Path("generated"))
+        assert run("check", "schemas") == 0
+        assert capsys.readouterr().out == "2 tables, nothing breaks; a build makes no new version\n"
+        assert run("check", "schemas", "--against", "old.lock") == 0
+        assert capsys.readouterr().out == f"{fine}shop.v1.Sale\n"
+        (change.schemas / LOCK_NAME).unlink()
+        assert run("check", "schemas") == 0
+        assert capsys.readouterr().out == "2 tables, nothing breaks; nothing was archived so far\n"
+
+    @pytest.mark.parametrize(("form", "said"), [("json", "[]\n"), ("github", "")])
+    def test_for_tools_it_says_no_more_than_what_it_found(
+        self, capsys: pytest.CaptureFixture[str], form: str, said: str
+    ) -> None:
+        Change("safe_nothing")
+        assert run("check", "schemas", "--format", form) == 0
+        assert capsys.readouterr().out == said
 
     def test_it_compares_with_the_schemas_at_a_git_ref(
         self, capsys: pytest.CaptureFixture[str]
@@ -167,6 +189,34 @@ class TestCheck:
         assert "nowhere: is neither the path of a lock nor a git ref" in capsys.readouterr().err
         shutil.copytree("some", "new")
         assert run("check", "new/schemas", "--against", "main") == 0  # none were there
+
+    def test_rules_that_were_not_read_at_a_git_ref_may_be_renamed(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        git("init", "--quiet", "--initial-branch=main")
+        shutil.copytree(CASES / "FIELD_SAME_TYPE/previous", "schemas")
+        Path("schemas/cdpgen.yml").write_text("version: 1\n", encoding="utf-8")
+        git("add", ".")
+        git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "before")
+        assert run("check", "schemas", "--against", "main") == 2
+        assert "cdpgen.yml: is not read" in capsys.readouterr().err
+        Path("schemas/cdpgen.yml").rename("schemas/cdpgen.yaml")
+        assert run("check", "schemas", "--against", "main") == 0
+
+    def test_a_link_out_of_the_schemas_at_a_git_ref_is_named(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        git("init", "--quiet", "--initial-branch=main")
+        shutil.copytree(CASES / "FIELD_SAME_TYPE/previous", "elsewhere")
+        Path("schemas").mkdir()
+        Path("schemas/sale.proto").symlink_to("../elsewhere/sale.proto")
+        git("add", ".")
+        git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "before")
+        assert run("check", "schemas", "--against", "main") == 2
+        said = (
+            f"main:{Path('schemas/sale.proto')}: is a link out of schemas, which cannot be followed"
+        )
+        assert capsys.readouterr().err.startswith(said)
 
     def test_where_there_is_no_repository_it_says_so(
         self, capsys: pytest.CaptureFixture[str]
