@@ -58,7 +58,7 @@ _MOST_PARTS: Final = 256
 _SMALL_ROWS: Final = 64
 """Batches with fewer rows are made one when there are enough of them."""
 
-_SMALL_BATCHES: Final = 16
+_SMALL_BATCHES: Final = 8
 """How many small batches are kept at least before they are made one."""
 
 _BATCH_BYTES: Final = 20 << 10

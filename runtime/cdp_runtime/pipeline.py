@@ -48,7 +48,7 @@ _LOOK_SECONDS: Final = 0.5
 _GIVE_UP_SECONDS: Final = 5.0
 """How long a close that ran out of time waits for the threads to see it."""
 
-_IDLE_BYTES: Final = 24 << 20
+_IDLE_BYTES: Final = 16 << 20
 """What the core keeps of batches and pages that are gone, in the whole process. With less the system clears
 memory anew all the time; with more a long run takes over 400 MB."""
 

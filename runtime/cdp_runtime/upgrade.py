@@ -7,8 +7,10 @@ the old file or the new one, never both or none, whatever becomes of the process
 files that are left.
 
 What the footer says of positions stays true, so a stream resumes as before. Columns that are retired stay in
-the file. Defaults of the rules are not written down, as no message had them: the footer keeps the ids of the
-columns that the rows are older than (`cdpgen.older`), and `open_archive` fills them as before.
+the file, and messages that had something in them are kept whole in `_raw` from then on, as the footer no longer
+tells what they were made of: a replay gives the same bytes before and after. Defaults of the rules are not
+written down, as no message had them: the footer keeps the ids of the columns that the rows are older than
+(`cdpgen.older`), and `open_archive` fills them as before.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ import pyarrow as pa
 from . import descriptor
 from .archive import load_tables
 from .config import ConfigError, destination_of
+from .converter import Converter
 from .dataset import OLDER, WRITTEN_AS, ArchiveError, older_ids, open_parquet, written_as
+from .former import Former, former_of
 from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
@@ -198,10 +202,12 @@ def _upgrade_file(
     patience = Patience(f"upgrade {identity}", Metrics())
     upload = storage.create(temporary)
     try:
+        former = former_of(footer, source, converter)
         made = ParquetFile(Layout(schema, Compressor(codec)), upload.write)
         for group in range(parquet.num_row_groups):
             for batch in parquet.read_row_group(group).to_batches():
-                made.append(evolution.apply(batch, schema.names))
+                rows = evolution.apply(batch, schema.names)
+                made.append(rows if former is None else _whole(rows, batch, former, converter))
             made.end_row_group()
             patience.call(upload.drain, f"write {shown}")
         made.finish(told)
@@ -215,6 +221,23 @@ def _upgrade_file(
         upload.discard()
         raise
     return Upgraded(writer.table, shown, version, parquet.metadata.num_rows, (file.size, after))
+
+
+def _whole(
+    rows: pa.RecordBatch, before: pa.RecordBatch, former: Former, converter: Converter[Any]
+) -> pa.RecordBatch:
+    """Rows of today, with the messages in `_raw` that today's columns cannot hold."""
+    raw = converter.program.raw
+    if not raw:
+        return rows
+    messages = former.converter.to_protobuf(before.select(former.converter.schema.names))
+    batches, rejected = converter.decode(messages)
+    if (
+        rejected or len(batches) != 1
+    ):  # after an accepted breaking change there may be none for today's fields
+        return rows
+    place = rows.schema.get_field_index(raw)
+    return rows.set_column(place, rows.schema.field(place), batches[0].column(raw))
 
 
 @contextlib.contextmanager

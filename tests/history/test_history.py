@@ -206,7 +206,11 @@ class TestHistory:
         ]
 
     def test_upgraded_it_says_the_same(self, archived: Archived, upgraded: Archived) -> None:
-        assert upgraded.rows() == archived.rows()
+        def columns(one: Archived) -> dict[int, Row]:
+            # messages with something in retired fields are kept whole by an upgrade
+            return {number: {**row, "_raw": None} for number, row in one.rows().items()}
+
+        assert columns(upgraded) == columns(archived)
         check(upgraded, upgraded.rows())
 
 

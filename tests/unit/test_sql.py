@@ -52,6 +52,7 @@ message Everything {
   string digits = 22;
   string file = 23;
   oneof how { string card = 24; uint64 voucher = 25; }
+  int64 seen_at = 26;
 }
 """
 EVERYTHING_RULES = """
@@ -65,9 +66,11 @@ tables:
       hash: {encoding: hex, size: 4}
       digits: {type: "decimal(76, 0)"}
       how: {case: true}
+      seen_at: {encoding: unix_ms}
 """
 FULL = {
     "flag": True,
+    "seen_at": "1700000000123",
     "small": -5,
     "large": "-5000000000",
     "natural": 4_000_000_000,

@@ -127,13 +127,37 @@ class TestUpgrade:
         old, new = (footer(path) for path in files(orders))
         assert old[b"cdpgen.descriptor"] == new[b"cdpgen.descriptor"]
 
+    def test_a_replay_gives_the_same_bytes_before_and_after(
+        self, orders: History, tmp_path: Path
+    ) -> None:
+        orders.build(order(NEW.replace("string note = 4;", "reserved 4;"), STATUS), "version: 1")
+        orders.write({"number": 7})
+
+        def replayed(name: str) -> bytes:
+            output = tmp_path / name
+            generated = str(orders.today.generated)
+            assert replay(str(orders.archive), generated=generated, output=str(output)) == 0
+            return output.read_bytes()
+
+        before = replayed("before.pb")
+        assert b"more" in before
+        done = list(upgrade(orders.archive, generated=orders.today.generated))
+        assert sum(file.rows for file in done) == 5
+        assert not any(file.problem for file in done)
+        assert replayed("after.pb") == before
+
     def test_retired_columns_stay_in_the_file(self, orders: History) -> None:
         fewer = "reserved 2; " + NEW.replace("string customer = 2;", "")
         orders.build(order(fewer, STATUS))
         before = orders.open(retired=True).to_table()
         assert "Ann" in before["customer"].to_pylist()
         list(upgrade(orders.archive, generated=orders.today.generated))
-        assert orders.open(retired=True).to_table().to_pylist() == before.to_pylist()
+        after = orders.open(retired=True).to_table()
+        columns = [table.drop_columns("_raw").to_pylist() for table in (after, before)]
+        assert columns[0] == columns[1]
+        whole = [row["number"] for row in after.to_pylist() if row["_raw"] is not None]
+        # 3 has nanoseconds; the others have a customer, for which there is no field now
+        assert whole == [1, 3, 5]
         assert "customer" not in orders.open().schema.names
 
     def test_columns_that_say_where_rows_come_from_stay_too(self, orders: History) -> None:
