@@ -14,8 +14,8 @@ namespace cdp::parquet {
 namespace {
 
 // Of a page: an index of pages can tell rows apart, and the codec still sees enough of a long
-// column to find what repeats. With the rows that it ends with a page has mostly less than 4 MB, from
-// where on blocks of the pool are larger by an eighth.
+// column to find what repeats. With the rows that it ends with a page has mostly less than 4 MB,
+// from where on blocks of the pool are larger by an eighth.
 constexpr int64_t kPageRows = int64_t{1} << 16;
 constexpr size_t kPageBytes = size_t{15} << 18;
 // What is looked at between two looks at the size of the page.
