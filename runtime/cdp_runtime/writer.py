@@ -304,11 +304,9 @@ def _close_at_exit() -> None:
     def close() -> None:
         workers = getattr(executors, "_threads_queues", {})
         for thread in threading.enumerate():
-            if (
-                thread is not threading.current_thread()
-                and not thread.daemon
-                and thread not in workers
-            ):
+            own = thread is threading.current_thread() or thread.daemon
+            # those of executors are ended after this
+            if not own and thread not in workers and "concurrent" not in type(thread).__module__:
                 thread.join()  # it may have something to write yet
         for writer in list(_OPEN):
             writer._unclosed()

@@ -261,10 +261,11 @@ def test_a_process_that_is_forked_off_leaves_the_writer_alone(tmp_path: Path) ->
 
 FORGOTTEN = """
 import threading, time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
 from tests.faults.failing_store import FailingStore
-pool = ThreadPoolExecutor(1)
+pool, processes = ThreadPoolExecutor(1), ProcessPoolExecutor(1)
+processes.submit(int).result()
 FailingStore.plan = lambda *call: pool.submit(lambda: None).result()
 writer = AssetDetailsWriter("failing://b/a", on_published=lambda file: print(file.rows, flush=True))
 writer.write(b"")
