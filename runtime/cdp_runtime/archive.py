@@ -34,7 +34,7 @@ from .sources.identity import names_of
 from .storage import StorageError
 from .writer import TableWriter, WriterFailed
 
-__all__ = ["Archived", "archive_table", "load_tables", "message_type_of", "run"]
+__all__ = ["Archived", "archive_table", "import_messages", "load_tables", "run", "writer_of"]
 
 _MB: Final = 1 << 20
 
@@ -207,15 +207,28 @@ def load_tables(generated: str | os.PathLike[str]) -> dict[str, type[TableWriter
         }
 
 
-def message_type_of(writer: type[TableWriter[Any]], generated: str | os.PathLike[str]) -> type[Any]:
-    """The class of a table's messages, which is in a module of its own.
+def writer_of(
+    writers: Mapping[str, type[TableWriter[Any]]], table: str, generated: str | os.PathLike[str]
+) -> type[TableWriter[Any]]:
+    """The writer of a table, of those that `load_tables` found.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if table not in writers:
+        known = ", ".join(sorted(writers))
+        raise ConfigError(f"{table}: no such table in {os.fspath(generated)}; it has {known}")
+    return writers[table]
+
+
+def import_messages(writer: type[TableWriter[Any]], generated: str | os.PathLike[str]) -> None:
+    """Imports the class of a table's messages, which is in a module of its own.
 
     Raises:
         ConfigError: that module cannot be imported.
     """
     with _importing(generated):
-        found: type[Any] = writer.message_type()
-        return found
+        writer.message_type()
 
 
 @contextlib.contextmanager
@@ -282,10 +295,7 @@ def _jobs(
     writers = load_tables(generated)
     jobs = []
     for name, table in config.tables.items():
-        if name not in writers:
-            raise ConfigError(
-                f"{name}: no such table in {config.generated}; it has {', '.join(sorted(writers))}"
-            )
+        writer = writer_of(writers, name, config.generated)
         url = None if config.destination is None else _below(base, config.destination)
         own: dict[str, Any] = {}
         for later in (_local_below(base, config.writer), _local_below(base, table.writer), options):
@@ -295,8 +305,8 @@ def _jobs(
         if to is not None:
             own, url = {**_without_storage(own), **_storage_of(options, to)}, to
         check(WriterConfig, own).destination(url)
-        message_type_of(writers[name], generated)  # the footers need it, too
-        jobs.append(_Job(writers[name], inputs_of(_sources_below(base, table)), own, url))
+        import_messages(writer, generated)  # the footers need them, too
+        jobs.append(_Job(writer, inputs_of(_sources_below(base, table)), own, url))
     if sum(one.path == "-" for job in jobs for one in job.inputs) > 1:
         raise ConfigError("standard input (-) can be read once only")
     return jobs

@@ -27,7 +27,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
-from .archive import load_tables
+from .archive import load_tables, writer_of
 from .config import ConfigError
 from .partition import Column, Day, Hour, Partition, Range
 from .provenance import other_lock
@@ -113,11 +113,7 @@ def open_archive(
         StorageError: the store cannot be used.
     """
     writers = load_tables(generated)
-    if table not in writers:
-        raise ConfigError(
-            f"{table}: no such table in {os.fspath(generated)}; it has {', '.join(sorted(writers))}"
-        )
-    writer = writers[table]
+    writer = writer_of(writers, table, generated)
     storage = open_storage(url, storage_options=storage_options)
     paths = [file.path for file in storage.files(f"{table}/")]
     if not paths:

@@ -135,7 +135,7 @@ def retry(
         StorageError: a file cannot be read, there are none, or another retry is at work on the archive.
         WriterFailed: something could not be written; the letters are safe, and another retry goes on.
     """
-    from .archive import message_type_of
+    from .archive import import_messages
 
     config = check(WriterConfig, options or {})
     storage: Storage = open_storage(url, None, config.storage_options)
@@ -147,7 +147,7 @@ def retry(
         for name, writer in writers.items():
             own = [one for one in files if one.table == name]
             if own:
-                message_type_of(writer, generated)
+                import_messages(writer, generated)
             for file in own:
                 came = _retry_file(storage, url, writer, file, config, still)
                 rows, letters = done.get(name, Retried(0, 0))
@@ -179,13 +179,11 @@ def run(
     """
     try:
         if action == "retry":
-            from .archive import load_tables
+            from .archive import load_tables, writer_of
 
             writers = load_tables(generated)
-            if table is not None and table not in writers:
-                raise ConfigError(
-                    f"{table}: no such table in {generated}; it has {', '.join(sorted(writers))}"
-                )
+            if table is not None:
+                writer_of(writers, table, generated)
             own = nested(options or {})
             _print_retried(retry(url, writers, table, own, generated=generated))
         else:

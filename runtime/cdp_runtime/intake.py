@@ -169,10 +169,10 @@ class Intake:
                 raise ValueError(f"{len(payloads)} messages have {len(positions)} positions")
             if not isinstance(positions, (range, pa.Int64Array)):
                 positions = pa.array(positions, pa.int64())
-        for place in (
-            (positions[0], positions[-1]) if isinstance(positions, range) and positions else (None,)
-        ):
-            _check_place(source, place)
+        _check_place(source, None)
+        if isinstance(positions, range) and positions:
+            for end in (positions[0], positions[-1]):
+                _check_place(source, end)
         for chunk in self._pieces(Chunk(payloads, source, positions, size_of(payloads))):
             with self._lock:
                 self._wait_for_room(len(chunk.payloads), chunk.size)

@@ -45,8 +45,9 @@ import pyarrow.compute as pc
 
 from ._native import crc32c, join_payloads
 from .payloads import Payloads, Positions
+from .sources.identity import place
 
-__all__ = ["Frame", "Journal", "Left", "decode", "encode", "left_behind", "place_of"]
+__all__ = ["Frame", "Journal", "Left", "decode", "encode", "left_behind"]
 
 _HEAD: Final = struct.Struct("<QI")
 _END: Final = struct.Struct("<i")
@@ -311,7 +312,7 @@ class Left:
     def frames(self) -> Iterator[Frame | bytes]:
         """What it holds; as bytes the rest of a segment that is damaged as no crash explains."""
         segments = sorted(self._folder.glob("*.log"))
-        for place, path in enumerate(segments):
+        for nth, path in enumerate(segments):
             data = path.read_bytes()
             at = 0
             for body in _bodies(data, path):
@@ -321,7 +322,7 @@ class Left:
             if at < len(data):
                 told = (
                     _durable_in(body) or 0
-                    for later in segments[place + 1 :]
+                    for later in segments[nth + 1 :]
                     for body in _bodies(later.read_bytes(), later)
                 )
                 if any(int(path.stem) < durable for durable in told):
@@ -339,11 +340,6 @@ class Left:
         self._file.close()
 
 
-def place_of(url: str) -> str:
-    """An archive's URL; of a folder its path, the same for whatever leads there."""
-    return url if "://" in url else os.path.realpath(url)
-
-
 def left_behind(folder: Path, table: str, url: str) -> Iterator[Left]:
     """The journals that dead writers of this machine left for an archive."""
     for lock in sorted((folder / table).glob("*.lock")):
@@ -358,7 +354,7 @@ def left_behind(folder: Path, table: str, url: str) -> Iterator[Left]:
                 file.close()
                 continue
             left = Left(lock, file)
-            if left.url and place_of(left.url) == place_of(url):
+            if left.url and place(left.url) == place(url):
                 yield left
             elif not left.url:
                 left.remove()

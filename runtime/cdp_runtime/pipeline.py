@@ -23,7 +23,7 @@ from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, DeadLetter, to_batch
 from .descriptor import descriptor_of
 from .dry_run import DryRun
 from .intake import Chunk, Intake, Letter, Mark
-from .journal import Frame, Journal, Left, encode, left_behind, place_of
+from .journal import Frame, Journal, Left, encode, left_behind
 from .metrics import Metrics
 from .parquet import PublishedFile, Table, TableFiles
 from .parquet_file import Compressor
@@ -33,6 +33,7 @@ from .positions import Prefix
 from .provenance import forbid_other_versions, schema_with, with_provenance
 from .resume import Published, published
 from .router import Router
+from .sources.identity import place
 from .storage import Storage, open_storage, writer_id
 from .store_local import LocalStorage
 from .writer import TableWriter, WriterFailed
@@ -148,7 +149,7 @@ class Pipeline:
             folder = Path(config.journal).expanduser().absolute()
             for left in left_behind(folder, writer.table, self.url):
                 self._recover(left, writer, url, config)
-            self._journal = Journal(folder, writer.table, identity, place_of(self.url), size)
+            self._journal = Journal(folder, writer.table, identity, place(self.url), size)
             self._urge_at = size / 2
         self.intake: Final = Intake(
             config.buffer_size,

@@ -37,13 +37,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .archive import load_tables, message_type_of
+from .archive import import_messages, load_tables, writer_of
 from .config import ConfigError, destination_of
 from .dataset import ArchiveError, ahead, folder_keys, older_ids, open_parquet
 from .dead_letter import FOLDER, RETRY_FOLDER
 from .former import former_of
 from .positions import Spans, spans
 from .provenance import FIRST_FIELD_ID, other_lock
+from .sources import format_of
 from .sources.files import compression_of
 from .storage import Storage, open_storage
 from .versions import Evolution, children_of, field_id, zero_of
@@ -158,16 +159,14 @@ def run(
         storage = _storage(url, options or {})
         writers = load_tables(generated)
         name = table or _only_table(storage, writers, generated)
-        compression = compression_of(output or "")
-        stem = (output or "").removesuffix("" if compression is None else f".{compression[1]}")
-        chosen = format or ("ndjson" if stem.endswith((".ndjson", ".jsonl")) else "delimited")
+        chosen = format or format_of(output or "") or "delimited"
         wanted = Selection(_partitions(partitions), source, first, last, dead_letters)
-        writer = _writer(writers, name, generated)
+        writer = writer_of(writers, name, generated)
         if chosen == "ndjson":
-            message_type_of(writer, generated)
+            import_messages(writer, generated)
         records = _Replay(storage, writer, wanted, chosen, counts)
         frame = _delimited if chosen == "delimited" else _lines
-        with _output(output) as raw, _compressed(raw, compression) as write:
+        with _output(output) as raw, _compressed(raw, compression_of(output or "")) as write:
             for array in records:
                 for part in frame(array):
                     write(part)
@@ -222,7 +221,7 @@ def replay(
         StorageError: the store cannot be used.
     """
     storage = open_storage(url, storage_options=storage_options)
-    writer = _writer(load_tables(generated), table, generated)
+    writer = writer_of(load_tables(generated), table, generated)
     yield from _Replay(storage, writer, selection, "delimited", counts or Counts())
 
 
@@ -996,15 +995,6 @@ def _write_all(descriptor: int, data: memoryview) -> None:
 def _storage(url: str, options: Mapping[str, Any]) -> Storage:
     found, own = destination_of(url, options)
     return open_storage(found, storage_options=own)
-
-
-def _writer(
-    writers: Mapping[str, type[TableWriter[Any]]], table: str, generated: str | os.PathLike[str]
-) -> type[TableWriter[Any]]:
-    if table not in writers:
-        known = ", ".join(sorted(writers))
-        raise ConfigError(f"{table}: no such table in {os.fspath(generated)}; it has {known}")
-    return writers[table]
 
 
 def _only_table(

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from . import descriptor
-from .archive import load_tables
+from .archive import load_tables, writer_of
 from .config import ConfigError, destination_of
 from .converter import Converter
 from .dataset import OLDER, WRITTEN_AS, ArchiveError, older_ids, open_parquet, written_as
@@ -141,9 +141,7 @@ def upgrade(
     """
     writers = load_tables(generated)
     for name in tables or ():
-        if name not in writers:
-            known = ", ".join(sorted(writers))
-            raise ConfigError(f"{name}: no such table in {os.fspath(generated)}; it has {known}")
+        writer_of(writers, name, generated)
     identity = writer_id()
     storage = open_storage(url, identity, storage_options)
     try:
@@ -232,9 +230,8 @@ def _whole(
         return rows
     messages = former.converter.to_protobuf(before.select(former.converter.schema.names))
     batches, rejected = converter.decode(messages)
-    if (
-        rejected or len(batches) != 1
-    ):  # after an accepted breaking change there may be none for today's fields
+    # after an accepted breaking change there may be none for today's fields
+    if rejected or len(batches) != 1:
         return rows
     place = rows.schema.get_field_index(raw)
     return rows.set_column(place, rows.schema.field(place), batches[0].column(raw))

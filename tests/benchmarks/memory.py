@@ -56,9 +56,8 @@ class GoingStream:
         numbers = {field.name: field.number for field in descriptor.fields}
         ledgers = {numbers[name] for name in _LEDGERS}
         data = path.read_bytes()
-        places: list[
-            tuple[int, int, int, bool]
-        ] = []  # where, how wide, the number, whether it is a time
+        # where, how wide, the number, whether it is a time
+        places: list[tuple[int, int, int, bool]] = []
         at = 0
         while at < len(data):
             size, at = _varint(data, at)

@@ -22,7 +22,7 @@ from cdp_runtime.positions import Prefix
 if TYPE_CHECKING:
     from cdp_runtime.config import Format, SourceConfig
 
-__all__ = ["Batch", "Stop", "inputs_of", "read_inputs"]
+__all__ = ["Batch", "Stop", "format_of", "inputs_of", "read_inputs"]
 
 _FORMATS: Final[dict[str, Format]] = {
     "pb": "delimited",
@@ -74,6 +74,15 @@ class Input(NamedTuple):
         return self.format, self.config.model_copy(update={"path": "", "format": None})
 
 
+def format_of(path: str) -> Format | None:
+    """The framing of a file by its extension, below that of a compression; None where that does not tell."""
+    from .files import compression_of
+
+    compression = compression_of(path)
+    stem = path if compression is None else path.removesuffix("." + compression[1])
+    return _FORMATS.get(stem.rpartition(".")[2].lower())
+
+
 def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
     """The inputs that some sources name, globs resolved, each glob in the order of names.
 
@@ -82,7 +91,7 @@ def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
     Raises:
         ConfigError: there is no such file, or nothing says how it is framed, or it is to be read in two ways.
     """
-    from .files import compression_of, expand
+    from .files import expand
     from .identity import place
 
     inputs: list[Input] = []
@@ -91,9 +100,7 @@ def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
         for path in expand(config.path, config.storage_options):
             if path == "-" and sys.stdin is None:
                 raise ConfigError("standard input (-) is closed")
-            compression = compression_of(path)
-            stem = path if compression is None else path.removesuffix("." + compression[1])
-            found = config.format or _FORMATS.get(stem.rpartition(".")[2].lower())
+            found = config.format or format_of(path)
             if found is None and path == "-":
                 raise ConfigError(
                     "standard input (-) does not tell its format: say delimited or ndjson "

@@ -129,7 +129,7 @@ def _read_on(stream: Beginning, size: int) -> bool:
 
 
 def place(path: str) -> str:
-    """Where an input lies, the same for whatever leads there."""
+    """Where an input or an archive lies, the same for whatever leads there."""
     if "://" in path and not path.startswith("file://"):
         return path
     found = os.path.realpath(path.removeprefix("file://"))

@@ -26,6 +26,14 @@ def archive(**options: Any) -> int:
     return run(**{"table": checks.TABLE, "generated": GENERATED, **options})
 
 
+def pipeline(folder: Path, table: str, *more: str) -> str:
+    """Writes a pipeline file for one table, of which this is said; gives its path."""
+    lines = [f"generated: {GENERATED}", "destination: a", *more]
+    path = folder / "p.yaml"
+    path.write_text("\n".join([*lines, f"tables: {{{checks.TABLE}: {table}}}", ""]))
+    return str(path)
+
+
 class TestRun:
     def test_one_line_tells_what_was_done_and_another_where_the_dead_letters_are(
         self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -49,11 +57,8 @@ class TestRun:
     def test_a_pipeline_file_does_the_same_relative_to_itself(
         self, stream: Path, tmp_path: Path
     ) -> None:
-        (tmp_path / "p.yaml").write_text(
-            f"generated: {GENERATED}\ndestination: a\n"
-            f"tables: {{{checks.TABLE}: {{source: {stream.name}, writer: {{max_file_rows: 50}}}}}}\n"
-        )
-        assert run(str(tmp_path / "p.yaml")) == 0
+        table = f"{{source: {stream.name}, writer: {{max_file_rows: 50}}}}"
+        assert run(pipeline(tmp_path, table)) == 0
         assert checks.numbers_in(tmp_path / "a") == list(range(300))
         assert len(checks.files(tmp_path / "a")) == 7
 
@@ -118,38 +123,29 @@ class TestRun:
     def test_an_input_that_is_to_be_read_in_two_ways_is_refused(
         self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (tmp_path / "p.yaml").write_text(
-            f"generated: {GENERATED}\ndestination: a\ntables:\n  {checks.TABLE}:\n    source:\n"
-            f"    - {stream.name}\n    - {{path: s*.pb, max_message_mb: 1}}\n"
-        )
-        assert run(str(tmp_path / "p.yaml")) == 2
+        table = f"{{source: [{stream.name}, {{path: s*.pb, max_message_mb: 1}}]}}"
+        assert run(pipeline(tmp_path, table)) == 2
         assert "stream.pb: is to be read in two ways" in capsys.readouterr().err
 
     def test_what_does_not_go_with_a_pipeline_file_is_refused(
         self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (tmp_path / "p.yaml").write_text(
-            f"generated: {GENERATED}\ndestination: a\ntables: {{{checks.TABLE}: {{source: {stream}}}}}\n"
-        )
-        pipeline = str(tmp_path / "p.yaml")
+        path = pipeline(tmp_path, f"{{source: {stream}}}")
         for flag, option in (
             ("--table", {"table": "x.Y"}),
             ("--from", {"source": ["b.pb"]}),
             ("--format", {"format": "ndjson"}),
             ("--generated", {"generated": "g"}),
         ):
-            assert run(pipeline, **option) == 2  # type: ignore[arg-type]
+            assert run(path, **option) == 2  # type: ignore[arg-type]
             assert f"{flag}: does not go with a pipeline file" in capsys.readouterr().err
         assert not (tmp_path / "a").exists()
 
     def test_keys_are_renamed_in_ndjson_alone(
         self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (tmp_path / "p.yaml").write_text(
-            f"generated: {GENERATED}\ndestination: a\ntables:\n  {checks.TABLE}:\n"
-            f"    source: {{path: {stream.name}, fields: {{a: code}}}}\n"
-        )
-        assert run(str(tmp_path / "p.yaml")) == 2
+        table = f"{{source: {{path: {stream.name}, fields: {{a: code}}}}}}"
+        assert run(pipeline(tmp_path, table)) == 2
         assert "stream.pb is delimited, and only ndjson has keys" in capsys.readouterr().err
 
     @pytest.mark.parametrize("said", ["raise RuntimeError('no')", "import nothing_like_it", "None"])
@@ -168,12 +164,9 @@ class TestRun:
     def test_the_journal_of_a_pipeline_file_lies_relative_to_it(
         self, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (tmp_path / "p.yaml").write_text(
-            f"generated: {GENERATED}\ndestination: a\nwriter: {{journal: j}}\n"
-            f"tables: {{{checks.TABLE}: {{source: {stream.name}}}}}\n"
-        )
+        path = pipeline(tmp_path, f"{{source: {stream.name}}}", "writer: {journal: j}")
         monkeypatch.chdir("/")
-        assert run(str(tmp_path / "p.yaml")) == 0
+        assert run(path) == 0
         assert (tmp_path / "j" / checks.TABLE).is_dir()
 
 
