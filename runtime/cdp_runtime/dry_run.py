@@ -25,7 +25,7 @@ class DryRun:
         self._storage = storage
         self.url = storage.url
 
-    def create(self, path: str) -> Upload:
+    def create(self, path: str, *, replace: bool = False) -> Upload:
         """A file that takes everything and never appears."""
         return _Nowhere()
 

@@ -74,8 +74,12 @@ class Storage(Protocol):
     url: str
     """Of the archive, without the secrets that it was given with."""
 
-    def create(self, path: str) -> Upload:
+    def create(self, path: str, *, replace: bool = False) -> Upload:
         """Begins a file that will have this path below the archive.
+
+        Args:
+            path: of a file that is not there yet.
+            replace: it is there, and readers see that one until the new one is published.
 
         Raises:
             StorageError: the path leaves the archive.

@@ -78,10 +78,10 @@ class GcsStorage(RemoteStorage):
         if writer is not None:
             self.probe(self._try_to_write)
 
-    def create(self, path: str) -> Upload:
+    def create(self, path: str, *, replace: bool = False) -> Upload:
         """Begins a file."""
         inside = checked_path(path)
-        return _GcsUpload(self, f"{self._folder}/{inside}" if self._folder else inside)
+        return _GcsUpload(self, f"{self._folder}/{inside}" if self._folder else inside, replace)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -105,25 +105,21 @@ class GcsStorage(RemoteStorage):
         )
         return status, headers, body
 
-    def begin(self, key: str) -> str:
-        """Begins an upload of an object that is not there yet; its address, which is a secret.
-
-        Names are unique to a writer and a file, so the condition never fails but for a second writer that has
-        been given the id of another: it keeps that from replacing anything.
-        """
+    def begin(self, key: str, *, replace: bool = False) -> str:
+        """Begins an upload of an object; its address, which is a secret."""
         _, headers, _ = self.request(
             "POST",
             self._uploads,
             uploadType="resumable",
             name=key,
-            ifGenerationMatch="0",
             json=self.about(key),
             headers={"X-Upload-Content-Type": _TYPE},
+            **self._unseen(replace),
             **self._query,
         )
         return str(headers["Location"])
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes, *, replace: bool = False) -> None:
         """Makes a small object appear in one request."""
         line = "==cdpgen=="
         about = json.dumps(self.about(key))
@@ -135,11 +131,20 @@ class GcsStorage(RemoteStorage):
             "POST",
             self._uploads,
             uploadType="multipart",
-            ifGenerationMatch="0",
             data=head.encode() + data + f"\r\n--{line}--".encode(),
             headers={"Content-Type": f'multipart/related; boundary="{line}"'},
+            **self._unseen(replace),
             **self._query,
         )
+
+    @staticmethod
+    def _unseen(replace: bool) -> dict[str, str]:
+        """The condition that an object is not there yet.
+
+        Names are unique to a writer and a file, so it never fails but for a second writer that has been given
+        the id of another: it keeps that from replacing anything.
+        """
+        return {} if replace else {"ifGenerationMatch": "0"}
 
     def cancel(self, address: str) -> None:
         """Leaves nothing of an upload, as far as the store answers."""
@@ -172,10 +177,11 @@ class GcsStorage(RemoteStorage):
 class _GcsUpload(BufferedUpload):
     """One file: a single request when it is small, an upload that can be gone on with otherwise."""
 
-    def __init__(self, storage: GcsStorage, key: str) -> None:
+    def __init__(self, storage: GcsStorage, key: str, replace: bool) -> None:
         super().__init__()
         self._storage = storage
         self._key = key
+        self._replace = replace
         self._address: str | None = None
         self._offset = 0
         self._part = b""
@@ -187,7 +193,7 @@ class _GcsUpload(BufferedUpload):
             if self._address is None:
                 if self._taken.size < PART_BYTES:
                     return
-                self._address = self._storage.begin(self._key)
+                self._address = self._storage.begin(self._key, replace=self._replace)
                 self._storage.open_uploads.add(self)
             self._land(wait=last)
             # the last part, however small, goes with the end of the upload
@@ -251,7 +257,7 @@ class _GcsUpload(BufferedUpload):
             size = self._offset + len(rest)
             try:
                 if self._address is None:
-                    self._storage.put(self._key, rest)
+                    self._storage.put(self._key, rest, replace=self._replace)
                 else:
                     self._part = rest
                     while (reached := self._send(total=size)) < size:
@@ -260,9 +266,9 @@ class _GcsUpload(BufferedUpload):
             except Exception as error:
                 self._taken.put_back(self._part if self._address is not None else rest)
                 self._part = b""
-                # the answer to an attempt before may have been lost: then the object is there
+                # the answer to an attempt before may have been lost: then the object is there (or was before)
                 path = f"{self._storage.bucket}/{self._key}"
-                if is_transient(error) or self._storage.size_of(path) != size:
+                if is_transient(error) or self._replace or self._storage.size_of(path) != size:
                     raise
                 self._taken.clear()
         self._storage.open_uploads.discard(self)

@@ -34,6 +34,7 @@ class LocalStorage:
         self.url = str(root)
         self._root = root
         self._temporary = root / TEMPORARY
+        self._writer = writer
         self._life: _Life | None = None
         if writer is not None:
             try:
@@ -45,10 +46,12 @@ class LocalStorage:
                     transient=is_transient(error),
                 ) from None
 
-    def create(self, path: str) -> Upload:
+    def create(self, path: str, *, replace: bool = False) -> Upload:
         """Begins a file."""
         final = self._root / checked_path(path)
-        return _LocalUpload(self._temporary / f"{final.name}.tmp", final)
+        # the name of an old file has the id of another writer
+        name = f"{final.stem}-{self._writer}-000000.parquet" if replace else final.name
+        return _LocalUpload(self._temporary / f"{name}.tmp", final)
 
     def files(self, prefix: str = "") -> Iterator[FileInfo]:
         """The published files, by their paths."""

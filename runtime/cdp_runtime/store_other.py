@@ -63,7 +63,7 @@ class RemoteStorage:
         self.writer: Final = writer
         self._secrets = Secrets(url, options)
 
-    def create(self, path: str) -> Upload:
+    def create(self, path: str, *, replace: bool = False) -> Upload:
         """Begins a file; the store hears of it when there are bytes for it."""
         raise NotImplementedError
 
@@ -175,9 +175,9 @@ class OtherStorage(RemoteStorage):
             self.probe(self._try_to_write)
             self._bury()
 
-    def create(self, path: str) -> Upload:
+    def create(self, path: str, *, replace: bool = False) -> Upload:
         """Begins a file."""
-        return _SpooledUpload(self, f"{self.root}/{checked_path(path)}", self._temporary)
+        return _SpooledUpload(self, f"{self.root}/{checked_path(path)}", self._temporary, replace)
 
     def _try_to_write(self) -> None:
         probe = f"{self._temporary}/{self.writer}.probe"
@@ -207,11 +207,15 @@ class OtherStorage(RemoteStorage):
 
 
 class _SpooledUpload(BufferedUpload):
-    def __init__(self, storage: OtherStorage, final: str, temporary: str) -> None:
+    def __init__(self, storage: OtherStorage, final: str, temporary: str, replace: bool) -> None:
         super().__init__()
         self._storage = storage
         self._final = final
-        self._copy = f"{temporary}/{final.rpartition('/')[2]}.tmp"
+        self._replace = replace
+        name = final.rpartition("/")[2]
+        if replace:  # the name of an old file has the id of another writer
+            name = f"{name.removesuffix('.parquet')}-{storage.writer}-000000.parquet"
+        self._copy = f"{temporary}/{name}.tmp"
         self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed at the end
 
     def _push(self, *, last: bool) -> None:
@@ -227,7 +231,8 @@ class _SpooledUpload(BufferedUpload):
         filesystem = self._storage.filesystem
         size = self._spool.tell()
         with self._storage.told(f"cannot publish {self._final}"):
-            if self._storage.size_of(self._final) != size:  # or the last answer was lost
+            # or the last answer was lost
+            if self._replace or self._storage.size_of(self._final) != size:
                 filesystem.makedirs(self._final.rpartition("/")[0], exist_ok=True)
                 self._spool.seek(0)
                 try:

@@ -70,9 +70,9 @@ class S3Storage(RemoteStorage):
             self.probe(self._try_to_write)
             self._bury()
 
-    def create(self, path: str) -> Upload:
+    def create(self, path: str, *, replace: bool = False) -> Upload:
         """Begins a file."""
-        return _S3Upload(self, self.key(checked_path(path)))
+        return _S3Upload(self, self.key(checked_path(path)), replace)
 
     def close(self) -> None:
         """Ends the sign of life."""
@@ -227,10 +227,11 @@ def abandoned(uploads: Sequence[Unfinished], now: datetime.datetime) -> list[Unf
 class _S3Upload(BufferedUpload):
     """One file: a single put when it is small, parts otherwise."""
 
-    def __init__(self, storage: S3Storage, key: str) -> None:
+    def __init__(self, storage: S3Storage, key: str, replace: bool) -> None:
         super().__init__()
         self._storage = storage
         self._key = key
+        self._replace = replace
         self._size = 0
         self._upload: str | None = None
         self._etags: dict[int, dict[str, str]] = {}
@@ -305,11 +306,16 @@ class _S3Upload(BufferedUpload):
 
     def _appear(self, method: str, size: int, **arguments: Any) -> None:
         try:
-            self._storage.unseen(method, **arguments)
+            if self._replace:
+                self._storage.call(method, **arguments)
+            else:
+                self._storage.unseen(method, **arguments)
         except Exception as error:
-            # the answer to an attempt before may have been lost: then the object is there, or the upload is not
+            # the answer to an attempt before may have been lost: then the upload is gone and the object there,
+            # which tells nothing by itself of one that was there before
             if (
                 is_transient(error)
+                or (self._replace and _code(error) != "NoSuchUpload")
                 or self._storage.size_of(f"{self._storage.bucket}/{self._key}") != size
             ):
                 raise

@@ -1,10 +1,9 @@
 """`cdpgen upgrade`: old files of an archive rewritten as today's version.
 
 A file is replaced by one of the same path and the same rows in the same order: columns as `open_archive` reads
-them, what was kept whole in `_raw` decoded with today's schema. The new file is made whole below `_tmp`, then
-moved over the old one, which happens at once (a rename on a disk, a copy within an object store): a reader sees
-the old file or the new one, never both or none, whatever becomes of the process. Run again, it goes on with the
-files that are left.
+them, what was kept whole in `_raw` decoded with today's schema. The new file takes the place of the old one at
+once (a rename on a disk, the end of an upload in an object store): a reader sees the old file or the new one,
+never both or none, whatever becomes of the process. Run again, it goes on with the files that are left.
 
 What the footer says of positions stays true, so a stream resumes as before. Columns that are retired stay in
 the file, and messages that had something in them are kept whole in `_raw` from then on, as the footer no longer
@@ -33,7 +32,7 @@ from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
 from .provenance import other_lock
-from .storage import TEMPORARY, FileInfo, Storage, open_storage, writer_id
+from .storage import FileInfo, Storage, open_storage, writer_id
 from .versions import Evolution, with_retired
 from .writer import TableWriter
 
@@ -195,13 +194,13 @@ def _upgrade_file(
     codec = (
         parquet.metadata.row_group(0).column(0).compression if parquet.num_row_groups else "ZSTD"
     ).lower()
-    stem = file.path.rpartition("/")[2].removesuffix(".parquet")
-    temporary = f"{TEMPORARY}/{stem}-{identity}-000001.parquet"
     patience = Patience(f"upgrade {identity}", Metrics())
-    upload = storage.create(temporary)
+    upload = storage.create(file.path, replace=True)
     try:
         former = former_of(footer, source, converter)
-        made = ParquetFile(Layout(schema, Compressor(codec)), upload.write)
+        # that rows are sorted is not told: what comes out of `_raw` need not be
+        layout = Layout(schema, Compressor(codec), bloom_filters=writer.bloom_filters)
+        made = ParquetFile(layout, upload.write)
         for group in range(parquet.num_row_groups):
             for batch in parquet.read_row_group(group).to_batches():
                 rows = evolution.apply(batch, schema.names)
@@ -210,8 +209,7 @@ def _upgrade_file(
             patience.call(upload.drain, f"write {shown}")
         made.finish(told)
         after = made.size
-        patience.call(upload.publish, f"write {shown}")
-        patience.call(lambda: storage.move(temporary, file.path), f"replace {shown}")
+        patience.call(upload.publish, f"replace {shown}")
     except (pa.ArrowException, ValueError) as error:
         upload.discard()
         return Upgraded(writer.table, shown, version, 0, size, str(error))

@@ -104,6 +104,26 @@ class TestUpload:
         storage.close()
         assert archive.read("t/f-w-000001.parquet") == b"first" * size
 
+    @pytest.mark.parametrize("sizes", [(10, 10), (10, PART_BYTES + 1), (PART_BYTES + 1, 20)])
+    def test_what_is_to_be_replaced_is_so_when_the_new_file_is_whole(
+        self, archive: Archive, sizes: tuple[int, int]
+    ) -> None:
+        old, new = b"o" * sizes[0], b"n" * sizes[1]
+        storage = open_storage(archive.url, writer_id(), archive.options)
+        for content, replace in ((old, False), (new[:3], True), (new, True)):
+            upload = storage.create("t/f-w-000001.parquet", replace=replace)
+            upload.write(content)
+            upload.drain()
+            if replace:
+                assert archive.read("t/f-w-000001.parquet") == old
+            if len(content) == 3:
+                upload.discard()
+            else:
+                upload.publish()
+        assert archive.read("t/f-w-000001.parquet") == new
+        storage.close()
+        assert archive.names() == ["t/f-w-000001.parquet"]
+
     @pytest.mark.parametrize(
         "path",
         ["../f.parquet", "/f.parquet", "t/../../f.parquet", "t//f.parquet", "t/./f", "a\0b", ""],

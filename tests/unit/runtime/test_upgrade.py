@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -168,6 +169,24 @@ class TestUpgrade:
         list(upgrade(orders.archive, generated=orders.today.generated))
         assert footer(path)[b"cdpgen.version"] == b"2"
         assert pq.read_table(path, partitioning=None).select(names).to_pylist() == before
+
+    def test_bloom_filters_are_made_of_what_is_in_the_new_columns(self, orders: History) -> None:
+        rules = f"{DEFAULTS}\ntables: {{shop.Order: {{bloom_filters: [note, number]}}}}"
+        orders.build(order(NEW, STATUS), rules)
+        records = [{"number": 7_000 + i, "note": f"note {i}"} for i in range(100)]
+        orders.write(*records, version=1)
+        path = max(files(orders), key=lambda each: pq.read_metadata(each).num_rows)
+        list(upgrade(orders.archive, generated=orders.today.generated))
+        probe = "select bloom_filter_excludes from parquet_bloom_probe(?, ?, ?)"
+        with duckdb.connect() as connection:
+
+            def excluded(column: str, value: object) -> list[tuple[bool]]:
+                return connection.execute(probe, [str(path), column, value]).fetchall()
+
+            assert all(excluded("note", f"note {i}") == [(False,)] for i in range(100))
+            missing = [excluded("note", f"other {i}") == [(True,)] for i in range(100)]
+            assert sum(missing) > 80
+            assert excluded("number", 7_000) == [(False,)]
 
     def test_row_groups_and_the_order_of_rows_stay(self, orders: History) -> None:
         orders.write(*({"number": i} for i in range(60_000)), version=1, row_group_mb=0.1)
