@@ -43,13 +43,23 @@ _GRACE_SECONDS: Final = 2.0
 
 
 class Archived(NamedTuple):
-    """What one run did for one table; after a dry run, with the files that it would have published."""
+    """What one run did for one table.
+
+    Attributes:
+        table: its full name.
+        url: of the archive.
+        metrics: of the writer.
+        seconds: that it took.
+        dry_files: after a dry run, those that it would have published; None otherwise.
+        broken: how many inputs could not be read to their end.
+    """
 
     table: str
     url: str
     metrics: Metrics
     seconds: float
     dry_files: list[PublishedFile] | None
+    broken: int
 
 
 class _Job(NamedTuple):
@@ -110,10 +120,13 @@ def run(
     except (ConfigError, StorageError) as error:
         print(error, file=sys.stderr)
         return 2
+    broken = 0
     try:
         with _Stop() as stop:
             for job in jobs:
-                print(_summary(archive_table(job, stop)), flush=True)
+                archived = archive_table(job, stop)
+                print(_summary(archived), flush=True)
+                broken += archived.broken
                 if stop.requested:
                     break
     except (ConfigError, StorageError) as error:
@@ -122,11 +135,14 @@ def run(
     except (OSError, WriterFailed) as error:
         print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
-    return 0
+    return 1 if broken else 0
 
 
 def archive_table(job: _Job, stop: _Stop) -> Archived:
-    """Archives all inputs of one table; what was read when something fails or stops is published."""
+    """Archives all inputs of one table; what was read when something fails or stops is published.
+
+    An input that cannot be read on is told on standard error, and the next one is read.
+    """
     from .log import logger
 
     config = check(WriterConfig, job.options)
@@ -148,6 +164,13 @@ def archive_table(job: _Job, stop: _Stop) -> Archived:
         else:
             log.info("published", table=file.table, file=file.url, rows=file.rows, bytes=file.size)
 
+    broken = 0
+
+    def tell(error: OSError) -> None:
+        nonlocal broken
+        broken += 1
+        print(error, file=sys.stderr, flush=True)
+
     began = time.monotonic()
     stop.limit(config.shutdown_seconds, None)
     with (
@@ -163,6 +186,7 @@ def archive_table(job: _Job, stop: _Stop) -> Archived:
             log,
             known=known.prefixes,
             note=writer.note_prefix,
+            broken=tell,
         ):
             if isinstance(item, DeadLetter):
                 writer.reject(
@@ -183,6 +207,7 @@ def archive_table(job: _Job, stop: _Stop) -> Archived:
         writer.metrics,
         time.monotonic() - began,
         dry_files if config.dry_run else None,
+        broken,
     )
 
 
@@ -431,7 +456,7 @@ def _progress(table: str, metrics: Metrics, began: float) -> Iterator[None]:
 
 def _summary(archived: Archived) -> str:
     """What a run did for a table, in one line, and where its dead letters are in another."""
-    table, url, metrics, seconds, dry_files = archived
+    table, url, metrics, seconds, dry_files, broken = archived
     rate = metrics.messages / seconds if seconds else 0
     text = (
         f"{table}: {metrics.messages:,} messages ({_bytes(metrics.message_bytes)}) in {seconds:.1f} s "
@@ -440,6 +465,10 @@ def _summary(archived: Archived) -> str:
     )
     if metrics.skipped:
         text += f"\n{table}: {metrics.skipped:,} messages were there already"
+    if broken:
+        text += (
+            f"\n{table}: {broken:,} input{'' if broken == 1 else 's'} could not be read to the end"
+        )
     if metrics.dead_letters:
         text += f"\n{table}: {_letters(metrics)} in {url}/{FOLDER}/{table}"
     if dry_files is not None:

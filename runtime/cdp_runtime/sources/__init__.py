@@ -135,6 +135,7 @@ def read_inputs(
     *,
     known: Mapping[str, Prefix] = MappingProxyType({}),
     note: Callable[[str, Prefix], None] = lambda source, prefix: None,
+    broken: Callable[[OSError], None] | None = None,
 ) -> Iterator[Batch | DeadLetter]:
     """Reads inputs one after the other until they end or a stop is requested.
 
@@ -145,9 +146,10 @@ def read_inputs(
         log: told, for debugging, of each input as it begins and ends.
         known: what footers tell of the beginnings of inputs, by the names of these.
         note: told, before each item, of its source and what was read of that so far, for footers.
+        broken: told of an input that cannot be read on, before the next one is; the error names it.
 
     Raises:
-        OSError: an input cannot be read on.
+        OSError: an input cannot be read on, and nobody wants to be told.
     """
     from .delimited import read_delimited
     from .files import open_input
@@ -161,22 +163,28 @@ def read_inputs(
             log.debug("reading", source=one.path, format=one.format)
         limit = int(one.config.max_message_mb * (1 << 20))
         reopen = partial(open_input, one.path, stop, one.config.storage_options)
-        with reopen() as opened:
-            reader = Beginning(opened)
-            if one.format == "delimited":
-                items = read_delimited(reader, one.path, max_message_bytes=limit)
-            else:
-                items = read_ndjson(
-                    reader,
-                    one.path,
-                    message_type(),
-                    fields=one.config.fields,
-                    ignore_unknown=one.config.ignore_unknown,
-                    max_line_bytes=limit,
-                )
-            for item in named(items, one, reader, reopen, known, note):
-                yield item
-                if stop.requested and not one.is_stream:
-                    return
+        try:
+            with reopen() as opened:
+                reader = Beginning(opened)
+                if one.format == "delimited":
+                    items = read_delimited(reader, one.path, max_message_bytes=limit)
+                else:
+                    items = read_ndjson(
+                        reader,
+                        one.path,
+                        message_type(),
+                        fields=one.config.fields,
+                        ignore_unknown=one.config.ignore_unknown,
+                        max_line_bytes=limit,
+                    )
+                for item in named(items, one, reader, reopen, known, note):
+                    yield item
+                    if stop.requested and not one.is_stream:
+                        return
+        except OSError as error:
+            if broken is None:
+                raise
+            broken(error)
+            continue
         if log is not None:
             log.debug("read to the end", source=one.path)

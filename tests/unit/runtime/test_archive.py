@@ -114,6 +114,22 @@ class TestRun:
         assert archive(source=[str(tmp_path / "s.pb.gz")], to=str(tmp_path / "a")) == 0
         assert checks.numbers_in(tmp_path / "a") == list(range(200_000))
 
+    def test_the_inputs_and_tables_after_one_that_broke_are_read(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        import gzip
+
+        for name, part in (("a", range(100)), ("b", range(100, 200)), ("c", range(200, 300))):
+            checks.write_stream(tmp_path / f"{name}.pb", part)
+            packed = gzip.compress((tmp_path / f"{name}.pb").read_bytes())
+            (tmp_path / f"{name}.pb").unlink()
+            (tmp_path / f"{name}.pb.gz").write_bytes(packed if name != "b" else b"no gzip at all")
+        assert archive(source=[str(tmp_path / "*.pb.gz")], to=str(tmp_path / "to")) == 1
+        out, err = capsys.readouterr()
+        assert "1 input could not be read to the end" in out
+        assert f"{tmp_path}/b.pb.gz: " in err
+        assert checks.numbers_in(tmp_path / "to") == [*range(100), *range(200, 300)]
+
     def test_an_input_that_is_named_twice_is_read_once(self, stream: Path, tmp_path: Path) -> None:
         (tmp_path / "link.pb").symlink_to(stream)
         sources = [str(stream), str(tmp_path / "*.pb"), str(tmp_path / "link.pb")]
