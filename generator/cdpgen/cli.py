@@ -310,11 +310,12 @@ def sql(
         Literal["duckdb", "bigquery", "spark", "clickhouse"], typer.Option(help="Whose SQL.")
     ] = "duckdb",
     generated: Annotated[str, typer.Option(help="Folder that `cdpgen build` wrote.")] = "generated",
+    option: _StoreOptions = None,
 ) -> None:
     """Print the definitions of an archive's tables for a SQL engine."""
     from cdpgen.sql import definitions
 
-    print(definitions(url, dialect, generated))
+    print(definitions(url, dialect, generated, _given(option)))
 
 
 @app.command()

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple, cast, get_args
 import pyarrow as pa
 
 from cdp_runtime.archive import load_tables
-from cdp_runtime.config import ConfigError
+from cdp_runtime.config import ConfigError, destination_of
 from cdp_runtime.dataset import folder_keys, older_ids, open_parquet
 from cdp_runtime.dead_letter import FOLDER
 from cdp_runtime.program import Program
@@ -100,20 +100,26 @@ class ArchivedTable:
         return package.replace(".", "_").lower() or "archive", self.view or snake(message)
 
 
-def definitions(url: str, dialect: Dialect, generated: str | os.PathLike[str]) -> str:
+def definitions(
+    url: str,
+    dialect: Dialect,
+    generated: str | os.PathLike[str],
+    options: Mapping[str, Any] | None = None,
+) -> str:
     """The statements that define the tables of an archive.
 
     Args:
         url: the archive: a path or a URL of any fsspec protocol.
         dialect: whose SQL.
         generated: the folder that `cdpgen build` wrote.
+        options: of the archive's store, by flat names too (`storage_options.endpoint_url`).
 
     Raises:
         UsageError: there is no table of the generated writers in the archive, or the engine cannot
             reach it, or `generated` cannot be imported.
         StorageError: the store cannot be used.
     """
-    tables, unknown = archived_tables(url, generated)
+    tables, unknown = archived_tables(url, generated, options)
     if not tables:
         known = f"; it has {', '.join(unknown)}" if unknown else ""
         raise UsageError(f"{url}: holds no table of the writers in {os.fspath(generated)}{known}")
@@ -131,14 +137,15 @@ def definitions(url: str, dialect: Dialect, generated: str | os.PathLike[str]) -
 
 
 def archived_tables(
-    url: str, generated: str | os.PathLike[str]
+    url: str, generated: str | os.PathLike[str], options: Mapping[str, Any] | None = None
 ) -> tuple[list[ArchivedTable], list[str]]:
     """The tables that an archive has files of, by name, and the names of those without a writer."""
     try:
         writers = load_tables(generated)
+        found_at, storage_options = destination_of(url, options or {})
     except ConfigError as error:
         raise UsageError(str(error)) from None
-    storage = open_storage(url)
+    storage = open_storage(found_at, storage_options=storage_options)
     paths: dict[str, list[str]] = {}
     for file in storage.files():
         table = file.path.partition("/")[0]

@@ -196,6 +196,7 @@ class TestCommands:
             ["dead-letters", "show", archive.url],
             ["upgrade", archive.url, "--generated", str(ROOT / "generated")],
             ["replay", archive.url, "--generated", str(ROOT / "generated"), "--format=ndjson"],
+            ["sql", archive.url, "--generated", str(ROOT / "generated")],
             ["dead-letters", "retry", archive.url, "--generated", str(ROOT / "generated")],
         ):
             with pytest.raises(SystemExit) as ended:
@@ -205,4 +206,5 @@ class TestCommands:
             said[" ".join(command[:2])] = found.out
         assert said[f"replay {archive.url}"].count("\n") == 2
         assert "stellar.v1.Event" in said[f"inspect {archive.url}"]
+        assert "stellar_v1" in said[f"sql {archive.url}"]
         assert "1 x" in said["dead-letters list"]
