@@ -271,7 +271,12 @@ def replay(
         list[str] | None,
         typer.Option(help="Only this partition: ledger_day=2024-04-21. Repeatable."),
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Only what came from this source.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Only what came from this source: a file that was archived, or a source's full name."
+        ),
+    ] = None,
     first: Annotated[
         int | None, typer.Option("--from", help="The first position in the source.")
     ] = None,

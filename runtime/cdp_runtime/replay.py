@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import heapq
 import io
 import os
@@ -46,6 +47,7 @@ from .positions import Spans, spans
 from .provenance import FIRST_FIELD_ID, other_lock
 from .sources import format_of
 from .sources.files import compression_of
+from .sources.identity import place
 from .storage import Storage, open_storage
 from .versions import Evolution, children_of, field_id, zero_of
 from .writer import TableWriter
@@ -81,7 +83,7 @@ class Selection(NamedTuple):
 
     Attributes:
         partitions: by the name of a level of folders, the values that are wanted.
-        source: the only source.
+        source: the only source: its name, or the path or URL of an input that was archived.
         first: the first position; rows without a position are then none of it.
         last: the last position.
         dead_letters: the payloads of dead letters too.
@@ -93,7 +95,12 @@ class Selection(NamedTuple):
     last: int | None = None
     dead_letters: bool = False
 
+    def chooses(self, name: str) -> bool:
+        """Whether the source of this name is asked for."""
+        return self.source in (None, name) or name.rpartition("#")[0] == _place(self.source)
 
+
+_place: Final = functools.lru_cache(1)(place)
 EVERYTHING: Final = Selection()
 
 
@@ -143,7 +150,7 @@ def run(
             when left out.
         format: `delimited` or `ndjson`; by the extension of the output when left out.
         partitions: only these, each as `key=value`.
-        source: only this one.
+        source: only this one, by its name or the path or URL of an input that was archived.
         first: the first position in the source.
         last: the last position in the source.
         dead_letters: whether payloads of dead letters come at their place.
@@ -335,15 +342,16 @@ class _Replay:
             for found, names in ahead(threads, self._groups_of, paths, _READERS):
                 groups += found
                 sources |= names
-        if wanted.source is not None and wanted.source not in sources:
+        chosen = [name for name in sources if wanted.chooses(name)]
+        if wanted.source is not None and not chosen:
             raise ConfigError(
                 f"--source {wanted.source}: is none of {table}; it has {_some(sorted(sources))}"
             )
         ranged = wanted.first is not None or wanted.last is not None
-        if ranged and wanted.source is None and len(sources) > 1:
+        if ranged and len(chosen) > 1:
             raise ConfigError(
                 f"--from and --to are positions in one source: choose it with --source; "
-                f"{table} has {_some(sorted(sources))}"
+                f"{table} has {_some(sorted(chosen))}"
             )
         return groups
 
@@ -364,7 +372,7 @@ class _Replay:
             ranges: dict[str, tuple[int, int]] = {}
             unplaced = 0
             for name, first, last, count in found.between(start, start + rows):
-                if self._wanted.source not in (None, name):
+                if not self._wanted.chooses(name):
                     continue
                 if first is None or last is None:
                     unplaced += 0 if ranged else count
@@ -446,7 +454,7 @@ class _Replay:
         numbers = _numbers(start, rows)
         if shifts is None:
             keys = pc.add(numbers, pa.scalar((task.first - task.group.start) % _WRAP, _U64))
-            names = [n for n in runs.spans.names if self._wanted.source in (None, n)]
+            names = [name for name in runs.spans.names if self._wanted.chooses(name)]
             return pc.if_else(runs.unplaced(start, rows, names), keys, pa.scalar(None, _U64))
         keys = pc.add(numbers, runs.shifts(start, rows, shifts))
         low, high = self._wanted.first, self._wanted.last

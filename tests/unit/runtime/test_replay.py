@@ -226,6 +226,23 @@ class TestSelection:
     def test_a_source_alone(self, url: Path) -> None:
         assert replayed(url, source="b") == [event(f"b{n}", n % 3) for n in range(90)]
 
+    def test_a_source_may_be_the_path_of_a_file_that_was_archived(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in ("a", "b"):
+            framed = b"".join(bytes([len(one)]) + one for one in events(name, 20))
+            Path(f"{name}.pb").write_bytes(framed)
+        assert archive(table=TABLE, source=["*.pb"], to="to", generated=GENERATED) == 0
+        assert replayed(tmp_path / "to", source="b.pb") == events("b", 20)
+        assert (
+            replayed(tmp_path / "to", source=str(tmp_path / "b.pb"), first=18)
+            == (events("b", 20)[18:])
+        )
+        flags = {"generated": GENERATED, "table": TABLE}
+        assert run("to", source="c.pb", **flags) == 2  # type: ignore[arg-type]
+        assert "c.pb: is none of" in capfd.readouterr().err
+
     @pytest.mark.parametrize(
         ("first", "last", "wanted"),
         [(100, 130, range(10, 14)), (None, 15, range(2)), (881, None, range(89, 90))],
