@@ -38,6 +38,10 @@ __all__ = ["Archived", "archive_table", "import_messages", "load_tables", "run",
 
 _MB: Final = 1 << 20
 
+_MANY_FILES: Final = 100
+_SMALL_FILE: Final = 1 << 20
+"""So many files of one run, smaller than that on average, are worth a word: engines open each."""
+
 _GRACE_SECONDS: Final = 2.0
 """How long a run that was stopped has to end once its writer has."""
 
@@ -465,6 +469,11 @@ def _summary(archived: Archived) -> str:
     )
     if metrics.skipped:
         text += f"\n{table}: {metrics.skipped:,} messages were there already"
+    if metrics.files >= _MANY_FILES and metrics.file_bytes < metrics.files * _SMALL_FILE:
+        text += (
+            f"\n{table}: its files are small ({_bytes(metrics.file_bytes // metrics.files)} on average), and "
+            "engines open each: a coarser partition_by, or more max_open_files, makes fewer and larger ones"
+        )
     if broken:
         text += (
             f"\n{table}: {broken:,} input{'' if broken == 1 else 's'} could not be read to the end"

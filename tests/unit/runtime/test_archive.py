@@ -46,6 +46,19 @@ class TestRun:
         assert second == f"{checks.TABLE}: 4 dead letters in {to}/_dead_letter/{checks.TABLE}"
         assert checks.numbers_in(to) == list(range(300))
 
+    @pytest.mark.parametrize(("rows", "said"), [(2, True), (5, False)])
+    def test_many_small_files_are_worth_a_word(
+        self,
+        stream: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        rows: int,
+        said: bool,
+    ) -> None:
+        options = {"max_file_rows": str(rows)}
+        assert archive(source=[str(stream)], to=str(tmp_path / "a"), options=options) == 0
+        assert ("its files are small (" in capsys.readouterr().out) is said
+
     def test_several_sources_of_a_table_end_up_in_one_archive(
         self, stream: Path, tmp_path: Path
     ) -> None:
