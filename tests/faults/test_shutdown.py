@@ -326,6 +326,33 @@ class TestStopInTime:
         assert process.returncode == 0, errors
         assert checks.numbers_in(tmp_path / "a") == list(range(500))
 
+    @pytest.mark.parametrize("format", ["delimited", "ndjson"])
+    def test_a_message_that_is_half_sent_is_read_to_its_end_and_the_next_run_goes_on_there(
+        self, tmp_path: Path, format: str
+    ) -> None:
+        pipe, rows = tmp_path / "pipe", range(1, 90)
+        os.mkfifo(pipe)
+        if format == "ndjson":
+            framed = [b'{"code": "%d"}\n' % number for number in rows]
+        else:
+            framed = [bytes([len(one)]) + one for one in map(checks.payload, rows)]
+        first, rest = b"".join(framed[:40]), b"".join(framed[40:])
+        with open(
+            pipe, "r+b", buffering=0
+        ) as feed:  # both ends, so that what is sent stays in the pipe
+            for sent, then in ((first[:-3], first[-3:] + rest[:9]), (rest[9:-4], rest[-4:])):
+                process = archive(str(pipe), tmp_path / "a", "--format", format)
+                feed.write(sent)
+                time.sleep(1.5)  # it reads by now
+                process.send_signal(signal.SIGTERM)
+                assert process.stderr is not None
+                assert "stopping" in process.stderr.readline()
+                time.sleep(0.3)
+                feed.write(then)
+                _, errors = process.communicate(timeout=20)
+                assert process.returncode == 0, errors
+        assert checks.numbers_in(tmp_path / "a") == list(rows)
+
     def test_so_is_what_a_journal_held_while_the_store_is_away(self, tmp_path: Path) -> None:
         stream = tmp_path / "stream.pb"
         checks.write_stream(stream, range(10))

@@ -35,8 +35,9 @@ def read_delimited(
     tail = b""
     start = number = 0
     wanted = 1
+    ended = False
     while True:
-        block, got = _read_behind(tail, reader, wanted)
+        block, got = _read_behind(tail, reader, wanted, exactly=ended)
         try:
             messages, taken = split_delimited(block, max_message_bytes=max_message_bytes)
         except ConversionError as error:
@@ -44,32 +45,52 @@ def read_delimited(
                 f"the framing is lost at byte {start}: {error.reason}; "
                 "nothing after it can be told apart"
             )
-            yield from rest_of(reader, block.to_pybytes(), source, number, reason)
+            rest = None if ended else reader
+            yield from rest_of(rest, block.to_pybytes(), source, number, reason)
             return
-        if got == 0:
-            break
         if len(messages) > 0:
             yield Batch(messages, source, range(number, number + len(messages)))
         number += len(messages)
         tail = block.slice(taken).to_pybytes()
         start += taken
-        # while a message is larger than a block, twice as much each time: copies stay linear
-        wanted = 1 if taken else len(tail)
+        if got == 0 or ended:
+            if not tail or (got == 0 and ended):
+                break
+            # the rest of this message, and no byte of the next one: what comes after it is for another run
+            ended = True
+            wanted = _missing(tail)
+        else:
+            # while a message is larger than a block, twice as much each time: copies stay linear
+            wanted = 1 if taken else len(tail)
     if tail:
         reason = (
             f"the input ends inside of the message at byte {start}, or the framing is lost there"
         )
-        yield from rest_of(reader, tail, source, number, reason)
+        yield from rest_of(None, tail, source, number, reason)
 
 
-def _read_behind(tail: bytes, reader: Reader, wanted: int) -> tuple[pa.Buffer, int]:
-    """A block that begins with the tail of the one before, and how many bytes are new."""
+def _missing(tail: bytes) -> int:
+    """How many bytes of a message that is cut are still to come; a byte of its length, where that is cut."""
+    size = shift = 0
+    for at, byte in enumerate(tail):
+        size |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return at + 1 + size - len(tail)
+    return 1
+
+
+def _read_behind(
+    tail: bytes, reader: Reader, wanted: int, *, exactly: bool
+) -> tuple[pa.Buffer, int]:
+    """A block that begins with the tail of the one before, and how many bytes are new: as wanted, or more."""
     block = pa.py_buffer(Block(max(BLOCK, len(tail) + max(BLOCK // 2, wanted))))
     end = len(tail)
+    most = end + wanted if exactly else block.size
     with memoryview(block).cast("B") as view:
         view[:end] = tail
         while end - len(tail) < wanted:
-            got = reader.readinto(view[end:])
+            got = reader.readinto(view[end:most])
             if not got:
                 break
             end += got

@@ -10,6 +10,7 @@ import os
 import select
 import stat
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -36,12 +37,19 @@ _PIECE: Final = 1 << 20
 _PIPE_BYTES: Final = 1 << 20
 """The most that a pipe holds, and what is still read of one after a stop."""
 
+_REST_SECONDS: Final = 2.0
+"""How long the rest of a message is waited for after a stop."""
+
 
 class Reader(Protocol):
     """A stream of bytes."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fills the start of a buffer with what there is; 0 at the end."""
+        """Fills the start of a buffer with what there is; 0 at the end.
+
+        Who asks again after the end gets what has come since, so that a message or line that was cut there
+        can be made whole.
+        """
 
 
 def compression_of(path: str) -> tuple[str, str] | None:
@@ -103,21 +111,21 @@ def open_input(
 
 
 def rest_of(
-    reader: Reader, start: bytes, source: str, position: int, reason: str
+    reader: Reader | None, start: bytes, source: str, position: int, reason: str
 ) -> Iterator[DeadLetter]:
     """Makes dead letters of the rest of an input that cannot be framed any more.
 
     Args:
-        reader: the input.
+        reader: the input; None when it has ended.
         start: what has been read of the rest already.
         source: the name of the input.
         position: of the first message in `start`; each piece of the rest has one more.
         reason: why it cannot be framed.
     """
     piece = bytearray(start)
-    ended = False
+    ended = reader is None
     while piece or not ended:
-        while len(piece) < _PIECE and not ended:
+        while len(piece) < _PIECE and reader is not None and not ended:
             buffer = bytearray(_PIECE)
             got = reader.readinto(memoryview(buffer))
             piece += buffer[: got or 0]
@@ -145,13 +153,15 @@ class _Named:
 class _Pipe(io.RawIOBase):
     """Standard input or a named pipe: gives what has been sent without waiting for a block of it to be full.
 
-    A request to stop ends the wait for more; what has been sent by then is still read.
+    A request to stop ends the wait for more; what has been sent by then is still read. Who asks again after
+    that end waits a moment for the rest of a message, as whoever reads the pipe next would begin in its midst.
     """
 
     def __init__(self, stop: Stop, descriptor: int) -> None:
         self._stop = stop
         self._descriptor = descriptor
         self._left = _PIPE_BYTES
+        self._ended: float | None = None
         with contextlib.suppress(OSError):  # no pipe, or not allowed: it is only faster
             fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
@@ -161,9 +171,14 @@ class _Pipe(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         if not self._stop.requested:
             select.select([self._descriptor, self._stop], [], [])
+        if self._ended is not None:
+            wait = max(0, self._ended + _REST_SECONDS - time.monotonic())
+            ready, _, _ = select.select([self._descriptor], [], [], wait)
+            return os.readv(self._descriptor, [buffer]) if ready else 0
         if self._stop.requested:
             ready, _, _ = select.select([self._descriptor], [], [], 0)
             if not ready or self._left <= 0:
+                self._ended = time.monotonic()
                 return 0
         got = os.readv(self._descriptor, [buffer])
         if self._stop.requested:

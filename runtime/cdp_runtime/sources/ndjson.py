@@ -59,7 +59,9 @@ def read_ndjson(
         got = reader.readinto(memoryview(block)) or 0
         ended = got == 0
         *lines, tail = (tail + block[:got]).split(b"\n")
+        whole = True
         if ended and tail:
+            tail, whole = _read_line(tail, reader, max_line_bytes)
             lines, tail = [tail], b""
         payloads: list[bytes] = []
         numbers: list[int] = []
@@ -76,9 +78,7 @@ def read_ndjson(
                     # with other names for its keys it is no message as protobuf writes one, and a retry,
                     # which does not know these names, would fill other fields
                     form: Form = "bytes" if fields or ignore_unknown else "json"
-                    yield DeadLetter(
-                        bytes(line), reason, source, number, whole=not ended, form=form
-                    )
+                    yield DeadLetter(bytes(line), reason, source, number, whole=whole, form=form)
             number += 1
         if payloads:
             yield Batch(payloads, source, numbers)
@@ -86,6 +86,16 @@ def read_ndjson(
             reason = f"line {number} is longer than {max_line_bytes} bytes; nothing after its start can be read"
             yield from rest_of(reader, tail, source, number, reason)
             return
+
+
+def _read_line(start: bytes, reader: Reader, most: int) -> tuple[bytes, bool]:
+    """A line that was cut, with what has come since of it, and no byte of the next; whether it is whole."""
+    line, byte = bytearray(start), bytearray(1)
+    while len(line) <= most and reader.readinto(memoryview(byte)):
+        if byte == b"\n":
+            return bytes(line), True
+        line += byte
+    return bytes(line), False
 
 
 def message_of(
