@@ -45,6 +45,9 @@ too, and in turns, of each all at once: variables that are not set; then what is
 then the options under it. Whether options go together, and whether tables and sources are there, is seen
 last, one by one and without a line.
 
+The tables of a pipeline file are archived one after the other, and so are the sources of a table: for streams
+that never end (standard input, named pipes) run one `cdpgen archive` for each.
+
 ## Options of a writer
 
 {writer}

@@ -472,8 +472,9 @@ def _remarks(table: ArchivedTable) -> Iterator[str]:
             "1 row of older files is" if older.raw == 1 else f"{older.raw} rows of older files are"
         )
         yield (
-            f"-- {rows} kept whole in {table.program.raw}: "
-            "`cdpgen upgrade` puts what is known today into its columns."
+            f"-- {rows} kept whole in {table.program.raw}: until "
+            "`cdpgen upgrade` puts what is known today into its columns, newer ones have their default there, "
+            "and numbers that got wider are cut off."
         )
     ids = {
         field_id(column): column.name for column in cast("Iterable[pa.Field[Any]]", table.schema)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .config import (
     STORAGE_KEYS,
@@ -33,6 +33,9 @@ from .sources import Input, inputs_of, read_inputs
 from .sources.identity import names_of
 from .storage import StorageError
 from .writer import TableWriter, WriterFailed
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
 
 __all__ = ["Archived", "archive_table", "import_messages", "load_tables", "run", "writer_of"]
 
@@ -320,6 +323,8 @@ def _jobs(
     Options count from the file's over the table's to those given; a destination that comes later replaces
     one before whole.
     """
+    from .pipeline import router_of
+
     generated = _below(base, config.generated)
     writers = load_tables(generated)
     jobs = []
@@ -333,12 +338,38 @@ def _jobs(
             own |= later
         if to is not None:
             own, url = {**_without_storage(own), **_storage_of(options, to)}, to
-        check(WriterConfig, own).destination(url)
+        checked = check(WriterConfig, own)
+        checked.destination(url)
+        try:
+            router_of(writer, checked)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
         import_messages(writer, generated)  # the footers need them, too
+        for source in table.source:
+            for key, path in source.fields.items():
+                _check_field(writer.message_type().DESCRIPTOR, key, path)
         jobs.append(_Job(writer, inputs_of(_sources_below(base, table)), own, url))
     if sum(one.path == "-" for job in jobs for one in job.inputs) > 1:
         raise ConfigError("standard input (-) can be read once only")
     return jobs
+
+
+def _check_field(message: Descriptor, key: str, path: str) -> None:
+    """Refuses a path of `fields` that names no field; what is in a map or a Struct has any name."""
+    within: Descriptor | None = message
+    for name in path.split("."):
+        if within is not None and (
+            within.full_name.startswith("google.protobuf.") or within.GetOptions().map_entry
+        ):
+            return
+        known = {} if within is None else within.fields_by_name
+        field = known.get(name) or (within and within.fields_by_camelcase_name.get(name))
+        if not field:
+            of = "a single value" if within is None else f"{within.full_name} ({', '.join(known)})"
+            raise ConfigError(
+                f"fields: {key}: {path!r} is not allowed: {name!r} is no field of {of}"
+            )
+        within = field.message_type
 
 
 def _without_storage(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -416,8 +416,10 @@ def load_pipeline(path: str | Path, environment: Mapping[str, str] = os.environ)
         raise ConfigError(f"{path}:{line}: {error.problem or 'not YAML'}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
+    except ConfigError:
+        raise
     except ValueError as error:  # of a date that is none, or of a tag that a value does not fit
-        raise ConfigError(f"{path}: not YAML: {error}; put text in quotes") from None
+        raise ConfigError(f"{path}: a value does not fit: {error}; put text in quotes") from None
     except RecursionError:
         raise ConfigError(
             f"{path}: is nested too deep, or an alias in it is within itself"

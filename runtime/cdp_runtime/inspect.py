@@ -130,7 +130,7 @@ def _print(url: str, files: Sequence[FileFacts]) -> None:
         "files",
         "rows",
         "on disk",
-        "ratio",
+        "columns\nto disk",
         "dead\nletters",
     ):
         tables.add_column(
@@ -160,7 +160,7 @@ def _print(url: str, files: Sequence[FileFacts]) -> None:
 
 def _partitions(name: str, partitions: Sequence[str], files: Sequence[FileFacts]) -> object:
     table = _table(name)
-    for heading in ("partition", "versions", "files", "rows", "on disk", "ratio"):
+    for heading in ("partition", "versions", "files", "rows", "on disk", "columns\nto disk"):
         left = heading in ("partition", "versions")
         table.add_column(heading, justify="left" if left else "right", overflow="fold")
     hidden = len(partitions) - _PARTITIONS_SHOWN

@@ -132,6 +132,7 @@ class Intake:
         self._blocked = 0
         self._controls = 0
         self._closed = False
+        self._ended_with_interpreter = False
         self._failure: WriterFailed | None = None
 
     def put_one(self, payload: bytes, source: str, position: int | None) -> None:
@@ -309,9 +310,21 @@ class Intake:
                 self._blocked -= 1
             self._check()
 
+    def end_with_interpreter(self) -> None:
+        """Says that the writer is closed because the interpreter ends: who writes now may not hear of it."""
+        self._ended_with_interpreter = True
+
     def _check(self) -> None:
         self.raise_failure()
         if self._closed:
+            if self._ended_with_interpreter:
+                from .log import logger
+
+                self._ended_with_interpreter = False  # once is enough
+                logger().error(
+                    "not all was written: jobs of an executor wrote after the end of the program had closed "
+                    "the writer; close it there, when they are done"
+                )
             raise ValueError("the writer is closed")
 
     def _count(self, messages: int, size: int) -> None:

@@ -41,7 +41,7 @@ from .writer import TableWriter, WriterFailed
 if TYPE_CHECKING:
     from .config import WriterConfig
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "router_of"]
 
 _LOOK_SECONDS: Final = 0.5
 """How often who waits looks whether the writer has failed or given up in the meantime."""
@@ -58,6 +58,20 @@ _OTHER_DESCRIPTORS: Final = 64
 
 _UNNUMBERED: Final = "~journal"
 """Ends the source of messages that have no position but the one that the journal gives them."""
+
+
+def _schema_of(writer: type[TableWriter[Any]], config: WriterConfig) -> pa.Schema:
+    schema = writer.converter.schema
+    return schema_with(schema) if config.include_metadata else schema
+
+
+def router_of(writer: type[TableWriter[Any]], config: WriterConfig) -> Router:
+    """What splits the rows of a table by partition.
+
+    Raises:
+        ConfigError: `partition_by` or `ledgers_per_file` does not fit the table.
+    """
+    return Router(_schema_of(writer, config), writer.partitions, config, writer.partition_by)
 
 
 class Pipeline:
@@ -84,12 +98,9 @@ class Pipeline:
         self._table = writer.table
         self._converter = writer.converter()
         _native.limit_idle_memory(_IDLE_BYTES)
-        schema = writer.converter.schema
-        if config.include_metadata:
-            schema = schema_with(schema)
-        self._schema = schema
+        self._schema = schema = _schema_of(writer, config)
         self._include_metadata = config.include_metadata
-        self._router = Router(schema, writer.partitions, config, writer.partition_by)
+        self._router = router_of(writer, config)
         self._identity = identity = identity or writer_id()
         found, options = config.destination(url)
         if config.dry_run:

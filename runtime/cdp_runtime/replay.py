@@ -167,6 +167,8 @@ def run(
         writers = load_tables(generated)
         name = table or _only_table(storage, writers, generated)
         chosen = format or format_of(output or "") or "delimited"
+        if first is not None and last is not None and last < first:
+            raise ConfigError(f"--to {last}: is before --from {first}")
         wanted = Selection(_partitions(partitions), source, first, last, dead_letters)
         writer = writer_of(writers, name, generated)
         if chosen == "ndjson":
@@ -821,14 +823,17 @@ class _File:
 
     def encode(self, batch: pa.RecordBatch) -> Array:
         """Rows as messages."""
-        for path in self._lost:
-            self._counts.lost[".".join(path)] += _values(batch.column(path[0]), path[1:])
+        raw = self._converter.program.raw if self._evolution is None else self._evolution.raw
+        if self._lost:
+            # a message that is kept whole has them
+            made_of = batch.filter(batch.column(raw).is_null()) if raw else batch
+            for path in self._lost:
+                self._counts.lost[".".join(path)] += _values(made_of.column(path[0]), path[1:])
         if self._evolution is None:
             own = batch.select(self._converter.schema.names)
             return self._converter.to_protobuf(own).cast(_BYTES)
         made = self._evolution.apply(batch, self._converter.schema.names)
         encoded = self._converter.to_protobuf(made).cast(_BYTES)
-        raw = self._evolution.raw
         return encoded if raw is None else pc.coalesce(batch.column(raw).cast(_BYTES), encoded)
 
 
@@ -953,6 +958,8 @@ def _output(path: str | None) -> Iterator[Write]:
             yield lambda data: _write_all(special.fileno(), data)
         return
     target = target.resolve()
+    if not target.parent.is_dir():
+        raise ConfigError(f"--output {path}: there is no folder {target.parent}")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb", buffering=0) as file:
@@ -1045,7 +1052,7 @@ def _pruned(table: str, paths: Sequence[str], wanted: Mapping[str, Sequence[str]
         if paths and not there:
             levels = sorted({level for own in keys.values() for level in own})
             have = f"it has {', '.join(levels)}" if levels else "it has none"
-            raise ConfigError(f"--partition {name}=: is no partition of {table}; {have}")
+            raise ConfigError(f"--partition {name}={values[0]}: {table} has no such level; {have}")
         missing = next((value for value in values if value not in there), None)
         if missing is not None:
             raise ConfigError(
@@ -1072,12 +1079,16 @@ _FORMS: Final = {
 }
 
 
+def _letters(count: int) -> str:
+    return f"{count:,} dead letter{'' if count == 1 else 's'}"
+
+
 def _remarks(counts: Counts) -> Iterator[str]:
     """What a person should know besides."""
     if counts.letters:
-        yield f"{counts.letters:,} of the messages are dead letters"
-    for form, letters in sorted(counts.left_out.items()):
-        yield f"{letters:,} dead letters are left out: {_FORMS.get(form, form)}"
+        yield f"{_letters(counts.letters)} among the messages"
+    for form, letters in sorted((+counts.left_out).items()):
+        yield f"{_letters(letters)} left out: {_FORMS.get(form, form)}"
     if counts.unknown:
         yield (
             f"{counts.unknown:,} messages have fields that today's schema does not know and JSON "

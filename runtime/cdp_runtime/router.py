@@ -293,10 +293,10 @@ def _level(schema: pa.Schema, name: str, spec: Partition) -> _Level:
         case Column() if pa.types.is_temporal(kind):
             # as text, because Python's own types have neither all the years nor the nanoseconds
             return _Level(name, spec.column, lambda a: a.cast(pa.utf8()), _value)
-        case Column() if not pa.types.is_nested(kind):
+        case Column() if not (pa.types.is_nested(kind) or pa.types.is_floating(kind)):
             return _Level(name, spec.column, lambda a: a, _value)
         case Column():
-            raise refuse("a column of single values")
+            raise refuse("a column that is neither nested nor a float")
         case Range():
             raise refuse("a column of integers")
         case _:

@@ -309,6 +309,8 @@ def _close_at_exit() -> None:
             if not own and thread not in workers and "concurrent" not in type(thread).__module__:
                 thread.join()  # it may have something to write yet
         for writer in list(_OPEN):
-            writer._unclosed()
+            if writer._unclosed.alive:
+                writer._pipeline.intake.end_with_interpreter()
+                writer._unclosed()
 
     getattr(threading, "_register_atexit", atexit.register)(close)

@@ -282,6 +282,26 @@ def test_a_forgotten_writer_is_closed_while_the_clients_of_stores_can_work() -> 
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
+EXECUTOR = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+writer = AssetDetailsWriter(sys.argv[1])
+def job():
+    time.sleep(0.1)
+    writer.write(b"")
+pool = ThreadPoolExecutor(1)
+for _ in range(20):
+    pool.submit(job)
+"""
+
+
+def test_jobs_that_come_after_the_end_of_the_program_are_told(tmp_path: Path) -> None:
+    """Nobody reads what is raised in them."""
+    done = python(EXECUTOR, str(tmp_path / "a"))
+    assert done.stderr.count("jobs of an executor wrote after the end of the program") == 1
+
+
 FAILED = """
 import sys
 from cdp_runtime.writer import WriterFailed

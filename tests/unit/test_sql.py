@@ -228,7 +228,7 @@ class TestDuckdb:
             'syntax = "proto3"; package shop; message Order { int32 x = 1; int32 y = 2; }', rules
         )
         said = shop.cdpgen("sql", "archive")
-        assert "-- 1 row of older files is kept whole in _raw: `cdpgen upgrade`" in said
+        assert "-- 1 row of older files is kept whole in _raw: until `cdpgen upgrade`" in said
         assert shop.query('select x, y from shop."order" order by x') == [(1, 7), (2, 7)]
         shop.cdpgen("upgrade", "archive")
         said = shop.cdpgen("sql", "archive")

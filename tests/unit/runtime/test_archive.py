@@ -84,6 +84,11 @@ class TestRun:
             ({"source": ["{stream}"], "to": "a", "generated": "no"}, 2, "cdpgen build"),
             ({"source": ["{stream}"], "to": "a", "options": {"max": 1}}, 2, "max: no such option"),
             ({"source": ["{stream}"], "to": "{stream}/a"}, 2, "cannot write there"),
+            (
+                {"source": ["{stream}"], "to": "a", "options": {"ledgers_per_file": 7}},
+                2,
+                f"{checks.TABLE}: ledgers_per_file: 7 is not allowed",
+            ),
         ],
     )
     def test_what_is_wrong_is_said_without_a_traceback(
