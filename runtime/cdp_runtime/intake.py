@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .dead_letter import DeadLetter
 from .metrics import Metrics
@@ -174,6 +175,11 @@ class Intake:
         if isinstance(positions, range) and positions:
             for end in (positions[0], positions[-1]):
                 _check_place(source, end)
+        elif isinstance(positions, pa.Int64Array):
+            if positions.null_count:
+                row = pc.index(positions.is_null(), True).as_py()
+                raise ValueError(f"positions: None is not allowed, as that of message {row}")
+            _check_place(source, pc.max(positions).as_py())
         for chunk in self._pieces(Chunk(payloads, source, positions, size_of(payloads))):
             with self._lock:
                 self._wait_for_room(len(chunk.payloads), chunk.size)
@@ -355,8 +361,11 @@ class Intake:
 
 def _check_place(source: str, position: int | None) -> None:
     """Refuses what a footer cannot hold where the caller still sees it."""
-    if position is not None and not -(1 << 63) <= position < 1 << 63:
-        raise ValueError(f"position: {position} is not allowed: it has to fit in 64 bits")
+    # ranges of positions end behind the last one, with 64 bits as well
+    if position is not None and not -(1 << 63) <= position < (1 << 63) - 1:
+        raise ValueError(
+            f"position: {position} is not allowed: it has to be from -2^63 to 2^63 - 2"
+        )
     if not source.isascii():
         try:
             source.encode()

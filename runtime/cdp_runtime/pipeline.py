@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from . import _native
 from .config import ConfigError
+from .converter import Rejected
 from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, DeadLetter, to_batch
 from .descriptor import descriptor_of
 from .dry_run import DryRun
@@ -28,7 +29,7 @@ from .metrics import Metrics
 from .parquet import PublishedFile, Table, TableFiles
 from .parquet_file import Compressor
 from .patience import Patience
-from .payloads import Positions, concat, concat_positions, int_at, take_positions
+from .payloads import Payloads, Positions, concat, concat_positions, int_at, take_positions
 from .positions import Prefix
 from .provenance import forbid_other_versions, schema_with, with_provenance
 from .resume import Published, published
@@ -55,6 +56,9 @@ memory anew all the time; with more a long run takes over 400 MB."""
 
 _OTHER_DESCRIPTORS: Final = 64
 """What a process opens besides the files that it writes, at most."""
+
+_LARGE_BYTES: Final = 3 << 29
+"""A page has a row whole and less than 2 GiB, of which other rows and levels take their part."""
 
 _UNNUMBERED: Final = "~journal"
 """Ends the source of messages that have no position but the one that the journal gives them."""
@@ -445,7 +449,8 @@ class Pipeline:
         self._letters.rotate_old()
 
     def _write_chunk(self, chunk: Chunk) -> None:
-        good, rejected = self._converter.decode(chunk.payloads)
+        good, rejected = self._decode(chunk.payloads)
+        source = chunk.source.removesuffix(_UNNUMBERED)
         positions = concat_positions([chunk.positions])
         letters = []
         if rejected:
@@ -466,7 +471,7 @@ class Pipeline:
         start = 0
         for batch in good:
             if self._include_metadata:
-                batch = with_provenance(batch, self._schema, chunk.source, self._identity)
+                batch = with_provenance(batch, self._schema, source, self._identity)
             own = None if positions is None else positions[start : start + batch.num_rows]
             start += batch.num_rows
             size = batch.nbytes
@@ -481,6 +486,22 @@ class Pipeline:
                 )
         if letters:
             self._keep(letters, chunk.segment)
+
+    def _decode(self, payloads: Payloads) -> tuple[list[pa.RecordBatch], list[Rejected]]:
+        """As the converter does it, but that what no page of Parquet can hold is rejected as well."""
+        good, rejected = self._converter.decode(payloads)
+        if all(batch.nbytes <= _LARGE_BYTES for batch in good):
+            return good, rejected
+        bad = {one.row for one in rejected}
+        kept = [row for row in range(len(payloads)) if row not in bad]
+        sizes = [batch.slice(row, 1).nbytes for batch in good for row in range(batch.num_rows)]
+        large = {row for row, size in zip(kept, sizes, strict=True) if size > _LARGE_BYTES}
+        if not large:
+            return good, rejected
+        reason = "the message does not fit a page of Parquet: its columns have over 1.5 GiB"
+        rejected = rejected + [Rejected(row, 0, reason) for row in sorted(large)]
+        rest = [payloads[row] for row in kept if row not in large]
+        return self._converter.decode(rest).batches if rest else [], rejected
 
     def _keep(self, letters: list[DeadLetter], segment: int) -> None:
         """Adds dead letters, which come from one source, to their file."""

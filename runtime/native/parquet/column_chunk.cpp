@@ -121,6 +121,7 @@ ColumnChunk::ColumnChunk(Leaf& leaf, const Codec& codec)
 void ColumnChunk::append(const ArrowArray& array, int64_t begin, int64_t rows) {
     if (pages_.empty() && rows_ == 0) {
         indexing_ = leaf_.choice != Leaf::Choice::Plain && leaf_.source != Source::Bits;
+        ranging_ = !leaf_.is_long;
     }
     take(array, begin, rows);
     note_size();
@@ -136,7 +137,7 @@ void ColumnChunk::take(const ArrowArray& array, int64_t begin, int64_t rows) {
         names_.assign(static_cast<size_t>(arrays_.back()->dictionary->length), kNoName);
     }
     const int64_t slice = std::max<int64_t>(
-        std::min(kSlice, static_cast<int64_t>(kPageBytes) * rows / (text_bytes() + 1)), 1);
+        std::min(kSlice, static_cast<int64_t>(kPageBytes) * rows / (batch_bytes() + 1)), 1);
     for (const int64_t end = begin + rows; begin < end;) {
         const int64_t stop = std::min({end, begin + slice, begin + kPageRows - rows_});
         visit(0, begin, stop, 0, 0);
@@ -153,14 +154,15 @@ void ColumnChunk::take(const ArrowArray& array, int64_t begin, int64_t rows) {
     }
 }
 
-// Of all texts of the batch at hand.
-int64_t ColumnChunk::text_bytes() const {
+// Of all values of the batch at hand.
+int64_t ColumnChunk::batch_bytes() const {
     const ArrowArray& array = *arrays_.back();
     const auto bytes = [&](const auto* offsets) -> int64_t {
         return offsets[array.offset + array.length] - offsets[array.offset];
     };
     if (leaf_.source == Source::Text32) return bytes(buffer_of<int32_t>(array));
-    return leaf_.source == Source::Text64 ? bytes(buffer_of<int64_t>(array)) : 0;
+    if (leaf_.source == Source::Text64) return bytes(buffer_of<int64_t>(array));
+    return array.length * static_cast<int64_t>(leaf_.width);
 }
 
 // Elements of one step of the path: `first` is the repetition level of the first one, `rep` that of
@@ -442,7 +444,7 @@ void ColumnChunk::add_bytes(std::span<const std::string_view> values) {
         for (size_t i = 0; leaf_.bloom_filter && i < values.size(); ++i) {
             hashes_.push(xxhash64(values[i]));
         }
-        for (size_t i = 0; !leaf_.is_long && i < values.size(); ++i) range.add(values[i]);
+        for (size_t i = 0; ranging_ && i < values.size(); ++i) range.add(values[i]);
         return;
     }
     // A value is mostly looked up once where it stands in several rows, one after the other.
@@ -458,7 +460,7 @@ void ColumnChunk::add_bytes(std::span<const std::string_view> values) {
     uint32_t* to = indexes_.room(values.size());
     for (size_t i = 0; i < values.size(); ++i) to[i] = places[which[i]];
     indexes_.grow(values.size());
-    if (leaf_.is_long) return;
+    if (!ranging_) return;
     for (size_t i = 0; i < count; ++i) {
         if (is_new_in_page(places[i])) range.add(different[i]);
     }
@@ -497,8 +499,9 @@ void ColumnChunk::finish() {
     const size_t count = entry_count();
     if (count == 0) return;
     if (leaf_.bloom_filter) hash_entries();
-    // What repeated in the first page need not have done so later.
-    const bool many = static_cast<double>(count) > kManyValues * static_cast<double>(all_values_);
+    // What repeated in the first page need not have done so later; names have a dictionary anyway.
+    const bool many = leaf_.source != Source::Names &&
+                      static_cast<double>(count) > kManyValues * static_cast<double>(all_values_);
     if (many && leaf_.choice == Leaf::Choice::Dictionary) leaf_.choice = Leaf::Choice::Open;
     dictionary_page_ = std::make_shared<Page>();
     dictionary_page_->is_dictionary = true;
@@ -534,6 +537,7 @@ void ColumnChunk::choose() {
     const bool whole = rows_ >= kPageRows || page_bytes() >= kPageBytes || known >= kPageBytes;
     if (leaf_.physical == Physical::ByteArray) {
         leaf_.is_long = known > (kLongValue + sizeof(uint32_t)) * count;
+        ranging_ = ranging_ && !leaf_.is_long;
     }
     const double part =
         static_cast<double>(count) / static_cast<double>(std::max<int64_t>(values_, 1));
@@ -574,7 +578,9 @@ void ColumnChunk::cut_page() {
         }
     }
     page->range = std::visit([](auto& range) { return range.take(); }, range_);
-    if (leaf_.is_long) page->range = {};
+    // the choice is that of all open files, and another may have made it since the page began
+    if (!ranging_) page->range = {};
+    ranging_ = !leaf_.is_long;
 
     Bytes& body = page->body;
     const auto levels = [&](const Numbers<uint16_t>& all, uint16_t most) {

@@ -98,12 +98,13 @@ class ColumnChunk {
     // Whether the fast level does for a body; the first one that is large enough tells.
     bool is_fast(const Bytes& body, Leaf::Level& level);
     void hash_entries();
-    int64_t text_bytes() const;
+    int64_t batch_bytes() const;
     // Of a value that has no length of its own.
     size_t entry_size() const { return entries().size() / std::max<size_t>(entry_count(), 1); }
 
     Leaf& leaf_;
     const Codec& codec_;
+    bool ranging_ = true;    // the open page has the range of all its values
     bool indexing_ = false;  // values go to the dictionary, and the page has their places there
     std::vector<const ArrowArray*> arrays_;  // along the leaf's path, of the batch at hand
     std::vector<std::shared_ptr<Page>> pages_;

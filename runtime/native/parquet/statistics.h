@@ -38,7 +38,8 @@ struct Range {
     std::string max;
 };
 
-// Of bytes.
+// Of bytes. With a smallest or largest value that is long there is none: it would stand in the
+// footer whole, and readers have limits there.
 class BytesRange {
   public:
     explicit BytesRange(Order order)
@@ -48,11 +49,20 @@ class BytesRange {
         // Most values lie between the two, and their first bytes say so.
         const uint64_t head = head_of(value);
         if (__builtin_expect(head > min_head_ && head < max_head_, 1)) return;
-        if (!range_.known || is_before(value, range_.min, order_)) {
+        const bool is_min = !range_.known || is_before(value, range_.min, order_);
+        const bool is_max = !range_.known || is_before(range_.max, value, order_);
+        if (given_up_ || !(is_min || is_max)) return;
+        if (value.size() > kLongest) {
+            given_up_ = true;
+            min_head_ = 0;
+            max_head_ = UINT64_MAX;
+            return;
+        }
+        if (is_min) {
             range_.min = value;
             min_head_ = head;
         }
-        if (!range_.known || is_before(range_.max, value, order_)) {
+        if (is_max) {
             range_.max = value;
             max_head_ = head;
         }
@@ -61,7 +71,9 @@ class BytesRange {
     // Starts anew.
     Range take() {
         Range taken;
-        std::swap(taken, range_);
+        if (!given_up_) std::swap(taken, range_);
+        range_ = {};
+        given_up_ = false;
         min_head_ = UINT64_MAX;
         max_head_ = 0;
         return taken;
@@ -69,6 +81,7 @@ class BytesRange {
 
   private:
     static constexpr uint64_t kSign = uint64_t{1} << 63;
+    static constexpr size_t kLongest = 1024;
 
     uint64_t head_of(std::string_view value) const {
         uint64_t head = 0;
@@ -83,11 +96,13 @@ class BytesRange {
     const uint64_t flip_;  // makes signed numbers compare as unsigned ones
     const Order order_;
     Range range_;
+    bool given_up_ = false;
     uint64_t min_head_ = UINT64_MAX;
     uint64_t max_head_ = 0;
 };
 
-// Of numbers; floats leave out NaN, and take zero for the one of either sign that is further out.
+// Of numbers; floats take zero for the one of either sign that is further out, and have no range
+// with a NaN among them: engines do not agree where that stands in the order.
 template <typename T>
 class NumberRange {
   public:
@@ -96,17 +111,20 @@ class NumberRange {
     void add(const T* values, int64_t count) {
         T min = min_;
         T max = max_;
+        bool has_nan = false;
         for (int64_t i = 0; i < count; ++i) {
             min = values[i] < min ? values[i] : min;
             max = values[i] > max ? values[i] : max;
+            if constexpr (std::is_floating_point_v<T>) has_nan |= values[i] != values[i];
         }
         min_ = min;
         max_ = max;
+        has_nan_ |= has_nan;
     }
     // As bytes of the type, and starts anew.
     Range take() {
         Range range;
-        range.known = min_ <= max_;
+        range.known = min_ <= max_ && !has_nan_;
         if (range.known) {
             if constexpr (std::is_floating_point_v<T>) {
                 if (min_ == 0) min_ = -T{0};
@@ -126,6 +144,7 @@ class NumberRange {
                                                             : std::numeric_limits<T>::lowest();
     T min_ = kMost;
     T max_ = kLeast;
+    bool has_nan_ = false;
 };
 
 // Whether one range of numbers of a type comes before another, for the chunk and the order of

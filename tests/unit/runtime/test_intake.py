@@ -135,7 +135,13 @@ class TestIntake:
         sizes = [chunk.size for chunk in other._new]
         assert max(sizes) <= other._batch_bytes < 900
 
-    @pytest.mark.parametrize("position", [1 << 63, -(1 << 63) - 1])
+    def test_a_position_that_is_none_among_others_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="None is not allowed, as that of message 1"):
+            intake().put_many([b"", b"", b""], "s", pa.array([5, None, 7], pa.int64()))
+        with pytest.raises(ValueError, match=r"position: .* has to be from"):
+            intake().put_many([b"", b""], "s", [5, (1 << 63) - 1])
+
+    @pytest.mark.parametrize("position", [1 << 63, (1 << 63) - 1, -(1 << 63) - 1])
     def test_what_no_footer_can_hold_is_refused_at_once(self, position: int) -> None:
         one = intake()
         for put in (
@@ -143,7 +149,7 @@ class TestIntake:
             lambda: one.put_letter(DeadLetter(b"", "why", "s", position)),
             lambda: one.put_many([b""], "s", range(position, position + 1)),
         ):
-            with pytest.raises(ValueError, match=r"position: .* has to fit in 64 bits"):
+            with pytest.raises(ValueError, match=r"position: .* has to be from"):
                 put()
         for put in (
             lambda: one.put_one(b"", "\udce9", None),

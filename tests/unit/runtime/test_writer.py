@@ -51,6 +51,31 @@ class TestWrite:
         assert writer.metrics.dead_letters == 2
         assert writer.metrics.rows == 1
 
+    def test_what_no_page_of_parquet_can_hold_goes_there_too_and_nothing_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("cdp_runtime.pipeline._LARGE_BYTES", 10_000)
+        large = AssetDetails(code="x" * 20_000).SerializeToString()
+        with AssetDetailsWriter(tmp_path, journal=tmp_path / "j") as writer:
+            writer.write_many([*SOME[:40], large, b"\x0f", *SOME[40:]])
+        assert (writer.metrics.dead_letters, writer.metrics.rows) == (2, len(SOME))
+        (letters,) = (tmp_path / "_dead_letter").rglob("*.parquet")
+        found = pq.read_table(letters, partitioning=None)
+        assert sorted(found["payload"].to_pylist()) == sorted([large, b"\x0f"])
+        assert any("does not fit a page" in one for one in found["reason"].to_pylist())
+
+    def test_the_source_of_a_row_is_the_one_that_was_given_with_a_journal_too(
+        self, tmp_path: Path
+    ) -> None:
+        with AssetDetailsWriter(
+            tmp_path / "a", journal=tmp_path / "j", include_metadata=True
+        ) as writer:
+            writer.write(SOME[0], source="kafka")
+            writer.write(SOME[1])
+        tables = [pq.read_table(path, partitioning=None) for path in checks.files(tmp_path / "a")]
+        sources = {source for table in tables for source in table["_source"].to_pylist()}
+        assert sources == {"kafka", None}
+
     def test_a_closed_writer_takes_nothing(self, tmp_path: Path) -> None:
         writer = AssetDetailsWriter(tmp_path)
         writer.close()
