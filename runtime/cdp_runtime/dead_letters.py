@@ -6,6 +6,8 @@ among the dead letters and in the table at once, whenever it is interrupted: unt
 published it lies in `_retry/`. What an interrupted retry had published carries the name of that file, by
 which the next retry finds and removes it before it begins anew: each letter ends up in one place, once.
 
+A piece of a message that was cut at the end of its input goes when that message has come whole since.
+
 So that no retry takes another that is at work for an interrupted one, each holds a lock in the archive.
 """
 
@@ -22,6 +24,8 @@ import pyarrow as pa
 from .config import ConfigError, WriterConfig, check, destination_of, nested
 from .dead_letter import FOLDER, RETRY_FOLDER, DeadLetter
 from .dry_run import DryRun
+from .resume import Published, published
+from .sources.identity import PIECE
 from .storage import Storage, StorageError, open_storage
 from .writer import TableWriter, WriterFailed
 
@@ -47,10 +51,11 @@ class LetterFile(NamedTuple):
 
 
 class Retried(NamedTuple):
-    """What came of the letters of a table that were retried: rows, and letters that stay."""
+    """What came of the letters of a table that were retried: rows, letters that stay, and pieces that are gone."""
 
     rows: int
     letters: int
+    gone: int = 0
 
 
 def letter_files(storage: Storage, table: str | None = None) -> list[LetterFile]:
@@ -148,10 +153,11 @@ def retry(
             own = [one for one in files if one.table == name]
             if own:
                 import_messages(writer, generated)
+            pieces = _Pieces(storage, writer)
             for file in own:
-                came = _retry_file(storage, url, writer, file, config, still)
-                rows, letters = done.get(name, Retried(0, 0))
-                done[name] = Retried(rows + came.rows, letters + came.letters)
+                came = _retry_file(storage, url, writer, file, config, pieces, still)
+                before = done.get(name, Retried(0, 0))
+                done[name] = Retried(*map(sum, zip(before, came, strict=True)))
     return done
 
 
@@ -211,6 +217,7 @@ def _retry_file(
     writer: type[TableWriter[Any]],
     file: LetterFile,
     config: WriterConfig,
+    pieces: _Pieces,
     still: Callable[[], None],
 ) -> Retried:
     from .pipeline import Pipeline
@@ -225,6 +232,8 @@ def _retry_file(
         for batch in read_letters(storage, path):
             if any(isinstance(one, bytes) for one in decoder.decode(batch)):
                 break
+            if any(map(pieces.have_come_whole, batch)):
+                break
             letters += len(batch)
         else:
             return Retried(0, letters)  # nothing would change
@@ -233,10 +242,12 @@ def _retry_file(
             storage.move(file.path, path)
     pipeline = Pipeline(writer, url, config, None, identity)
     try:
-        rows = letters = 0
+        rows = letters = gone = 0
         for batch in read_letters(storage, path):
             for letter, found in zip(batch, decoder.decode(batch), strict=True):
-                if isinstance(found, DeadLetter):
+                if pieces.have_come_whole(letter):
+                    gone += 1
+                elif isinstance(found, DeadLetter):
                     pipeline.intake.put_letter(found)
                     letters += 1
                 else:
@@ -246,7 +257,7 @@ def _retry_file(
         pipeline.close()
     still()
     storage.delete(path)
-    return Retried(rows, letters)
+    return Retried(rows, letters, gone)
 
 
 def _undo(storage: Storage, table: str, identity: str) -> None:
@@ -268,6 +279,24 @@ def _identity(name: str) -> str:
 
         stem = f"{stem.partition('-')[0]}-{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
     return f"{stem}r"
+
+
+class _Pieces:
+    """Tells pieces of what was cut at the end of its input, and is in the archive whole by now."""
+
+    def __init__(self, storage: Storage, writer: type[TableWriter[Any]]) -> None:
+        self._storage = storage
+        self._writer = writer
+        self._published: Published | None = None
+
+    def have_come_whole(self, letter: DeadLetter) -> bool:
+        """Whether what the letter is a piece of has come whole."""
+        found = PIECE.fullmatch(letter.source)
+        if found is None or letter.position is None:
+            return False
+        if self._published is None:
+            self._published = published(self._storage, self._writer, lambda source: True)
+        return not self._published.missing(found[1], [letter.position])
 
 
 class _Decoder:
@@ -304,10 +333,11 @@ class _Decoder:
 def _print_retried(done: Mapping[str, Retried]) -> None:
     if not done:
         print("there are no dead letters of a table that can be retried")
-    for table, (rows, letters) in sorted(done.items()):
-        print(
-            f"{table}: {rows:,} of {rows + letters:,} dead letters are rows now, {letters:,} stay"
-        )
+    for table, came in sorted(done.items()):
+        text = f"{table}: {came.rows:,} of {sum(came):,} dead letters are rows now, {came.letters:,} stay"
+        if came.gone:
+            text += f", {came.gone:,} gone, as what they were pieces of has come whole"
+        print(text)
 
 
 class _Reason:

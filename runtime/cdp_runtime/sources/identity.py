@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -28,7 +29,10 @@ from .files import BLOCK, Reader
 if TYPE_CHECKING:
     from . import Batch, Input
 
-__all__ = ["Beginning", "named", "names_of", "place"]
+__all__ = ["PIECE", "Beginning", "named", "names_of", "place"]
+
+PIECE: Final = re.compile(r"(.+#[0-9a-f]{12}(?:-\d+)?)~[0-9a-f]{12}")
+"""The name of a piece, with that of its input."""
 
 _DIGESTED: Final = 1 << 16
 """Of a first message that is longer, only so many bytes are digested."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cdp_runtime.archive import run as archive
 from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
 from cdp_runtime.dead_letters import letter_files, read_letters, retry, run
 from cdp_runtime.positions import runs
@@ -79,10 +80,37 @@ STAYING = Counter([b"\xff\xff", b'{"id": ', event("piece")])
 class TestRetry:
     def test_messages_become_rows_and_the_rest_stay_letters(self, tmp_path: Path) -> None:
         set_apart(tmp_path)
-        assert retry(str(tmp_path), WRITERS) == {TABLE: (3, 3)}
+        assert retry(str(tmp_path), WRITERS) == {TABLE: (3, 3, 0)}
         assert rows_in(tmp_path) == Counter(["row", "a", "b", "c"])
         assert letters_in(tmp_path) == STAYING
         assert letters_in(tmp_path, RETRY_FOLDER) == Counter()
+
+    @pytest.mark.parametrize("format", ["delimited", "ndjson"])
+    def test_a_piece_of_what_has_come_whole_since_is_gone(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+    ) -> None:
+        if format == "delimited":
+            framed = [bytes([len(one)]) + one for one in map(event, "abcd")]
+        else:
+            framed = [b'{"id": "%s"}\n' % one.encode() for one in "abcd"]
+        stream, to = tmp_path / "s", str(tmp_path / "to")
+
+        def archived() -> None:
+            flags = {"table": TABLE, "generated": GENERATED, "format": format}
+            assert archive(source=[str(stream)], to=to, **flags) == 0  # type: ignore[arg-type]
+
+        stream.write_bytes(b"".join(framed)[:-3])
+        archived()
+        assert retry(to, WRITERS) == {TABLE: (0, 1, 0)}
+        stream.write_bytes(b"".join(framed) + framed[0][:3])
+        archived()
+        assert letters_in(tmp_path / "to").total() == 2
+        capsys.readouterr()
+        assert run("retry", to, generated=GENERATED) == 0
+        said = capsys.readouterr().out
+        assert said.endswith("1 stay, 1 gone, as what they were pieces of has come whole\n")
+        assert letters_in(tmp_path / "to") == Counter([framed[0][:3]])
+        assert rows_in(tmp_path / "to") == Counter("abcd")
 
     def test_rows_go_to_their_partitions_with_their_source_and_position(
         self, tmp_path: Path
@@ -125,7 +153,7 @@ class TestRetry:
         set_apart(tmp_path)
         retry(str(tmp_path), WRITERS)
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
-        assert retry(str(tmp_path), WRITERS) == {TABLE: (0, 3)}
+        assert retry(str(tmp_path), WRITERS) == {TABLE: (0, 3, 0)}
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before
 
     def test_letters_of_other_tables_stay(self, tmp_path: Path) -> None:
@@ -138,7 +166,7 @@ class TestRetry:
     def test_a_dry_run_changes_nothing(self, tmp_path: Path) -> None:
         set_apart(tmp_path)
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
-        assert retry(str(tmp_path), WRITERS, options={"dry_run": True}) == {TABLE: (3, 3)}
+        assert retry(str(tmp_path), WRITERS, options={"dry_run": True}) == {TABLE: (3, 3, 0)}
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before
 
     def test_what_was_retried_in_part_can_be_retried_again_and_again(self, tmp_path: Path) -> None:
@@ -151,7 +179,7 @@ class TestRetry:
             forms = ["message"] + ["bytes"] * (table.num_rows - 1)
             index = table.column_names.index("form")
             pq.write_table(table.set_column(index, "form", pa.array(forms)), path)
-            assert retry(str(tmp_path), WRITERS) == {TABLE: (1, 2 - number)}
+            assert retry(str(tmp_path), WRITERS) == {TABLE: (1, 2 - number, 0)}
         assert rows_in(tmp_path) == Counter("012")
 
     def test_other_stores_work_the_same(self) -> None:
@@ -159,7 +187,7 @@ class TestRetry:
         if store.exists("/letters"):
             store.rm("/letters", recursive=True)
         set_apart("memory://letters")
-        assert retry("memory://letters", WRITERS) == {TABLE: (3, 3)}
+        assert retry("memory://letters", WRITERS) == {TABLE: (3, 3, 0)}
         names = store.find("/letters")
         assert not [name for name in names if name.startswith(f"/letters/{RETRY_FOLDER}/")]
         found = Counter(
