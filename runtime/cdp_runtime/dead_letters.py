@@ -51,7 +51,7 @@ class LetterFile(NamedTuple):
 
 
 class Retried(NamedTuple):
-    """What came of the letters of a table that were retried: rows, letters that stay, and pieces that are gone."""
+    """What came of letters of a table that were retried: rows, those that stay, and pieces that are gone."""
 
     rows: int
     letters: int
