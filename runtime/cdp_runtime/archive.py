@@ -26,7 +26,7 @@ from .config import (
     load_pipeline,
     nested,
 )
-from .dead_letter import FOLDER, DeadLetter
+from .dead_letter import FOLDER, DeadLetter, counted
 from .metrics import Metrics
 from .parquet import PublishedFile
 from .sources import Input, inputs_of, read_inputs
@@ -480,7 +480,7 @@ def _progress(table: str, metrics: Metrics, began: float) -> Iterator[None]:
             (f"  {metrics.messages / seconds if seconds else 0:,.0f}/s", "green"),
             f"  in {_bytes(metrics.message_bytes)}  out {_bytes(metrics.file_bytes)}",
             (f"  {_ratio(metrics)}", "cyan"),
-            (f"  {_letters(metrics)}" if metrics.dead_letters else "", "red"),
+            (f"  {counted(metrics.dead_letters)}" if metrics.dead_letters else "", "red"),
         )
 
     with Live(
@@ -510,7 +510,7 @@ def _summary(archived: Archived) -> str:
             f"\n{table}: {broken:,} input{'' if broken == 1 else 's'} could not be read to the end"
         )
     if metrics.dead_letters:
-        text += f"\n{table}: {_letters(metrics)} in {url}/{FOLDER}/{table}"
+        text += f"\n{table}: {counted(metrics.dead_letters)} in {url}/{FOLDER}/{table}"
     if dry_files is not None:
         text += "\n" + "\n".join(_dry_lines(table, url, dry_files))
     return text
@@ -527,10 +527,6 @@ def _dry_lines(table: str, url: str, files: Sequence[PublishedFile]) -> Iterator
             f"  {partition}: {len(own):,} file{'' if len(own) == 1 else 's'}, "
             f"{sum(file.rows for file in own):,} rows, {_bytes(sum(file.size for file in own))}"
         )
-
-
-def _letters(metrics: Metrics) -> str:
-    return f"{metrics.dead_letters:,} dead letter{'' if metrics.dead_letters == 1 else 's'}"
 
 
 def _ratio(metrics: Metrics) -> str:

@@ -8,7 +8,15 @@ from typing import Final, Literal, NamedTuple
 
 import pyarrow as pa
 
-__all__ = ["DEAD_LETTER_SCHEMA", "FOLDER", "RETRY_FOLDER", "DeadLetter", "Form", "to_batch"]
+__all__ = [
+    "DEAD_LETTER_SCHEMA",
+    "FOLDER",
+    "RETRY_FOLDER",
+    "DeadLetter",
+    "Form",
+    "counted",
+    "to_batch",
+]
 
 FOLDER: Final = "_dead_letter"
 """The folder of an archive that has a folder of dead letters for each table."""
@@ -73,6 +81,11 @@ def to_batch(letters: Sequence[DeadLetter]) -> pa.RecordBatch:
         ],
         schema=DEAD_LETTER_SCHEMA,
     )
+
+
+def counted(letters: int) -> str:
+    """A number of them, for people."""
+    return f"{letters:,} dead letter{'' if letters == 1 else 's'}"
 
 
 def _text(said: str) -> str:

@@ -41,7 +41,7 @@ import pyarrow.parquet as pq
 from .archive import import_messages, load_tables, writer_of
 from .config import ConfigError, destination_of
 from .dataset import ArchiveError, ahead, folder_keys, older_ids, open_parquet
-from .dead_letter import FOLDER, RETRY_FOLDER
+from .dead_letter import FOLDER, RETRY_FOLDER, counted
 from .former import former_of
 from .positions import Spans, spans
 from .provenance import FIRST_FIELD_ID, other_lock
@@ -1079,16 +1079,12 @@ _FORMS: Final = {
 }
 
 
-def _letters(count: int) -> str:
-    return f"{count:,} dead letter{'' if count == 1 else 's'}"
-
-
 def _remarks(counts: Counts) -> Iterator[str]:
     """What a person should know besides."""
     if counts.letters:
-        yield f"{_letters(counts.letters)} among the messages"
+        yield f"{counted(counts.letters)} among the messages"
     for form, letters in sorted((+counts.left_out).items()):
-        yield f"{_letters(letters)} left out: {_FORMS.get(form, form)}"
+        yield f"{counted(letters)} left out: {_FORMS.get(form, form)}"
     if counts.unknown:
         yield (
             f"{counts.unknown:,} messages have fields that today's schema does not know and JSON "

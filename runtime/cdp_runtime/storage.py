@@ -219,6 +219,12 @@ def checked_path(path: str) -> str:
     return path
 
 
+def temporary_name(name: str, writer: str | None, *, replace: bool) -> str:
+    """What a file is called below `_tmp`; that of an old file has the id of another writer in its name."""
+    stem = name.removesuffix(".parquet")
+    return f"{stem}-{writer}-000000.parquet.tmp" if replace else f"{name}.tmp"
+
+
 def is_archive_file(path: str) -> bool:
     """Whether a path below an archive is that of a published file."""
     return path.endswith(".parquet") and not path.startswith(f"{TEMPORARY}/")

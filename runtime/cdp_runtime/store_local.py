@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
-from .storage import TEMPORARY, FileInfo, Upload, checked_path, is_archive_file
+from .storage import TEMPORARY, FileInfo, Upload, checked_path, is_archive_file, temporary_name
 from .store_errors import StorageError, is_transient
 from .store_lock import locked_on_disk
 from .store_upload import BufferedUpload
@@ -49,9 +49,8 @@ class LocalStorage:
     def create(self, path: str, *, replace: bool = False) -> Upload:
         """Begins a file."""
         final = self._root / checked_path(path)
-        # the name of an old file has the id of another writer
-        name = f"{final.stem}-{self._writer}-000000.parquet" if replace else final.name
-        return _LocalUpload(self._temporary / f"{name}.tmp", final)
+        name = temporary_name(final.name, self._writer, replace=replace)
+        return _LocalUpload(self._temporary / name, final)
 
     def files(self, prefix: str = "") -> Iterator[FileInfo]:
         """The published files, by their paths."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import IO, Any, Final
 
-from .storage import TEMPORARY, FileInfo, Upload, checked_path, is_archive_file
+from .storage import TEMPORARY, FileInfo, Upload, checked_path, is_archive_file, temporary_name
 from .store_errors import Secrets, StorageError, is_transient, safe_url
 from .store_lock import locked_remotely
 from .store_upload import BufferedUpload
@@ -212,10 +212,8 @@ class _SpooledUpload(BufferedUpload):
         self._storage = storage
         self._final = final
         self._replace = replace
-        name = final.rpartition("/")[2]
-        if replace:  # the name of an old file has the id of another writer
-            name = f"{name.removesuffix('.parquet')}-{storage.writer}-000000.parquet"
-        self._copy = f"{temporary}/{name}.tmp"
+        name = temporary_name(final.rpartition("/")[2], storage.writer, replace=replace)
+        self._copy = f"{temporary}/{name}"
         self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed at the end
 
     def _push(self, *, last: bool) -> None:
