@@ -68,6 +68,12 @@ class Archived(NamedTuple):
     dry_files: list[PublishedFile] | None
     broken: int
 
+    @property
+    def only_dead_letters(self) -> bool:
+        """Whether not one message was one of this table, as with the wrong `--table` or `--format`."""
+        metrics = self.metrics
+        return metrics.dead_letters > 0 and metrics.rows == metrics.skipped == 0
+
 
 class _Job(NamedTuple):
     """One table of a run, with everything about it checked; `url` is None when the options say where."""
@@ -127,13 +133,13 @@ def run(
     except (ConfigError, StorageError) as error:
         print(error, file=sys.stderr)
         return 2
-    broken = 0
+    failed = False
     try:
         with _Stop() as stop:
             for job in jobs:
                 archived = archive_table(job, stop)
                 print(_summary(archived), flush=True)
-                broken += archived.broken
+                failed |= archived.broken > 0 or archived.only_dead_letters
                 if stop.requested:
                     break
     except (ConfigError, StorageError) as error:
@@ -142,7 +148,7 @@ def run(
     except (OSError, WriterFailed) as error:
         print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
-    return 1 if broken else 0
+    return 1 if failed else 0
 
 
 def archive_table(job: _Job, stop: _Stop) -> Archived:
@@ -511,6 +517,8 @@ def _summary(archived: Archived) -> str:
         )
     if metrics.dead_letters:
         text += f"\n{table}: {counted(metrics.dead_letters)} in {url}/{FOLDER}/{table}"
+    if archived.only_dead_letters:
+        text += f"\n{table}: not one message is of this table: is the table right, and the format of the input?"
     if dry_files is not None:
         text += "\n" + "\n".join(_dry_lines(table, url, dry_files))
     return text

@@ -487,6 +487,8 @@ def _mistakes(model: type[BaseModel], error: ValidationError) -> Iterator[_Mista
             text = f"{key}: no such option; {hint}allowed are {', '.join(allowed)}"
         elif one["type"] == "missing":
             text = f"{key}: is missing"
+        elif one["type"] in ("too_short", "string_too_short"):
+            text = f"{key}: {one['input']!r} is not allowed: must not be empty"
         else:
             message = one["msg"].removeprefix("Input should be ")
             text = f"{key}: {one['input']!r} is not allowed: must be {message}"

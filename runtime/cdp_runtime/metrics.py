@@ -47,3 +47,7 @@ class Metrics:
         self.dead_letters = 0
         self.files = 0
         self.file_bytes = 0
+
+    def __repr__(self) -> str:
+        counts = (f"{name}={getattr(self, name)}" for name in self.__slots__ if name != "lock")
+        return f"Metrics({', '.join(counts)})"

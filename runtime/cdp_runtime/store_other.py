@@ -131,7 +131,7 @@ class RemoteStorage:
     def reason(self, error: Exception) -> str:
         """What an error says, in a line without secrets."""
         text = " ".join(str(error).split())
-        if isinstance(error, FileNotFoundError) and text:
+        if isinstance(error, FileNotFoundError) and text and "not exist" not in text:
             text = f"there is no {text}"
         cause = error.__cause__
         if not text and cause is not None:

@@ -3,23 +3,24 @@
 Writes a stream over and over, as many messages as asked for, and prints the resident memory as JSON: its
 peak, and its mean in each tenth of the run. Each time the stream's ledgers and times go on, as those of a real
 one do: there are new days all the time, and as many open files as may be. Published files are removed, so that
-the disk does not fill.
+the disk does not fill, and what makes the stream go on is a process of its own.
 
 pandas is kept away, which is here for tests: pyarrow imports it wherever it is installed, and it takes 50 MB.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import json
 import re
 import shutil
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Any
 
 from cdp_runtime.archive import load_tables
 from cdp_runtime.config import SourceConfig
@@ -39,77 +40,6 @@ class NoPandas(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, NoPandas())
 
-_LEDGERS: Final = ("ledger_sequence", "last_modified_ledger")
-_PIECE: Final = 4 << 20
-
-
-class GoingStream:
-    """A file of messages of contract data whose ledgers and times can go on; in place, as they stay as long.
-
-    Args:
-        path: of the file, length-delimited.
-        descriptor: of the messages.
-    """
-
-    def __init__(self, path: Path, descriptor: Any) -> None:
-        self.path = path
-        numbers = {field.name: field.number for field in descriptor.fields}
-        ledgers = {numbers[name] for name in _LEDGERS}
-        data = path.read_bytes()
-        # where, how wide, the number, whether it is a time
-        places: list[tuple[int, int, int, bool]] = []
-        at = 0
-        while at < len(data):
-            size, at = _varint(data, at)
-            end = at + size
-            while at < end:
-                tag, at = _varint(data, at)
-                begin = at
-                value, at = _varint(data, at)
-                if tag & 7 == 0 and tag >> 3 in ledgers:
-                    places.append((begin, at - begin, value, False))
-                elif tag & 7 == 2:
-                    if tag >> 3 == numbers["closed_at"]:
-                        seconds, behind = _varint(data, at + 1)  # behind the tag of the seconds
-                        places.append((at + 1, behind - at - 1, seconds, True))
-                    at += value
-                else:
-                    assert tag & 7 == 0
-        self._size = len(data)
-        self._at, self._width, self._value, is_time = (
-            np.array(column) for column in zip(*places, strict=True)
-        )
-        times, ledger = self._value[is_time], self._value[~is_time]
-        step = np.array([np.ptp(ledger[ledger > ledger.max() // 2]) + 1, np.ptp(times) + 5])
-        self._step = step[is_time.astype(int)]
-
-    def go_on(self) -> None:
-        """Adds as many ledgers and as much time as the stream has."""
-        self._value += self._step
-        with self.path.open("r+b") as file:
-            for begin in range(0, self._size, _PIECE):
-                file.seek(begin)
-                piece = np.frombuffer(bytearray(file.read(_PIECE + 10)), np.uint8)
-                own = slice(*np.searchsorted(self._at, [begin, begin + _PIECE]))
-                at, width, value = self._at[own] - begin, self._width[own], self._value[own]
-                for byte in range(int(width.max(initial=0))):
-                    has = width > byte
-                    more = np.where(width[has] > byte + 1, 0x80, 0)
-                    piece[at[has] + byte] = value[has] >> 7 * byte & 0x7F | more
-                file.seek(begin)
-                file.write(piece.tobytes())
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, at
-
 
 class Never:
     """No request to stop."""
@@ -120,12 +50,29 @@ class Never:
         raise AssertionError("nothing waits")
 
 
+@contextlib.contextmanager
+def _going(generated: str, path: str) -> Iterator[Callable[[], None]]:
+    """A process that makes a stream go on: each call does, and returns when it has."""
+    command = [sys.executable, "-m", "tests.benchmarks.going_stream", generated, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        asked, told = process.stdin, process.stdout
+        assert asked is not None
+        assert told is not None
+
+        def go_on() -> None:
+            asked.write(b"on\n")
+            asked.flush()
+            assert told.readline() == b"on\n"
+
+        yield go_on
+        asked.close()
+    assert process.returncode == 0
+
+
 def main(generated: str, stream: str, archive: str, messages: int) -> None:
     writer_type = load_tables(generated)["stellar.v1.ContractData"]
-    going = GoingStream(
-        Path(shutil.copy(stream, f"{archive}.pb")), writer_type.message_type().DESCRIPTOR
-    )
-    inputs = inputs_of([SourceConfig(path=str(going.path))])
+    path = shutil.copy(stream, f"{archive}.pb")
+    inputs = inputs_of([SourceConfig(path=path)])
 
     def remove(file: PublishedFile) -> None:
         (Path(archive) / file.path).unlink()
@@ -133,7 +80,10 @@ def main(generated: str, stream: str, archive: str, messages: int) -> None:
     sums, counts = [0] * 10, [0] * 10  # a list of each would grow with the run itself
     written = 0
     began = time.perf_counter()
-    with writer_type(archive, on_published=remove, buffer_size=50_000) as writer:
+    with (
+        _going(generated, path) as go_on,
+        writer_type(archive, on_published=remove, buffer_size=50_000) as writer,
+    ):
         while written < messages:
             for item in read_inputs(inputs, writer_type.message_type, Never()):
                 assert not isinstance(item, DeadLetter)
@@ -142,7 +92,7 @@ def main(generated: str, stream: str, archive: str, messages: int) -> None:
                 tenth = min(9, written * 10 // messages)
                 sums[tenth] += resident()
                 counts[tenth] += 1
-            going.go_on()
+            go_on()
     seconds = time.perf_counter() - began
     means = [round(total / max(count, 1)) for total, count in zip(sums, counts, strict=True)]
     print(json.dumps({"rows": written, "seconds": seconds, "peak": _peak(), "tenths": means}))

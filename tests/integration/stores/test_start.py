@@ -47,6 +47,14 @@ class TestProbe:
         assert f"{server.protocol}://nowhere" in str(error)
         assert "aws s3 mb" in str(error) or "gcloud storage buckets create" in str(error)
 
+    def test_who_reads_from_a_bucket_that_is_not_there_is_told_so(self, server: Server) -> None:
+        options = server.options(server.endpoint)
+        storage = open_storage(f"{server.protocol}://nowhere/archive", None, options)
+        with pytest.raises(StorageError) as raised:
+            list(storage.files())
+        assert "nowhere" in str(raised.value)
+        assert "there is no The" not in str(raised.value)
+
     def test_a_permission_that_is_missing_is_named(self, server: Server) -> None:
         with proxy.before(server.endpoint) as wall:
             wall.spoil_writes("403")

@@ -46,6 +46,21 @@ class TestRun:
         assert second == f"{checks.TABLE}: 4 dead letters in {to}/_dead_letter/{checks.TABLE}"
         assert checks.numbers_in(to) == list(range(300))
 
+    def test_a_run_that_reads_nothing_but_dead_letters_fails(
+        self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        stream.write_bytes(b"\x01\xff" * 3)
+        assert archive(source=[str(stream)], to=str(tmp_path / "a")) == 1
+        assert "3 dead letters in" in (told := capsys.readouterr().out)
+        assert "not one message is of this table: is the table right" in told
+        # what follows them later is fine, and so is a run that finds nothing new
+        checks.write_stream(stream, range(1, 3))
+        assert archive(source=[str(stream)], to=str(tmp_path / "a")) == 0
+        with stream.open("ab") as file:
+            file.write(b"\x01\xff")
+        assert archive(source=[str(stream)], to=str(tmp_path / "a")) == 0
+        assert "not one message" not in capsys.readouterr().out
+
     @pytest.mark.parametrize(("rows", "said"), [(2, True), (5, False)])
     def test_many_small_files_are_worth_a_word(
         self,
