@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.going_stream GENERATED STREAM`: a stream; goes on with each line it reads.
+"""`python -m tests.benchmarks.going_stream GENERATED STREAM`: a stream that goes on, by lines of its input.
 
 A process of its own, so that what it needs does not count as memory of the one that is measured.
 """

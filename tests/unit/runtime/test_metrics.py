@@ -15,7 +15,9 @@ class TestMetrics:
         counters = {name: getattr(metrics, name) for name in metrics.__slots__ if name != "lock"}
         assert counters.pop("healthy") is True
         assert set(counters.values()) == {0}
-        assert repr(metrics).startswith("Metrics(dead_letters=0, file_bytes=0, files=0, healthy=True, ")
+        assert repr(metrics).startswith(
+            "Metrics(dead_letters=0, file_bytes=0, files=0, healthy=True, "
+        )
         assert "lock" not in repr(metrics)
 
     def test_a_writer_counts_what_it_took_and_what_it_published(self, tmp_path: Path) -> None:
