@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -436,6 +437,8 @@ class _File:
         self._path = path
         self.shown: Final = files.storage.describe(path)
         self.parquet: Final = open_parquet(files.storage, path)
+        # a row group is fetched ahead into what all of a file have in common
+        self._reading: Final = threading.Lock()
         told = self.parquet.metadata.metadata or {}
         clash = other_lock(told, files.writer)
         if clash:
@@ -498,7 +501,9 @@ class _File:
         keys = self._files.keys[self._path]
         own = [name for name in columns if name not in keys]
         try:
-            table = self.parquet.read_row_group(group, columns=self._evolution.needs(own))
+            needed = self._evolution.needs(own)
+            with self._reading:
+                table = self.parquet.read_row_group(group, columns=needed)
             batches = [self._evolution.apply(batch, own) for batch in _batches(table)]
         except (OSError, pa.ArrowException) as error:
             raise ArchiveError(f"{self.shown}: cannot be read: {error}") from None

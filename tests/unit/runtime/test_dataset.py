@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -511,6 +513,27 @@ class TestOpenArchive:
         other.write_bytes(b"something else")
         other.replace(path)
         assert sum(batch.num_rows for batch in batches) > 0
+
+    def test_row_groups_of_one_file_are_read_by_several_threads(self, orders: History) -> None:
+        orders.build(message("int64 x = 1; string y = 2; repeated int32 z = 3;"))
+        with orders.writer(orders.archive, row_group_mb=0.25, buffer_size=5_000) as writer:
+            for i in range(100_000):
+                writer.write(orders.message(x=i, y=f"{i * 7919 % 100_003}", z=range(i % 5)))
+        (path,) = orders.archive.rglob("*.parquet")
+        assert pq.read_metadata(path).num_row_groups > 3
+        scans = (
+            "import sys\n"
+            "from cdp_runtime import open_archive\n"
+            "for _ in range(30):\n"
+            "    rows = open_archive(*sys.argv[1:3], generated=sys.argv[3]).to_table()\n"
+            "    assert rows['x'].to_pylist() == list(range(100_000))\n"
+        )
+        where = [str(orders.archive), "shop.Order", str(orders.today.generated)]
+        # a process of its own: threads that share what they read from have crashed it
+        ended = subprocess.run(
+            [sys.executable, "-c", scans, *where], capture_output=True, text=True, timeout=60
+        )
+        assert ended.returncode == 0, ended.stderr
 
     @pytest.mark.parametrize(
         ("table", "options", "error", "said"),
