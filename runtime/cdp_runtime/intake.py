@@ -6,12 +6,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .dead_letter import DeadLetter
+from .dead_letter import DeadLetter, Form
 from .metrics import Metrics
 from .payloads import Payloads, Positions, size_of
 from .writer import WriterFailed
@@ -120,7 +120,7 @@ class Intake:
         journaled = journal_bytes is not None
         if journal_bytes is not None:
             self._batch_bytes = min(self._batch_bytes, journal_bytes * _JOURNAL_PART)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._drained = threading.Condition(self._lock)  # callers wait for it
         self._filled = threading.Condition(self._lock)  # who takes what is new does
         self._new: deque[Chunk | Letter | Mark] = deque()
@@ -189,6 +189,7 @@ class Intake:
     def put_letter(self, letter: DeadLetter) -> None:
         """Adds bytes that need no decoding."""
         _check_place(letter.source, letter.position)
+        _check_letter(letter)
         item = Letter(letter)
         with self._lock:
             self._wait_for_room(1, item.size)
@@ -197,16 +198,29 @@ class Intake:
             self._count(1, item.size)
 
     def put_mark(self, mark: Mark) -> None:
-        """Adds a mark behind everything; after the last one nothing more is taken."""
+        """Adds a mark behind everything; after the last one nothing more is taken, nor another last one."""
         with self._lock:
-            if mark.last:
-                self._closed = True
-            else:
+            if mark.last and self._closed:
+                return
+            if not mark.last:
                 self._check()
             self._new.append(mark)
             self._controls += 1
+            self._closed = self._closed or mark.last
             self._filled.notify()
             self._drained.notify_all()
+
+    def forbid_interrupted(self, call: str) -> None:
+        """Refuses to wait in a signal's handler for what only goes on after it.
+
+        Raises:
+            RuntimeError: the handler has interrupted this thread while it held the lock.
+        """
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(
+                f"a signal handler that has interrupted write() cannot {call} the writer: raise an exception "
+                "there, as docs/embedding.md shows"
+            )
 
     def fail(self, failure: WriterFailed) -> None:
         """Makes this and every later call of a caller raise."""
@@ -216,7 +230,7 @@ class Intake:
 
     def leave_to_parent(self, failure: WriterFailed) -> None:
         """Called in a process that was forked off, where nobody is left to let go of the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._drained = threading.Condition(self._lock)
         self._filled = threading.Condition(self._lock)
         self._failure = failure
@@ -361,6 +375,8 @@ class Intake:
 
 def _check_place(source: str, position: int | None) -> None:
     """Refuses what a footer cannot hold where the caller still sees it."""
+    if position is not None and (isinstance(position, bool) or not hasattr(position, "__index__")):
+        raise TypeError(f"position: {position!r} is not allowed: it has to be an integer")
     # ranges of positions end behind the last one, with 64 bits as well
     if position is not None and not -(1 << 63) <= position < (1 << 63) - 1:
         raise ValueError(
@@ -374,6 +390,20 @@ def _check_place(source: str, position: int | None) -> None:
                 f"source: {source!r} is not allowed: it is no Unicode text; "
                 "of a file's name os.fsencode(name).decode(errors='backslashreplace') makes one"
             ) from None
+
+
+def _check_letter(letter: DeadLetter) -> None:
+    """Refuses what no file of dead letters can hold where the caller still sees it."""
+    if not isinstance(letter.payload, bytes | None):
+        raise TypeError(f"payload: expected bytes, not {type(letter.payload).__name__}")
+    if not isinstance(letter.reason, str):
+        raise TypeError(f"reason: expected a text, not {type(letter.reason).__name__}")
+    offset = letter.offset
+    if offset is not None and (not isinstance(offset, int) or not 0 <= offset < 1 << 63):
+        raise ValueError(f"offset: {offset!r} is not allowed: it has to be from 0 to 2^63 - 1")
+    if letter.form not in get_args(Form):
+        allowed = ", ".join(get_args(Form))
+        raise ValueError(f"form: {letter.form!r} is not allowed: allowed are {allowed}")
 
 
 def _rows(item: Chunk | Letter) -> int:

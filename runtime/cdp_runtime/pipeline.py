@@ -60,6 +60,8 @@ _OTHER_DESCRIPTORS: Final = 64
 _LARGE_BYTES: Final = 3 << 29
 """A page has a row whole and less than 2 GiB, of which other rows and levels take their part."""
 
+_JOURNAL_FAILED: Final = "cannot write to the journal"
+
 _UNNUMBERED: Final = "~journal"
 """Ends the source of messages that have no position but the one that the journal gives them."""
 
@@ -173,7 +175,7 @@ class Pipeline:
             journal_bytes=None if self._journal is None else size,
         )
         self._closing = threading.Lock()
-        self._end: Mark | None = None
+        self._end: Final = Mark(last=True)
         self._closed = False
         self._give_up_at = math.inf
         self._shutdown_seconds = config.shutdown_seconds
@@ -206,7 +208,7 @@ class Pipeline:
 
     def flush(self) -> None:
         """Waits until everything before is published, or in the journal where there is one."""
-        self._forbid_own_threads("flush")
+        self._forbid_deadlock("flush")
         mark = Mark(last=False)
         self.intake.put_mark(mark)
         mark.reached.wait()
@@ -214,7 +216,7 @@ class Pipeline:
 
     def close(self, seconds: float | None = None) -> None:
         """Publishes everything and ends the threads; after so many seconds only the latter."""
-        self._forbid_own_threads("close")
+        self._forbid_deadlock("close")
         if self._closed:
             return self.intake.raise_failure()
         self._stop()
@@ -223,7 +225,7 @@ class Pipeline:
             self._ended(None)
         with self._closing:
             # a thread that hangs in a call to the store keeps what it uses
-            if not self._closed and not any(thread.is_alive() for thread in self._threads):
+            if not self._closed and self._end.reached.is_set():
                 self._closed = True
                 self._storage.close()
                 if self._journal is not None:
@@ -234,15 +236,15 @@ class Pipeline:
         self.intake.raise_failure()
 
     def _ended(self, seconds: float | None) -> bool:
-        """Waits for the threads; not much longer once they were told to give up."""
+        """Waits until the threads are done; not much longer once they were told to give up."""
         deadline = math.inf if seconds is None else time.monotonic() + seconds
-        for thread in self._threads:
-            while thread.is_alive():
-                left = min(deadline, self._give_up_at) - time.monotonic()
-                if left <= 0:
-                    return False
-                thread.join(min(left, _LOOK_SECONDS))
-        return True
+        while True:
+            left = min(deadline, self._give_up_at) - time.monotonic()
+            # no join: one that the exception of a signal's handler ends takes the thread for dead
+            if self._end.reached.wait(max(0.0, min(left, _LOOK_SECONDS))):
+                return True
+            if left <= 0:
+                return False
 
     def _abandon(self) -> None:
         """Gives up what is not published."""
@@ -279,13 +281,12 @@ class Pipeline:
 
     def _stop(self) -> None:
         with self._closing:
-            if self._end is None:
-                self._end = Mark(last=True)
-                self.intake.put_mark(self._end)
+            self.intake.put_mark(self._end)
 
-    def _forbid_own_threads(self, call: str) -> None:
+    def _forbid_deadlock(self, call: str) -> None:
         if threading.current_thread() in self._threads:
             raise RuntimeError(f"on_published must not {call} the writer that calls it")
+        self.intake.forbid_interrupted(call)
 
     def leave_to_parent(self) -> None:
         """Called in a process that was forked off: threads, files and journal are those of the other one."""
@@ -315,14 +316,14 @@ class Pipeline:
                 try:
                     self._journal.sync()
                 except BaseException as error:
-                    self._fail(error, "the journal")
+                    self._fail(error, _JOURNAL_FAILED)
                 taken.reached.set()
                 continue
             try:
                 for item in [taken] if isinstance(taken, Letter) else _merge(taken):
                     self._keep_in_journal(item)
             except BaseException as error:
-                self._fail(error, "the journal")
+                self._fail(error, _JOURNAL_FAILED)
 
     def _keep_in_journal(self, item: Chunk | Letter) -> None:
         """Writes it to the journal, when that has room, and then passes it on."""
@@ -342,7 +343,7 @@ class Pipeline:
                     )
                     break
         except BaseException as error:
-            self._fail(error, "the journal")
+            self._fail(error, _JOURNAL_FAILED)
         # when the writer has failed, too: who decodes drops it and so makes room for who waits
         self.intake.pass_on([item])
 
@@ -420,15 +421,20 @@ class Pipeline:
                 except BaseException as error:
                     self._fail(error)
             if isinstance(taken, Mark):
-                if taken.last:
-                    if self.intake.failed:
-                        self._rows.discard_all()
-                        self._letters.discard_all()
-                    self._rows.end_threads()
-                    self._letters.end_threads()
-                taken.reached.set()
+                try:
+                    if taken.last:
+                        self._end_files()
+                finally:
+                    taken.reached.set()
                 if taken.last:
                     return
+
+    def _end_files(self) -> None:
+        if self.intake.failed:
+            self._rows.discard_all()
+            self._letters.discard_all()
+        self._rows.end_threads()
+        self._letters.end_threads()
 
     def _seconds_to_rotation(self) -> float | None:
         """How long until the oldest open file has reached its age; None without one."""
@@ -522,14 +528,19 @@ class Pipeline:
         if not file.dead_letters:
             self.metrics.rows += file.rows
         if self._on_published is not None:
-            self._on_published(file)
+            try:
+                self._on_published(file)
+            except BaseException as error:
+                self._fail(error, f"on_published failed for {file.path}")
+                raise
         if self._journal is not None:
             self._journal.settle(segments)
 
     # ---- any thread
 
-    def _fail(self, error: BaseException, where: str | None = None) -> None:
-        failure = WriterFailed(f"{self._table}: cannot write to {where or self.url}: {error}")
+    def _fail(self, error: BaseException, what: str | None = None) -> None:
+        what = what or f"cannot write to {self.url}"
+        failure = WriterFailed(f"{self._table}: {what}: {error}")
         failure.__cause__ = error
         self.intake.fail(failure)
 

@@ -253,8 +253,13 @@ class TableWriter(Generic[M]):
             WriterFailed: something that was written before could not be published, or not in that time. It
                 is in the journal where there is one, and the next writer publishes it.
         """
+        try:
+            self._pipeline.close(seconds)
+        except WriterFailed:
+            self._unclosed.detach()
+            raise
+        # where the exception of a signal's handler ends the call, the end of the program closes the writer
         self._unclosed.detach()
-        self._pipeline.close(seconds)
 
     def __enter__(self) -> Self:
         return self

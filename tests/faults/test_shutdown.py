@@ -251,6 +251,66 @@ def python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+class TestInterrupted:
+    """An exception that the handler of a signal raises, as `docs/embedding.md` tells to."""
+
+    @pytest.mark.parametrize("journal", [False, True])
+    def test_close_goes_on_when_it_is_called_again(self, journal: bool, tmp_path: Path) -> None:
+        class Interrupt(Exception):
+            pass
+
+        def interrupt(*_: Any) -> None:
+            raise Interrupt
+
+        folder = tmp_path / "journal"
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+        try:
+            writer = AssetDetailsWriter(
+                tmp_path / "a",
+                on_published=lambda file: time.sleep(0.5),  # of three days, one after the other
+                **({"journal": folder} if journal else {}),
+            )
+            writer.write_many([checks.payload(number) for number in range(1, 97)])
+            timer.start()
+            with pytest.raises(Interrupt):
+                writer.close()
+            writer.close()
+        finally:
+            timer.cancel()
+            signal.signal(signal.SIGUSR1, before)
+        assert checks.numbers_in(tmp_path / "a") == list(range(1, 97))
+        assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+    def test_a_program_that_ends_by_it_closes_its_writer(self, tmp_path: Path) -> None:
+        script = """
+import os, signal, sys, threading, time
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.faults import checks
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+slow = lambda file: time.sleep(0.5)
+with AssetDetailsWriter(sys.argv[1], on_published=slow) as writer:
+    writer.write_many([checks.payload(number) for number in range(1, 97)])
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+"""
+        ended = python(script, str(tmp_path / "a"))
+        assert ended.returncode == 0, ended.stderr
+        assert checks.numbers_in(tmp_path / "a") == list(range(1, 97))
+
+    def test_a_handler_that_would_wait_for_what_it_has_interrupted_is_refused(
+        self, tmp_path: Path
+    ) -> None:
+        with AssetDetailsWriter(tmp_path) as writer:
+            writer.write(checks.payload(1))
+            with writer._pipeline.intake._lock:  # as in the midst of a write
+                for call in (writer.flush, writer.close):
+                    with pytest.raises(RuntimeError, match="raise an exception there"):
+                        call()
+            writer.flush()
+        assert checks.numbers_in(tmp_path) == [1]
+
+
 def test_a_process_that_is_forked_off_leaves_the_writer_alone(tmp_path: Path) -> None:
     done = python(FORKED, str(tmp_path / "a"), str(tmp_path / "j"))
     assert done.returncode == -signal.SIGKILL, done.stderr

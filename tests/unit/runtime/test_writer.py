@@ -83,6 +83,27 @@ class TestWrite:
             with pytest.raises(ValueError, match="closed"):
                 call()
 
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"payload": "text"}, "payload: expected bytes, not str"),
+            ({"reason": None}, "reason: expected a text, not NoneType"),
+            ({"offset": 1 << 63}, "offset: 9223372036854775808 is not allowed"),
+            ({"offset": "3"}, "offset: '3' is not allowed"),
+            ({"form": "xml"}, "form: 'xml' is not allowed: allowed are message, json, bytes"),
+            ({"position": True}, "position: True is not allowed: it has to be an integer"),
+        ],
+    )
+    def test_what_no_dead_letter_can_be_is_refused_where_the_caller_sees_it(
+        self, wrong: dict[str, Any], said: str, tmp_path: Path
+    ) -> None:
+        given: dict[str, Any] = {"payload": b"x", "reason": "none"} | wrong
+        with AssetDetailsWriter(tmp_path, journal=tmp_path / "j") as writer:
+            writer.write(SOME[0], position=1)
+            with pytest.raises((TypeError, ValueError), match=said):
+                writer.reject(**given)
+        assert checks.numbers_in(tmp_path) == [1]
+
     def test_the_base_class_is_no_writer(self) -> None:
         with pytest.raises(NotImplementedError, match="no"):
             TableWriter.message_type()
