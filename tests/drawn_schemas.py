@@ -149,6 +149,9 @@ class _Drawing:
         name = next(self.names)
         if anywhere and self.likely(0.12):
             key, value = self.rng.choice(KEYS), self.kind()
+            rule = self.rule(value, repeated=True) if self.likely(0.5) else {}
+            if rule and not rule.keys() & {"drop", "name"}:
+                rules[f"{name}.value"] = rule
             return [f"{indent}map<{key}, {value}> {name} = {number};"]
         if self.syntax == "proto2" and self.likely(0.08):
             label = self.rng.choice(("optional ", "repeated ", "required ")) if anywhere else ""

@@ -253,9 +253,11 @@ class _Row:
         return self.lost(total) if under else total
 
     def stored(self, arrow: ArrowField, ticks: int) -> bool:
-        """Whether Parquet holds a time: it has no seconds, they are milliseconds there."""
-        seconds = pa.types.is_timestamp(arrow.type) and arrow.type.unit == "s"
-        return not seconds or abs(ticks) <= INT64[-1] // 1000
+        """Whether engines read a time: they make microseconds of it, of a whole column or of nothing."""
+        if not pa.types.is_timestamp(arrow.type):
+            return True
+        in_micros = ticks * (1_000_000 // min(TICKS[arrow.type.unit], 1_000_000))
+        return in_micros in INT64 and (in_micros == ticks or -in_micros in INT64)
 
     def date(self, arrow: ArrowField, value: Any) -> int | None:
         self.unknown(value)

@@ -79,10 +79,14 @@ bool fits(Scalar scalar, uint64_t value) {
     }
 }
 
-// Parquet knows no seconds: pyarrow stores them as milliseconds.
+// Engines make microseconds of times in Parquet, DuckDB of a whole column or of nothing; seconds
+// are milliseconds there.
 bool is_storable(const FieldOp& op, int64_t ticks) {
-    constexpr int64_t kMost = INT64_MAX / 1000;
-    return op.unit != 1 || (ticks <= kMost && ticks >= -kMost);
+    constexpr int64_t kMostMillis = INT64_MAX / 1'000;
+    constexpr int64_t kMostSeconds = INT64_MAX / 1'000'000;
+    if (op.unit > 1'000) return true;
+    const int64_t most = op.unit == 1 ? kMostSeconds : kMostMillis;
+    return ticks <= most && ticks >= -most;
 }
 
 // The ticks of a time; false where they are more than 64 bits hold.
@@ -328,7 +332,8 @@ bool Decoder::close_all(Message& message, int64_t row) {
 
 // What the end of its message means for a field.
 bool Decoder::close(FieldOp& op, int64_t row) {
-    static constexpr std::array<uint8_t, 1 + kCopySlack> kEmpty{};  // a length of zero, readable on
+    // A length, or a number, of zero; readable on.
+    static constexpr std::array<uint8_t, 8 + kCopySlack> kEmpty{};
     if (op.op == Op::Map) {
         const Column& list = *op.column;
         const bool several = list.next == row + 1 && list.items->rows - list.offset_at(row) > 1;
@@ -341,7 +346,8 @@ bool Decoder::close(FieldOp& op, int64_t row) {
     } else if (!op.seen && !op.required) {
         ++depth_;  // nothing on the wire nests here
         const uint8_t* limit = std::exchange(limit_, kEmpty.end());
-        const bool done = step(op, *op.value, row, kEmpty.data(), kEmpty.data() + 1) != nullptr;
+        const uint8_t* end = kEmpty.data() + std::max(fixed_width(op.wire), 1);
+        const bool done = step(op, *op.value, row, kEmpty.data(), end) != nullptr;
         limit_ = limit;
         --depth_;
         return done;

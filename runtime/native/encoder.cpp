@@ -242,12 +242,21 @@ void Encoder::items(const Step& step, int64_t row) {
     const int64_t begin = step.list->offset_at(row);
     const int64_t end = step.list->offset_at(row + 1);
     if (begin == end) return;
+    bool lost = false;
     if (step.view.validity != nullptr) {
-        for (int64_t item = begin; item < end; ++item) {
-            if (!step.view.is_valid(item)) fail(step, "an item is null");
-        }
+        for (int64_t item = begin; item < end; ++item) lost |= !step.view.is_valid(item);
+        if (lost && program_.raw != nullptr) fail(step, "an item is null");
     }
-    if (step.field->packed) {
+    if (lost) {
+        // It was no value of its column, and nobody kept it; those beside it stay where they are.
+        for (int64_t item = end; item-- > begin;) {
+            if (step.view.is_valid(item)) {
+                value(step, item);
+            } else {
+                zero(step);
+            }
+        }
+    } else if (step.field->packed) {
         packed(step, begin, end);
     } else {
         for (int64_t item = end; item-- > begin;) value(step, item);
@@ -398,6 +407,25 @@ void Encoder::value(const Step& step, int64_t row) {
     }
     if (step.skip_zero && bits == 0) return;
     out_.varint(bits);
+    tag(step);
+}
+
+// A value that is zero or empty.
+void Encoder::zero(const Step& step) {
+    switch (step.field->wire) {
+        case Wire::Fixed32:
+            out_.fixed(uint32_t{0});
+            break;
+        case Wire::Fixed64:
+            out_.fixed(uint64_t{0});
+            break;
+        case Wire::Start:
+            out_.varint(step.field->number << 3 | static_cast<uint32_t>(Wire::End));
+            break;
+        default:
+            out_.varint(0);
+            break;
+    }
     tag(step);
 }
 

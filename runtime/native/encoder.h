@@ -79,6 +79,7 @@ class Encoder {
     void packed(const Step& step, int64_t begin, int64_t end);
     // Writes the value, tag included, unless it is the default of a field without presence.
     void value(const Step& step, int64_t row);
+    void zero(const Step& step);
     void sub_message(const Step& step, int64_t row);
     void text(const Step& step, const uint8_t* bytes, size_t size);
     void converted_text(const Step& step, int64_t row);

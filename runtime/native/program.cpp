@@ -475,11 +475,13 @@ class Compiler {
         }
     }
 
-    // An entry without a value has an empty message as its value.
+    // An entry without a value has an empty message, or a zero, as its value: what is not null as
+    // it is need not be told.
     static void expect_value(Message& entry) {
         FieldOp& value = *entry.fields[1];
-        if (value.wire != Wire::Length || value.scalar != Scalar::None || value.utf8) return;
-        if (value.op == Op::Bytes || value.op == Op::LargeBytes) return;
+        const bool is_message = value.wire == Wire::Length && value.scalar == Scalar::None &&
+                                !value.utf8 && value.op != Op::Bytes && value.op != Op::LargeBytes;
+        if (!is_message && (!value.value->nullable || value.op == Op::EnumText)) return;
         value.extras |= FieldOp::kSeen;
         entry.closing.push_back(&value);
     }

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -233,8 +234,8 @@ class EdgeConverter(Converter[timestamp_pb2.Timestamp]):
 
 
 STATE = b"\x28\x01"
-MOST_SECONDS = (2**63 - 1) // 1000
-"""What Parquet holds, in milliseconds."""
+MOST_SECONDS = (2**63 - 1) // 1_000_000
+"""What engines read, as microseconds."""
 
 
 class TestEdges:
@@ -278,6 +279,13 @@ class TestEdges:
         pq.write_table(pa.table(batch), file)
         back = pq.read_table(pa.BufferReader(file.getvalue())).column("unix")
         assert back.cast(pa.int64()).to_pylist() == [MOST_SECONDS * 1000]
+
+    def test_duckdb_reads_the_last_times_of_seconds_and_milliseconds(self, tmp_path: Path) -> None:
+        for unit, ticks in (("s", MOST_SECONDS), ("ms", MOST_SECONDS * 1_000_000 // 1_000 + 775)):
+            both = pa.array([ticks, -ticks], pa.timestamp(unit, "UTC"))
+            pq.write_table(pa.table({"time": both}), tmp_path / "f.parquet")
+            query = f"select count(*) from '{tmp_path}/f.parquet' where time > '2000-01-01'"
+            assert duckdb.sql(query).fetchall() == [(1,)]
 
     def test_a_required_enum_that_is_absent_is_kept_raw(self) -> None:
         batch = EdgeConverter().to_arrow([b"", STATE])
@@ -323,6 +331,56 @@ def check_lists() -> None:
     given = [*(text(1, b"%d" % n) for n in range(100)), clears]
     batch = note.to_arrow(given)  # type: ignore[arg-type]
     assert batch.column("title").to_pylist() == [*titles, "last"]
+
+
+class LossyConverter(Converter[timestamp_pb2.Timestamp]):
+    """Lists whose items may be no value of their column, and no column that keeps them."""
+
+    schema = pa.schema(
+        pa.field(name, pa.list_(pa.field("item", kind)), nullable=False)
+        for name, kind in {
+            "prices": pa.decimal128(9, 2),
+            "times": pa.timestamp("us", "UTC"),
+            "unix": pa.timestamp("s", "UTC"),
+            "fixed": pa.timestamp("s", "UTC"),
+        }.items()
+    )
+    program = Program(
+        "Lossy",
+        Field(1, "string", "prices", "repeated", encoding="decimal"),
+        Field(2, "timestamp", "times", "repeated"),
+        Field(3, "int64", "unix", "packed", encoding="unix_s"),
+        Field(4, "sfixed64", "fixed", "packed", encoding="unix_s"),
+    )
+
+
+class TestLossy:
+    def test_an_item_that_no_column_held_goes_back_as_a_zero_among_the_others(self) -> None:
+        lost = struct.pack("<q", 1 << 62)
+        payload = (
+            text(1, b"1.50")
+            + text(1, b"oops")
+            + text(1, b"2.00")
+            + text(2, b"\x08\x01")
+            + text(2, b"\x10\xff\xff\xff\xff\x7f")
+            + text(3, b"\x05" + b"\x80" * 8 + b"\x40" + b"\x07")
+            + text(4, struct.pack("<q", 5) + lost)
+        )
+        batch = LossyConverter().to_arrow([payload])
+        assert [column[0].as_py().count(None) for column in batch.columns] == [1, 1, 1, 1]
+        (back,) = LossyConverter().to_protobuf(batch).to_pylist()
+        assert back == (
+            text(1, b"1.50")
+            + text(1, b"")
+            + text(1, b"2.00")
+            + text(2, b"\x08\x01")
+            + text(2, b"")
+            + b"\x18\x05\x18\x00\x18\x07"
+            + b"\x21"
+            + struct.pack("<q", 5)
+            + b"\x21"
+            + bytes(8)
+        )
 
 
 class TestLists:
