@@ -207,7 +207,7 @@ class WriterConfig(_Model):
     row_group_mb: Annotated[float, Field(gt=0, le=4_096)] = 64
     max_open_files: Annotated[int, Field(ge=1, le=10_000)] = 64
     partition_by: Annotated[tuple[str, ...], BeforeValidator(_as_names)] | None = None
-    ledgers_per_file: Annotated[int, Field(ge=1)] | None = None
+    ledgers_per_file: Annotated[int, Field(ge=1, lt=1 << 63)] | None = None
     compression: Annotated[Compression, BeforeValidator(_lower)] = "zstd"
     compression_level: int | None = None
     include_metadata: bool = False

@@ -143,6 +143,11 @@ def retry(
     from .archive import import_messages
 
     config = check(WriterConfig, options or {})
+    if config.journal is not None:
+        # what it would keep is in the archive, from where the next retry takes it
+        raise ConfigError(
+            "journal: is not allowed: a retry needs none, as letters stay until they are rows"
+        )
     storage: Storage = open_storage(url, None, config.storage_options)
     if config.dry_run:
         storage = DryRun(storage)

@@ -164,6 +164,13 @@ class Pipeline:
         self._urged: Mark | None = None
         if config.journal is not None and not config.dry_run:
             folder = Path(config.journal).expanduser().absolute()
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"journal: {config.journal!r} is not allowed: it is no folder, and cannot be made one: "
+                    f"{error.strerror}"
+                ) from None
             for left in left_behind(folder, writer.table, self.url):
                 self._recover(left, writer, url, config)
             self._journal = Journal(folder, writer.table, identity, place(self.url), size)
@@ -240,8 +247,10 @@ class Pipeline:
         deadline = math.inf if seconds is None else time.monotonic() + seconds
         while True:
             left = min(deadline, self._give_up_at) - time.monotonic()
-            # no join: one that the exception of a signal's handler ends takes the thread for dead
+            # no join before: one that the exception of a signal's handler ends takes the thread for dead
             if self._end.reached.wait(max(0.0, min(left, _LOOK_SECONDS))):
+                for thread in self._threads:
+                    thread.join()
                 return True
             if left <= 0:
                 return False

@@ -25,6 +25,8 @@ __all__ = ["Published", "published"]
 _THREADS: Final = 16
 """Footers are small: what takes time is to wait for the store."""
 
+_OF_LETTERS: Final = (f"{FOLDER}/", f"{RETRY_FOLDER}/")
+
 _MERGE_AT: Final = 1 << 20
 """How many runs of a source are kept before those that touch are made one."""
 
@@ -103,14 +105,14 @@ def published(
         OSError: a file cannot be read, or its footer is damaged; the message names it.
     """
     ids = tuple(writers)
-    below = tuple(f"{folder}{writer.table}/" for folder in ("", f"{FOLDER}/", f"{RETRY_FOLDER}/"))
-    files = [
-        file
-        for folder in below
-        for file in storage.files(folder)
-        if not ids or any(f"-{one}-" in file.path.rpartition("/")[2] for one in ids)
-    ]
-    found = Published()
+
+    def files_in(*folders: str) -> list[FileInfo]:
+        return [
+            file
+            for folder in folders
+            for file in storage.files(f"{folder}{writer.table}/")
+            if not ids or any(f"-{one}-" in file.path.rpartition("/")[2] for one in ids)
+        ]
 
     def footer(file: FileInfo) -> Spans:
         try:
@@ -123,10 +125,25 @@ def published(
         except ValueError as error:  # Arrow's own are some too
             raise StorageError(f"{storage.describe(file.path)}: {error}") from error
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for one in threads.map(footer, files):
-            found.add(one, wanted)
-    return found
+    # what was in a file once stays in the archive, wherever a retry of dead letters moves it
+    found = Published()
+    read: set[FileInfo] = set()
+    while True:
+        letters = files_in(*_OF_LETTERS)
+        new = [file for file in (*files_in(""), *letters) if file not in read]
+        try:
+            with ThreadPoolExecutor(_THREADS) as threads:
+                for file, one in zip(new, threads.map(footer, new), strict=True):
+                    found.add(one, wanted)
+                    read.add(file)
+        except OSError:
+            # one that was moved or removed since is no damage
+            if set(new) <= set(files_in("", *_OF_LETTERS)):
+                raise
+        else:
+            # what moved between the lists may be in none of them
+            if letters == files_in(*_OF_LETTERS):
+                return found
 
 
 def _merged(parts: list[tuple[pa.Array, pa.Array]]) -> tuple[pa.Array, pa.Array]:

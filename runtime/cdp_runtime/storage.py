@@ -153,9 +153,10 @@ def filesystem_of(url: str, storage_options: Mapping[str, Any] | None = None) ->
             from gcsfs.core import GCSFileSystem
 
             return GCSFileSystem(**(storage_options or {})), GCSFileSystem._strip_protocol(url)
-        filesystem, path = fsspec.url_to_fs(
-            url if "://" in url else os.path.expanduser(url), **(storage_options or {})
-        )
+        if "://" not in url:  # as it is: in a path `::` joins nothing
+            local = fsspec.filesystem("file", **(storage_options or {}))
+            return local, local._strip_protocol(os.path.expanduser(url))
+        filesystem, path = fsspec.url_to_fs(url, **(storage_options or {}))
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         remedy = f"pip install 'cdpgen[{extra}]'" if extra else str(error)

@@ -63,16 +63,20 @@ class LocalStorage:
                     transient=is_transient(error),
                 )
 
-        paths = [
-            Path(folder, name)
-            for folder, _, names in os.walk(self._root / prefix, onerror=refuse)
-            for name in names
-            if name.endswith(".parquet")
-        ]
+        paths = []
+        # through links too, as writers go: a folder may lie on another disk
+        for folder, inner, names in os.walk(self._root / prefix, onerror=refuse, followlinks=True):
+            inner[:] = [name for name in inner if not _leads_back(Path(folder, name))]
+            paths += [Path(folder, name) for name in names if name.endswith(".parquet")]
         for path in sorted(paths):
             inside = path.relative_to(self._root).as_posix()
-            if is_archive_file(inside):
-                yield FileInfo(inside, path.stat().st_size)
+            if not is_archive_file(inside):
+                continue
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                continue  # moved or removed meanwhile
+            yield FileInfo(inside, size)
 
     def open(self, path: str) -> IO[bytes]:
         """Opens a published file to read."""
@@ -176,6 +180,8 @@ class _Life:
         unlocked = self._path.with_suffix(".new")
         self._file = unlocked.open("wb")
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        if self._path.exists():  # of a retry that was killed and begins anew
+            self._bury(self._path)
         unlocked.rename(self._path)  # nobody ever sees it without its lock
         for lock in folder.glob(f"*@{socket.gethostname()}.lock"):
             if lock != self._path:
@@ -204,6 +210,11 @@ class _Life:
                 if own.fullmatch(orphan.name):
                     orphan.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one of those on the way to it."""
+    return folder.is_symlink() and any(map(folder.samefile, folder.parents))
 
 
 def _make_folders(folder: Path) -> None:

@@ -256,11 +256,8 @@ class TestInterrupted:
 
     @pytest.mark.parametrize("journal", [False, True])
     def test_close_goes_on_when_it_is_called_again(self, journal: bool, tmp_path: Path) -> None:
-        class Interrupt(Exception):
-            pass
-
         def interrupt(*_: Any) -> None:
-            raise Interrupt
+            raise KeyboardInterrupt
 
         folder = tmp_path / "journal"
         before = signal.signal(signal.SIGUSR1, interrupt)
@@ -273,7 +270,7 @@ class TestInterrupted:
             )
             writer.write_many([checks.payload(number) for number in range(1, 97)])
             timer.start()
-            with pytest.raises(Interrupt):
+            with pytest.raises(KeyboardInterrupt):
                 writer.close()
             writer.close()
         finally:

@@ -82,6 +82,12 @@ class TestRun:
         assert archive(source=sources, to=str(tmp_path / "a")) == 0
         assert checks.numbers_in(tmp_path / "a") == list(range(400))
 
+    def test_a_path_is_the_path_that_it_is(self, stream: Path, tmp_path: Path) -> None:
+        to = tmp_path / "a::b #?%41"
+        assert archive(source=[str(stream)], to=str(to)) == 0
+        assert checks.numbers_in(to) == list(range(300))
+        assert not (tmp_path / "a").exists()
+
     def test_a_pipeline_file_does_the_same_relative_to_itself(
         self, stream: Path, tmp_path: Path
     ) -> None:
@@ -103,6 +109,16 @@ class TestRun:
                 {"source": ["{stream}"], "to": "a", "options": {"ledgers_per_file": 7}},
                 2,
                 f"{checks.TABLE}: ledgers_per_file: 7 is not allowed",
+            ),
+            (
+                {"source": ["{stream}"], "to": "a", "options": {"ledgers_per_file": 1 << 63}},
+                2,
+                "ledgers_per_file: 9223372036854775808 is not allowed: must be less than",
+            ),
+            (
+                {"source": ["{stream}"], "to": "a", "options": {"journal": "stream.pb"}},
+                2,
+                "journal: 'stream.pb' is not allowed: it is no folder, and cannot be made one: File",
             ),
         ],
     )

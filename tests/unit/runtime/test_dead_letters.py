@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import fsspec
 import pyarrow as pa
@@ -13,10 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cdp_runtime.archive import run as archive
+from cdp_runtime.config import ConfigError
 from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
-from cdp_runtime.dead_letters import letter_files, read_letters, retry, run
+from cdp_runtime.dead_letters import _identity, letter_files, read_letters, retry, run
 from cdp_runtime.positions import runs
-from cdp_runtime.storage import StorageError, open_storage
+from cdp_runtime.storage import FileInfo, StorageError, open_storage
+from cdp_runtime.store_local import LocalStorage
 from generated.stellar.v1.event_pb2 import Event
 from generated.stellar.v1.event_writer import EventWriter
 
@@ -156,6 +161,24 @@ class TestRetry:
         assert retry(str(tmp_path), WRITERS) == {TABLE: (0, 3, 0)}
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before
 
+    def test_a_journal_is_refused_as_it_would_give_them_again(self, tmp_path: Path) -> None:
+        set_apart(tmp_path)
+        with pytest.raises(ConfigError, match="journal: is not allowed"):
+            retry(str(tmp_path), WRITERS, options={"journal": str(tmp_path / "j")})
+
+    def test_one_that_begins_anew_removes_what_it_had_begun(self, tmp_path: Path) -> None:
+        set_apart(tmp_path)
+        (file,) = letter_files(open_storage(tmp_path))
+        identity = _identity(file.name)
+        left = tmp_path / "_tmp"
+        for name in (
+            f"{identity}@{socket.gethostname()}.lock",
+            f"event-{identity}-000009.parquet.tmp",
+        ):
+            (left / name).touch()
+        retry(str(tmp_path), WRITERS)
+        assert list(left.iterdir()) == []
+
     def test_letters_of_other_tables_stay(self, tmp_path: Path) -> None:
         set_apart(tmp_path)
         with pytest.raises(StorageError, match=r"no files of stellar\.v1\.ContractData; it has"):
@@ -266,6 +289,50 @@ class TestInterrupted:
         )
         assert run("list", str(tmp_path)) == 0
         assert "6 of them in a retry that runs or was interrupted" in capsys.readouterr().out
+
+
+class TestBesideAWriter:
+    """A source is archived again while letters of it move: what is held is known all the same."""
+
+    @pytest.mark.parametrize("before", ["", f"{FOLDER}/", f"{RETRY_FOLDER}/"])
+    def test_between_its_lists(
+        self, before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        set_apart(tmp_path)
+        real = LocalStorage.files
+        retried = []
+
+        def files(storage: LocalStorage, prefix: str = "") -> Iterator[FileInfo]:
+            found = list(real(storage, prefix))
+            if prefix == f"{before}{TABLE}/" and not retried:
+                retried.append(retry(str(tmp_path), WRITERS))
+            return iter(found)
+
+        monkeypatch.setattr(LocalStorage, "files", files)
+        with EventWriter(tmp_path) as writer:
+            writer.skip_published(lambda source: True)
+            writer.write_many([event("a")] * 7, source="events.pb", positions=range(7))
+        assert retried == [{TABLE: (3, 3, 0)}]
+        assert writer.metrics.skipped == 7
+
+    def test_a_file_that_is_gone_when_it_is_opened(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        set_apart(tmp_path)
+        real = LocalStorage.open
+        retried = []
+
+        def opened(storage: LocalStorage, path: str) -> IO[bytes]:
+            if path.startswith(FOLDER) and not retried:
+                retried.append(None)
+                retry(str(tmp_path), WRITERS)
+            return real(storage, path)
+
+        monkeypatch.setattr(LocalStorage, "open", opened)
+        with EventWriter(tmp_path) as writer:
+            writer.skip_published(lambda source: True)
+            writer.write_many([event("a")] * 7, source="events.pb", positions=range(7))
+        assert writer.metrics.skipped == 7
 
 
 class TestRun:

@@ -84,6 +84,25 @@ class TestPublishedOfAnArchive:
         with pytest.raises(StorageError, match=r"bad\.parquet"):
             published(open_storage(tmp_path), AssetDetailsWriter, lambda name: True)
 
+    @pytest.mark.parametrize("of_a_partition", [False, True])
+    def test_folders_may_be_links(self, of_a_partition: bool, tmp_path: Path) -> None:
+        url, rows = tmp_path / "a", [checks.payload(n) for n in range(1, 97)]
+
+        def write() -> int:
+            with AssetDetailsWriter(url) as writer:
+                writer.skip_published(lambda source: True)
+                writer.write_many(rows, source="s", positions=range(len(rows)))
+            return writer.metrics.skipped
+
+        write()
+        table = url / checks.TABLE
+        folder = next(table.iterdir()) if of_a_partition else table
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        (table / "back").symlink_to(url)
+        assert write() == len(rows)
+        assert len(list(open_storage(url).files())) == 3
+
     def test_files_of_other_tables_are_not_read(self, tmp_path: Path) -> None:
         (tmp_path / "other.Table").mkdir()
         (tmp_path / "other.Table" / "bad.parquet").write_bytes(b"?")

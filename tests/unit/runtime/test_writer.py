@@ -199,6 +199,15 @@ class TestOnPublished:
             writer.write_many(SOME)
         assert raised == [f"on_published must not {call} the writer that calls it"]
 
+    def test_what_it_raises_is_told_as_its_own(self, tmp_path: Path) -> None:
+        def published(file: PublishedFile) -> None:
+            raise KeyError("mine")
+
+        writer = AssetDetailsWriter(tmp_path, partition_by="", on_published=published)
+        writer.write_many(SOME)
+        with pytest.raises(WriterFailed, match=r"on_published failed for stellar.*: 'mine'"):
+            writer.close()
+
 
 class TestOptions:
     def test_a_wrong_one_is_named(self, tmp_path: Path) -> None:
