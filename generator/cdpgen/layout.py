@@ -20,6 +20,7 @@ __all__ = [
     "call",
     "comment_lines",
     "docstring",
+    "import_lines",
     "layout",
     "listing",
     "mapping",
@@ -141,6 +142,16 @@ def layout(before: str, value: str | Group, after: str = "", indent: int = 0) ->
         yield from comment_lines(item.comment, indent + 4)
         yield from layout(item.key, item.value, comma, indent + 4)
     yield f"{margin}{value.closing}{after}"
+
+
+def import_lines(module: str, imported: str, remark: str = "") -> list[str]:
+    """The lines that import one name: `x` or `x as y`; a remark is a comment for tools."""
+    remark = f"  {remark}" if remark else ""
+    line = f"from {module} import {imported}"
+    # A formatter does not count remarks.
+    if len(line) <= WIDTH:
+        return [line + remark]
+    return [f"from {module} import ({remark}", f"    {imported},", ")"]
 
 
 def comment_lines(comment: str, indent: int = 0) -> Iterator[str]:

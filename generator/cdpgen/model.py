@@ -52,7 +52,7 @@ _TIMES: Final = {
     "google.type.Date": "date",
     "google.type.TimeOfDay": "time_of_day",
 }
-_ASKED: Final = frozenset({"DESCRIPTOR", "SerializeToString"})
+_ASKED: Final = frozenset({"DESCRIPTOR", "SerializePartialToString", "SerializeToString"})
 _INTEGERS: Final = frozenset(
     {
         *("int32", "int64", "uint32", "uint64", "sint32", "sint64"),
@@ -747,6 +747,7 @@ class _TablePlanner:
 
         Of one that recurs the name is enough: the program of the message around it serves.
         """
+        self._comments.setdefault(message.full_name, message.comment)
         if message.full_name in enclosing or message.full_name in _JSON:
             return Program(message.full_name)
         fields = []
@@ -908,6 +909,12 @@ class _TablePlanner:
             if inner.children or inner.type.text == "bool":
                 self.problems.append(
                     f"{place}: `{name}` is a {column.type.text}, which a bloom filter tells nothing of"
+                )
+            elif inner.type.text.startswith("decimal256"):
+                # It reads such a column as DOUBLE, and asks the filter by the bits of one.
+                self.problems.append(
+                    f"{place}: `{name}` is a {inner.type.text}, and by a bloom filter on more than 38 digits "
+                    "DuckDB would miss rows; leave it out, or give the column at most 38 digits"
                 )
             found.append(column.full_name + (".list.element" if elements else ""))
         return tuple(found)

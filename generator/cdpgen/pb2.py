@@ -17,7 +17,7 @@ from typing import Final
 from google.protobuf import descriptor_pb2
 
 from cdpgen.descriptors import File, Schemas
-from cdpgen.layout import WIDTH
+from cdpgen.layout import WIDTH, import_lines
 from cdpgen.names import module_path, relative_import
 from cdpgen.templates import template
 
@@ -39,7 +39,7 @@ def render_module(file: File, schemas: Schemas, header: str) -> str:
     public = []
     for i, path in enumerate(file.proto.dependency):
         package, module, alias = import_of(schemas.files[path], file)
-        imports.append(f"from {package} import {module} as {alias}")
+        imports += import_lines(package, f"{module} as {alias}")
         if i in file.proto.public_dependency:
             public.append(joined(package, module))
     return template("pb2.py.j2").render(

@@ -113,6 +113,12 @@ _RUNTIME: Final = {
     "cdp_runtime.writer": ("Column", "Day", "Hour", "Range", "TableWriter"),
 }
 """What a generated module may need of the runtime."""
+_HIDING: Final = (
+    *("table", "version", "fingerprint", "converter", "partitions", "defaults"),
+    *("partition_by", "sort_by", "bloom_filters", "message_type", "cls", "found", "attrgetter"),
+    *("bytes", "classmethod", "list", "type"),
+)
+"""Names that stand for something else where a generated class names its message."""
 _INDENT: Final = 4
 _DEEP: Final = 48
 _MAP_REMARK: Final = "# type: ignore[call-overload, unused-ignore]"
@@ -137,7 +143,7 @@ class _Module:
         self._file = file
         self._header = header
         self._pb2 = pb2_module
-        self._names = Names(["pa", "Any", "ClassVar", "TYPE_CHECKING", "annotations"])
+        self._names = Names(["pa", "Any", "ClassVar", "TYPE_CHECKING", "annotations", *_HIDING])
         self._private: dict[str, str] = {}
         self._used: set[str] = set()
 
@@ -272,12 +278,13 @@ class _Module:
         self, local_name: str, message: str, messages: Mapping[str, str]
     ) -> Iterator[str]:
         """The lines that import the class of a table's messages and return it."""
-        if stub_name(local_name) == local_name:
+        if stub_name(local_name) == local_name and not _is_private(local_name):
             top = local_name.partition(".")[0]
             yield from _imports(f".{self._pb2}", {top: messages[top]}, 8)
             yield from ("", f"        return {message}")
             return
-        # No statement can have the name of a class that is named like a keyword.
+        # No statement can have the name of a class that is named like a keyword; within a class, one
+        # that begins with two underscores would be taken for a private one of that class.
         yield from ("        from operator import attrgetter", "")
         yield from (f"        from . import {self._pb2}", "")
         found = Group(f"attrgetter({quoted(local_name)})(", [Item(self._pb2)], ")")
@@ -415,8 +422,7 @@ def _imports(module: str, names: Mapping[str, str], indent: int = 0) -> Iterator
     statements = [[name] for name in names.keys() - plain] + ([plain] if plain else [])
     for first, *more in sorted(statements, key=lambda names: _import_order(names[0])):
         if first not in plain:
-            yield f"{margin}from {module} import {first} as {names[first]}"
-            continue
+            first = f"{first} as {names[first]}"
         line = f"{margin}from {module} import {', '.join([first, *more])}"
         if len(line) <= WIDTH:
             yield line
@@ -424,6 +430,11 @@ def _imports(module: str, names: Mapping[str, str], indent: int = 0) -> Iterator
         yield f"{margin}from {module} import ("
         yield from (f"{margin}    {name}," for name in (first, *more))
         yield f"{margin})"
+
+
+def _is_private(local_name: str) -> bool:
+    """Whether Python gives one of the names another meaning within a class: `__Hidden`."""
+    return any(name.startswith("__") and not name.endswith("__") for name in local_name.split("."))
 
 
 def _import_order(name: str) -> tuple[int, list[tuple[str, int]]]:

@@ -436,6 +436,7 @@ def _duckdb(table: ArchivedTable, folder: str) -> Iterator[str]:
     files; a filter on one still leaves out the files of the others. Within structs it goes by names: what
     had another name, or was not there, in files that are older is put right in the view.
     """
+    files = f"{_literal_glob(folder)}/**/*.parquet"
     columns = _Columns(_DUCKDB, table)
     database, name = map(_DUCKDB.name, table.identifiers)
     file_name = _DUCKDB.name(_free("file", table.schema.names))
@@ -454,7 +455,7 @@ def _duckdb(table: ArchivedTable, folder: str) -> Iterator[str]:
         for key in table.keys
     )
     yield "FROM read_parquet("
-    yield f"  {_text(f'{folder}/**/*.parquet')},"
+    yield f"  {_text(files)},"
     yield f"  hive_partitioning = false, filename = {_text(file_name.strip(chr(34)))},"
     yield "  schema = MAP {"
     yield ",\n".join(
@@ -463,6 +464,16 @@ def _duckdb(table: ArchivedTable, folder: str) -> Iterator[str]:
         for each in readings
     )
     yield "  });"
+
+
+def _literal_glob(folder: str) -> str:
+    """The pattern by which DuckDB finds this folder and not others that a `*` in its name fits too."""
+    if "\\" in folder:
+        raise UsageError(
+            f"{folder}: DuckDB finds no files there, as it takes `\\` for the end of a folder's name; "
+            "rename the folder, or copy the archive to one without it"
+        )
+    return re.sub(r"[*?[]", r"[\g<0>]", folder)
 
 
 def _remarks(table: ArchivedTable) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Final
 
 from cdpgen import descriptors
 from cdpgen.descriptors import Enum, Field, File, Message, Schemas
-from cdpgen.layout import WIDTH, Group, Item, docstring, layout
+from cdpgen.layout import WIDTH, Group, Item, docstring, import_lines, layout
 from cdpgen.names import Names, stub_name
 from cdpgen.pb2 import import_of, joined
 from cdpgen.templates import quoted, template
@@ -60,13 +60,22 @@ class _Stub:
         self._schemas = schemas
         self._used = {"_descriptor"}
         self._others: dict[tuple[str, str], str] = {}
-        self._aliases: set[str] = set()
+        self._aliases: dict[str, str] = {}
         # What is a name within some class, and so hides that name of the module or of Python there.
         self._inner = {
             name for message in descriptors.walk(file.messages) for name in _names_in(message)
         }
+        outer = set(_names_on_top(file, schemas))
+        self._builtins = (self._inner | outer) & _BUILTINS
+        enums = [*file.enums, *(e for m in descriptors.walk(file.messages) for e in m.enums)]
+        self._made = {name for enum in enums for name in (f"_{enum.name}", f"_{enum.name}Wrapper")}
+        # An enum `descriptor` has a class `_descriptor`, so that the module is imported under another name.
+        helpers = Names(
+            [*self._inner, *outer, *self._made, *(f"_{name}" for name in self._inner & outer)]
+        )
+        self._helpers = {name: helpers.take(name) for name in _IMPORTS}
         # What a name given to something imported may not be: helpers, and the names made below.
-        self._names = Names([*_IMPORTS, *(f"_{name}" for name in self._inner)])
+        self._names = Names([*self._helpers.values(), *(f"_{name}" for name in self._inner)])
         for message in descriptors.walk(file.messages):
             self._reserve([message.name], message.enums)
         self._reserve([], file.enums)
@@ -91,9 +100,17 @@ class _Stub:
             alias = self._use("_TypeAlias")
             body += [
                 "",
-                *(f"_{name}: {alias} = {stub_name(name)}" for name in sorted(self._aliases)),
+                *(
+                    line
+                    for name, shown in sorted(self._aliases.items())
+                    for line in _in_parentheses(f"{shown}: {alias} = ", stub_name(name), 0)
+                ),
             ]
-        imports = [line for name, line in _IMPORTS.items() if name in self._used]
+        imports = [
+            line.removesuffix(name) + self._helpers[name]
+            for name, line in _IMPORTS.items()
+            if name in self._used
+        ]
         others = [self._import(path, top, name) for (path, top), name in self._others.items()]
         public = []
         for i in self._file.proto.public_dependency:
@@ -103,7 +120,8 @@ class _Stub:
         return template("pb2.pyi.j2").render(
             header=header,
             path=self._file.path,
-            imports=[*imports, *sorted(others)],
+            descriptor=self._helpers["_descriptor"],
+            imports=[*imports, *(line for lines in sorted(others) for line in lines)],
             public=public,
             body=body,
         )
@@ -117,10 +135,10 @@ class _Stub:
 
     def _use(self, name: str) -> str:
         self._used.add(name)
-        return name
+        return self._helpers[name]
 
     def _builtin(self, name: str) -> str:
-        return f"{self._use('_builtins')}.{name}" if name in self._inner & _BUILTINS else name
+        return f"{self._use('_builtins')}.{name}" if name in self._builtins else name
 
     def _named(self, named: Message | Enum) -> str:
         """A message or an enum as it is referred to from within a class of this stub."""
@@ -132,17 +150,19 @@ class _Stub:
                 self._others[key] = self._names.take(f"_{top}")
             return f"{self._others[key]}{dot}{stub_name(rest)}"
         if top in self._inner:
-            self._aliases.add(top)
-            return f"_{top}{dot}{stub_name(rest)}"
+            if top not in self._aliases:
+                name = f"_{top}"  # which an enum of that name within a message hides again
+                self._aliases[top] = self._names.take(name) if name in self._made else name
+            return f"{self._aliases[top]}{dot}{stub_name(rest)}"
         return stub_name(name)
 
-    def _import(self, path: str, name: str, shown: str) -> str:
+    def _import(self, path: str, name: str, shown: str) -> list[str]:
         owner = self._schemas.files[path]
         package, module, _ = import_of(owner, self._file)
         # Of packages that are neither ours nor protobuf's, few have types.
         known = owner.own or package == "google.protobuf"
-        remark = "" if known else "  # type: ignore[import-untyped, unused-ignore]"
-        return f"from {joined(package, module)} import {stub_name(name)} as {shown}{remark}"
+        remark = "" if known else "# type: ignore[import-untyped, unused-ignore]"
+        return import_lines(joined(package, module), f"{stub_name(name)} as {shown}", remark)
 
     # Types
 
@@ -190,13 +210,13 @@ class _Stub:
         yield f"{margin}class _{enum.name}:"
         yield f'{margin}    ValueType = {new_type}("ValueType", {self._builtin("int")})'
         yield ""
-        base = [Item(f"{wrapper}[{own}.ValueType]")]
+        base = [Item(Group(f"{wrapper}[", [Item(f"{own}.ValueType")], "]"))]
         yield from layout("", Group(f"class _{enum.name}Wrapper(", base, ")"), ":", indent)
         for value in values:
             yield from _in_parentheses(f"{value.name}: ", f"{own}.ValueType", indent + 4)
             yield from self._doc(value.comment, indent + 4)
         if not values:
-            yield f"{margin}    DESCRIPTOR: _descriptor.EnumDescriptor"
+            yield f"{margin}    DESCRIPTOR: {self._use('_descriptor')}.EnumDescriptor"
         yield ""
         bases = [Item(f"_{enum.name}"), Item(f"_{enum.name}Wrapper", key="metaclass=")]
         end = ":" if enum.comment else ": ..."
@@ -274,7 +294,7 @@ class _Stub:
             if len(f"{field.name}: {type_} = ...,") + indent + 4 > WIDTH:
                 given = f"_given_{field.number}"
                 alias = f"{given}: {self._use('_TypeAlias')} = "
-                yield from _in_parentheses(alias, type_, indent)
+                yield from _union(alias, type_, indent)
                 type_ = given
             optional.append(Item(f"{type_} = ...", key=f"{field.name}: "))
         parameters = [Item(this), *([Item("*"), *optional] if optional else [])]
@@ -343,6 +363,35 @@ def _in_parentheses(before: str, type_: str, indent: int) -> Iterator[str]:
         yield from (f"{margin}{before}(", f"{margin}    {type_}", f"{margin})")
     else:
         yield line
+
+
+def _union(before: str, type_: str, indent: int) -> Iterator[str]:
+    """Yields the lines of what ends in a union with None, a member a line where that is needed."""
+    lines = list(_in_parentheses(before, type_, indent))
+    if len(lines) > 1 or len(lines[0]) <= WIDTH:
+        yield from lines
+        return
+    container, bracket, items = type_.removesuffix(" | None").removesuffix("]").partition("[")
+    members: list[str | Group] = (
+        [Group(container + bracket, [Item(i) for i in items.split(", ")], "]")]
+        if bracket
+        else list(container.split(" | "))
+    )
+    yield f"{' ' * indent}{before}("
+    for i, member in enumerate([*members, "None"]):
+        yield from layout("| " if i else "", member, indent=indent + 4)
+    yield f"{' ' * indent})"
+
+
+def _names_on_top(file: File, schemas: Schemas) -> Iterator[str]:
+    """The names that a file's module has, those of public imports too."""
+    yield from (message.name for message in file.messages)
+    yield from (extension.name for extension in file.extensions)
+    for enum in file.enums:
+        yield enum.name
+        yield from (value.name for value in enum.values)
+    for i in file.proto.public_dependency:
+        yield from _names_on_top(schemas.files[file.proto.dependency[i]], schemas)
 
 
 def _names_in(message: Message) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from datetime import date
@@ -116,12 +117,18 @@ class Shop:
         (self.folder / "schemas/cdpgen.yaml").write_text(rules)
         self.cdpgen("build", "schemas")
 
-    def archive(self, table: str, *records: dict[str, Any], options: tuple[str, ...] = ()) -> None:
+    def archive(
+        self,
+        table: str,
+        *records: dict[str, Any],
+        options: tuple[str, ...] = (),
+        to: str = "archive",
+    ) -> None:
         text = "".join(json.dumps(record) + "\n" for record in records)
         self._sources += 1  # the same source again would be in the archive already
         name = f"records_{self._sources}.ndjson"
         (self.folder / name).write_text(text)
-        source = ("--table", table, "--from", name, "--to", "archive")
+        source = ("--table", table, "--from", name, "--to", to)
         self.cdpgen("archive", *source, *options)
 
     def query(self, query: str) -> list[tuple[Any, ...]]:
@@ -408,6 +415,23 @@ class TestCommand:
         shop.archive("shop.Order", {"id": "1"}, {"id": 1})
         assert list((shop.folder / "archive/_dead_letter").rglob("*.parquet"))
         assert "/_dead_letter/" not in shop.cdpgen("sql", "archive")
+
+    def test_an_archive_whose_name_is_a_pattern_is_read_and_no_other(self, shop: Shop) -> None:
+        shop.build(self.ORDERS)
+        shop.archive("shop.Order", {"id": "beside"})
+        for other in ("aa?[x]", "a*a[x]", "a*?x"):
+            shutil.copytree(shop.folder / "archive", shop.folder / other)
+        shop.archive("shop.Order", {"id": "1"}, to="a*?[x]")
+        for url in ("a*?[x]", f"file://{shop.folder}/a*?[x]"):
+            with duckdb.connect() as database:
+                database.execute(shop.cdpgen("sql", url, "--dialect", "duckdb"))
+                assert database.execute('select id from shop."order"').fetchall() == [("1",)]
+
+    def test_an_archive_that_duckdb_cannot_find_is_an_error(self, shop: Shop) -> None:
+        shop.build(self.ORDERS)
+        shop.archive("shop.Order", {"id": "1"}, to=r"a\b")
+        said = self.fail(shop, r"a\b", "--dialect", "duckdb")
+        assert r"a\b/shop.Order: DuckDB finds no files there, as it takes `\` for" in said
 
     def test_without_generated_writers_it_says_how_to_make_them(self, shop: Shop) -> None:
         assert "cdpgen build SCHEMAS --out nowhere" in self.fail(

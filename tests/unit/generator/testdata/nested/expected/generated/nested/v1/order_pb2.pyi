@@ -41,6 +41,7 @@ class Order(_message.Message):
     SECRET_FIELD_NUMBER: int
     OPAQUE_FIELD_NUMBER: int
     DEEP_FIELD_NUMBER: int
+    PARCEL_FIELD_NUMBER: int
     @property
     def head(self) -> Order.Head: ...
     @property
@@ -64,6 +65,8 @@ class Order(_message.Message):
     def opaque(self) -> Address: ...
     @property
     def deep(self) -> Level: ...
+    @property
+    def parcel(self) -> Parcel: ...
     def __init__(
         self,
         *,
@@ -80,6 +83,7 @@ class Order(_message.Message):
         secret: str | None = ...,
         opaque: Address | None = ...,
         deep: Level | None = ...,
+        parcel: Parcel | None = ...,
     ) -> None: ...
     def HasField(
         self,
@@ -94,6 +98,7 @@ class Order(_message.Message):
             "bounded",
             "opaque",
             "deep",
+            "parcel",
             "payment",
             "delivery",
         ],
@@ -114,6 +119,7 @@ class Order(_message.Message):
             "secret",
             "opaque",
             "deep",
+            "parcel",
             "payment",
             "delivery",
         ],
@@ -124,6 +130,22 @@ class Order(_message.Message):
     def WhichOneof(self, oneof_group: _Literal["payment"]) -> _payment_member | None: ...
     @_overload
     def WhichOneof(self, oneof_group: _Literal["delivery"]) -> _delivery_member | None: ...
+
+class Parcel(_message.Message):
+    LABEL_FIELD_NUMBER: int
+    @property
+    def label(self) -> Label: ...
+    def __init__(self, *, label: Label | None = ...) -> None: ...
+    def HasField(self, field_name: _Literal["label"]) -> bool: ...
+    def ClearField(self, field_name: _Literal["label"]) -> None: ...
+
+class Label(_message.Message):
+    """What is stuck on a parcel."""
+
+    TEXT_FIELD_NUMBER: int
+    text: str
+    def __init__(self, *, text: str | None = ...) -> None: ...
+    def ClearField(self, field_name: _Literal["text"]) -> None: ...
 
 class Address(_message.Message):
     STREET_FIELD_NUMBER: int

@@ -61,6 +61,9 @@ _LEVEL2 = Program("nested.v1.Level2", Field(1, "message", "threes", "repeated", 
 
 _LEVEL = Program("nested.v1.Level", Field(1, "message", "twos", "repeated", program=_LEVEL2))
 
+# What is stuck on a parcel.
+_LABEL = Program("nested.v1.Label", Field(1, "string", None, name="text"))
+
 _ORDER_DEEP_TWOS_THREES_FOURS = pa.struct(
     [
         pa.field("article", pa.string(), nullable=False, metadata={"PARQUET:field_id": "44"}),
@@ -293,8 +296,9 @@ _ORDER_COLUMNS: list[pa.Field[Any]] = [
         ),
         metadata={"PARQUET:field_id": "37"},
     ),
+    pa.field("parcel", pa.binary(), metadata={"PARQUET:field_id": "46"}),
     # The message as it came, where the other columns cannot hold it all.
-    pa.field("_raw", pa.binary(), metadata={"PARQUET:field_id": "46"}),
+    pa.field("_raw", pa.binary(), metadata={"PARQUET:field_id": "47"}),
 ]
 ORDER_SCHEMA = pa.schema(_ORDER_COLUMNS)
 
@@ -334,6 +338,17 @@ ORDER_PROGRAM = Program(
         ),
     ),
     Field(13, "message", "deep", "optional", program=_LEVEL),
+    Field(
+        14,
+        "message",
+        "parcel",
+        "optional",
+        encoding="serialized",
+        program=Program(
+            "nested.v1.Parcel",
+            Field(1, "message", None, "optional", name="label", program=_LABEL),
+        ),
+    ),
     oneof_cases=[("payment", "payment_case"), ("delivery", "way")],
     raw="_raw",
 )
@@ -357,7 +372,7 @@ class OrderWriter(TableWriter["Order"]):
 
     table = "nested.v1.Order"
     version = 1
-    fingerprint = "1354e5f6292465bf"
+    fingerprint = "6308ae85b8337330"
     converter = OrderConverter
     partition_by = ("to_city",)
     sort_by = ("buyer", "billing.street")
