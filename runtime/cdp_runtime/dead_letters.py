@@ -8,7 +8,8 @@ which the next retry finds and removes it before it begins anew: each letter end
 
 A piece of a message that was cut at the end of its input goes when that message has come whole since.
 
-So that no retry takes another that is at work for an interrupted one, each holds a lock in the archive.
+So that no retry takes another that is at work for an interrupted one, each holds a lock in the archive; so does
+an upgrade, which would put back what a retry has removed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .dead_letter import FOLDER, RETRY_FOLDER, DeadLetter
 from .dry_run import DryRun
 from .resume import Published, published
 from .sources.identity import PIECE
-from .storage import Storage, StorageError, open_storage
+from .storage import REWRITING, Storage, StorageError, open_storage
 from .writer import TableWriter, WriterFailed
 
 __all__ = ["LetterFile", "Retried", "letter_files", "read_letters", "retry", "run"]
@@ -137,7 +138,8 @@ def retry(
 
     Raises:
         ConfigError: an option is wrong, or the class of the messages cannot be imported.
-        StorageError: a file cannot be read, there are none, or another retry is at work on the archive.
+        StorageError: a file cannot be read, there are none, or another retry or an upgrade is at
+            work on the archive.
         WriterFailed: something could not be written; the letters are safe, and another retry goes on.
     """
     from .archive import import_messages
@@ -152,7 +154,7 @@ def retry(
     if config.dry_run:
         storage = DryRun(storage)
     done: dict[str, Retried] = {}
-    with storage.lock("dead-letters-retry") as still:
+    with storage.lock(REWRITING) as still:
         files = letter_files(storage, table)
         for name, writer in writers.items():
             own = [one for one in files if one.table == name]

@@ -6,6 +6,9 @@ one that it was. A file's footer holds the descriptor of its messages, and its s
 are the program of then, but for two things that only the rules said: which of `hex`, `base64` and
 `base32` a text was, and the names that rules gave to columns. Those are taken from today's program,
 by the ids of the columns. What remains are retired columns with such a rule, for which there is no message.
+
+A field that became `optional` has zeros in old rows where nothing was written. An upgrade leaves them so and
+gives the file today's descriptor; its footer then keeps the ids of such columns (`cdpgen.implicit`).
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ from .versions import children_of, field_id
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-__all__ = ["Former", "former_of"]
+__all__ = ["IMPLICIT", "Former", "former_of", "implicit_ids"]
+
+IMPLICIT: Final = "cdpgen.implicit"
+"""The key in a footer with the ids of columns in which zero is absent, though their fields are `optional`."""
 
 # The stubs of pyarrow lack too much to type these.
 ArrowField: TypeAlias = Any
@@ -74,10 +80,11 @@ _MESSAGES: Final[Mapping[str, Kind]] = {
 
 
 class _Known(NamedTuple):
-    """What today's program says of a column: the fields from the message around it, and the encoding."""
+    """What a program says of a column: the fields from the message around it, encoding and presence."""
 
     path: tuple[int, ...]
     encoding: Encoding
+    presence: Presence
 
 
 class Former(NamedTuple):
@@ -118,7 +125,9 @@ def former_of(
         message = pool.FindMessageTypeByName(today.program.message)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{KEY} of the footer cannot be read: {error}") from error
-    former = _Former(pool, dict(_known(today.program, today.schema)))
+    told = metadata.get(IMPLICIT.encode(), b"").decode()
+    implicit = frozenset(int(number) for number in told.split(",") if number)
+    former = _Former(pool, dict(_known(today.program, today.schema)), implicit)
     fields: list[ArrowField] = [
         field
         for field in cast("Sequence[ArrowField]", schema)
@@ -137,6 +146,21 @@ def former_of(
         program.message, *program.fields, oneof_cases=program.oneof_cases, raw=raw
     )
     return Former(FormerConverter(), former.lost)
+
+
+def implicit_ids(former: Former, today: Converter[Any]) -> list[int]:
+    """The ids of columns in which zero is absent in the rows of a file, and a value by today's program."""
+    then = _known(former.converter.program, former.converter.schema)
+    optional = {
+        number
+        for number, known in _known(today.program, today.schema)
+        if known.presence == "optional"
+    }
+    return sorted(
+        number
+        for number, known in then
+        if number is not None and number in optional and known.presence == "implicit"
+    )
 
 
 def _raw(fields: Sequence[ArrowField], today: Converter[Any]) -> str:
@@ -162,7 +186,7 @@ def _known(
             yield from _known(item.program, fields, own)
             continue
         column = columns[item.column]
-        yield field_id(column), _Known(own, item.encoding)
+        yield field_id(column), _Known(own, item.encoding, item.presence)
         kind = column.type.value_type if pa.types.is_list(column.type) else column.type
         if item.program is not None and children_of(kind):
             yield from _known(item.program, children_of(kind))
@@ -171,10 +195,13 @@ def _known(
 class _Former:
     """Makes programs of descriptors and the columns that there are."""
 
-    def __init__(self, pool: Any, known: Mapping[int | None, _Known]) -> None:
+    def __init__(
+        self, pool: Any, known: Mapping[int | None, _Known], implicit: frozenset[int]
+    ) -> None:
         self.lost: Final[list[tuple[str, ...]]] = []
         self._pool = pool
         self._known = known
+        self._implicit = implicit
 
     def program(
         self,
@@ -300,7 +327,7 @@ class _Former:
             item.number,
             wire,
             name,
-            _presence(item),
+            "implicit" if field_id(column) in self._implicit else _presence(item),
             encoding=encoding,
             oneof=_oneof(item),
             enum=enum,

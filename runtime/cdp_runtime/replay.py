@@ -42,7 +42,7 @@ from .archive import import_messages, load_tables, writer_of
 from .config import ConfigError, destination_of
 from .dataset import ArchiveError, ahead, folder_keys, older_ids, open_parquet
 from .dead_letter import FOLDER, RETRY_FOLDER, counted
-from .former import former_of
+from .former import IMPLICIT, former_of
 from .positions import Spans, spans
 from .provenance import FIRST_FIELD_ID, other_lock
 from .sources import format_of
@@ -788,7 +788,8 @@ class _File:
         clash = other_lock(told, writer)
         if clash:
             raise ArchiveError(f"{storage.describe(path)}: {clash}")
-        if told.get(b"cdpgen.fingerprint", b"").decode() == writer.fingerprint:
+        current = told.get(b"cdpgen.fingerprint", b"").decode() == writer.fingerprint
+        if current and IMPLICIT.encode() not in told:
             self._lost = list(_lost(schema, converter.schema))
         else:
             former = former_of(told, schema, converter)

@@ -9,7 +9,8 @@ What the footer says of positions stays true, so a stream resumes as before. Col
 the file, and messages that had something in them are kept whole in `_raw` from then on, as the footer no longer
 tells what they were made of: a replay gives the same bytes before and after. Defaults of the rules are not
 written down, as no message had them: the footer keeps the ids of the columns that the rows are older than
-(`cdpgen.older`), and `open_archive` fills them as before.
+(`cdpgen.older`), and `open_archive` fills them as before. Nor is a zero of a field that became `optional` made
+null: the footer keeps that it was absent, or zero, for the replay (`cdpgen.implicit`).
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from .archive import load_tables, writer_of
 from .config import ConfigError, destination_of
 from .converter import Converter
 from .dataset import OLDER, WRITTEN_AS, ArchiveError, older_ids, open_parquet, written_as
-from .former import Former, former_of
+from .former import IMPLICIT, Former, former_of, implicit_ids
 from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
 from .provenance import other_lock
-from .storage import FileInfo, Storage, open_storage, writer_id
+from .storage import REWRITING, FileInfo, Storage, open_storage, writer_id
 from .versions import Evolution, with_retired
 from .writer import TableWriter
 
@@ -136,7 +137,7 @@ def upgrade(
 
     Raises:
         ConfigError: there is no such folder, or no such table in it.
-        StorageError: the store cannot be used.
+        StorageError: the store cannot be used, or another upgrade or a retry of dead letters is at work there.
     """
     writers = load_tables(generated)
     for name in tables or ():
@@ -144,11 +145,13 @@ def upgrade(
     identity = writer_id()
     storage = open_storage(url, identity, storage_options)
     try:
-        # the listing as a whole, before anything in it changes
-        for file in list(storage.files()):
-            table = file.path.partition("/")[0]
-            if table in writers and (tables is None or table in tables):
-                yield _upgrade_file(storage, identity, file, writers[table])
+        with storage.lock(REWRITING) as still:
+            # the listing as a whole, before anything in it changes
+            for file in list(storage.files()):
+                table = file.path.partition("/")[0]
+                if table in writers and (tables is None or table in tables):
+                    still()
+                    yield _upgrade_file(storage, identity, file, writers[table])
     finally:
         storage.close()
 
@@ -188,6 +191,7 @@ def _upgrade_file(
         WRITTEN_AS: written_as(footer),
     }
     told.pop(descriptor.KEY, None)
+    told.pop(IMPLICIT, None)
     today = descriptor.descriptor_of(writer.message_type())
     if today is not None:
         told[descriptor.KEY] = today
@@ -198,6 +202,8 @@ def _upgrade_file(
     upload = storage.create(file.path, replace=True)
     try:
         former = former_of(footer, source, converter)
+        if former is not None and (implicit := implicit_ids(former, converter)):
+            told[IMPLICIT] = ",".join(map(str, implicit))
         # that rows are sorted is not told: what comes out of `_raw` need not be
         layout = Layout(schema, Compressor(codec), bloom_filters=writer.bloom_filters)
         made = ParquetFile(layout, upload.write)

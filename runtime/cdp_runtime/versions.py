@@ -9,7 +9,7 @@ today's converter: what was unknown then may be a column now.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from .converter import Converter
 from .program import Enum, Program
+from .program import Field as Item
 
 __all__ = [
     "Evolution",
@@ -74,7 +75,7 @@ class Evolution:
         self._target = {field.name: field for field in schema}
         self._enums = {} if current else dict(enums_of(converter.program, converter.schema))
         self._names = dict(enums_of(converter.program, converter.schema))
-        self._cases = set() if current else set(cases_of(converter.program, converter.schema))
+        self._cases = {} if current else dict(_oneofs_of(converter.program, converter.schema))
         self._renames = renames(schema, source)
         self._older = frozenset(older)
         self._defaults = defaults or {}
@@ -104,15 +105,23 @@ class Evolution:
 
     def needs(self, columns: Sequence[str]) -> list[str]:
         """The columns of the files that these of today's are made of."""
-        found = [source.name for name in columns if (source := self.source_of(name)) is not None]
-        if columns and self._raw is not None and self._raw not in found:
-            found.append(self._raw)
-        return found
+        found: dict[str, None] = {}
+        for name in columns:
+            source = self.source_of(name)
+            if source is not None:
+                found[source.name] = None
+            elif name in self._cases:
+                told = _telling(self._cases[name], self._target, self._source)
+                found.update((member.name, None) for _, member in told)
+        if columns and self._raw is not None:
+            found[self._raw] = None
+        return list(found)
 
     def is_plain(self, column: str) -> bool:
         """Whether a column has the values that the files have, or one and the same where they have it not."""
-        return not (column in self._cases and self._renames) and not (
-            self.source_of(column) is not None
+        source = self.source_of(column)
+        return not (column in self._cases and (self._renames or source is None)) and not (
+            source is not None
             and field_id(self._target[column]) in self._older
             and column in self._defaults
         )
@@ -137,7 +146,10 @@ class Evolution:
         arrays = []
         for field in fields:
             source = self.source_of(field.name)
-            if source is None:
+            if source is None and field.name in self._cases:
+                told = _telling(self._cases[field.name], self._target, self._source)
+                arrays.append(_case(told, batch.column, field.type, rows))
+            elif source is None:
                 arrays.append(self._missing(field, field.name, rows))
             else:
                 try:
@@ -174,6 +186,7 @@ class Evolution:
             )
             made = _rebuilt(array, kind, items)
         else:
+            array = _with_a_value(array)
             if name in self._enums:
                 array = _mapped(array, names_of(self._enums[name]))
             made = _cast(array, kind)
@@ -183,15 +196,22 @@ class Evolution:
 
     def _struct(self, array: Array, source: Field, target: Field, name: str) -> Array:
         known = _by_id(source.type)
+        targets = {child.name: child for child in target.type}
+
+        def values(inner: str) -> Array:
+            return array.field(source.type.get_field_index(inner))
+
         children = []
         for child in target.type:
             inner = known.get(field_id(child))
             path = f"{name}.{child.name}"
-            if inner is None:
+            if inner is None and path in self._cases:
+                told = _telling(self._cases[path], targets, known)
+                children.append(_case(told, values, child.type, len(array)))
+            elif inner is None:
                 children.append(self._missing(child, path, len(array)))
             else:
-                values = array.field(source.type.get_field_index(inner.name))
-                made = self._convert(values, inner, child, path)
+                made = self._convert(values(inner.name), inner, child, path)
                 if path in self._cases:
                     made = _cast(_mapped(made, renames(target.type, source.type)), child.type)
                 children.append(made)
@@ -231,6 +251,9 @@ class Evolution:
             return pc.equal(array.offsets[1:], array.offsets[:-1])
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
+        if pa.types.is_floating(array.type):
+            # -0.0 equals 0.0, and is a value all the same: protobuf leaves out what has no bit set
+            array = array.view(pa.uint64() if array.type.bit_width == 64 else pa.uint32())
         zero = _repeated(zero_of(target.type, self._names.get(name)), array.type, 1)[0]
         return pc.fill_null(pc.equal(array, zero), True)
 
@@ -290,7 +313,8 @@ class Evolution:
 
         For it knows a field by its number, and a declared rename may have given it another one.
         """
-        if self.source_of(name.partition(".")[0].partition("[")[0]) is None:
+        top = name.partition(".")[0].partition("[")[0]
+        if self.source_of(top) is None and top not in self._cases:
             return again
         if pa.types.is_struct(target.type):
             children = [
@@ -348,22 +372,74 @@ def enums_of(program: Program, fields: Any, prefix: str = "") -> Iterator[tuple[
             yield from enums_of(item.program, kind, f"{name}.")
 
 
-def cases_of(program: Program, fields: Any, prefix: str = "") -> Iterator[str]:
+def cases_of(program: Program, fields: Any) -> Iterator[str]:
     """The columns that say which member of a oneof is set, by their dotted paths."""
+    yield from (path for path, _ in _oneofs_of(program, fields))
+
+
+_Members: TypeAlias = Sequence[tuple[str, Sequence[str]]]
+"""The members of a oneof: what its case says of each, and the columns that are null unless it is set."""
+
+
+def _oneofs_of(program: Program, fields: Any, prefix: str = "") -> Iterator[tuple[str, _Members]]:
+    """The oneofs that have a column for the case, by its dotted path; columns are named as beside it."""
     types = {field.name: field.type for field in fields}
-    yield from (prefix + column for _, column in program.oneof_cases)
+    for oneof, column in program.oneof_cases:
+        members = [item for item in program.fields if item.oneof == oneof]
+        yield (
+            prefix + column,
+            [(item.name or item.column or "", list(_columns_of(item))) for item in members],
+        )
     for item in program.fields:
         if item.encoding == "flatten" and item.program is not None:
-            yield from cases_of(item.program, fields, prefix)
+            yield from _oneofs_of(item.program, fields, prefix)
         if not item.column or item.column not in types or item.program is None:
             continue
         name, kind = prefix + item.column, types[item.column]
         if pa.types.is_list(kind):
             name, kind = f"{name}[]", kind.value_type
         if pa.types.is_map(kind):
-            yield from cases_of(item.program, [kind.key_field, kind.item_field], f"{name}.")
+            yield from _oneofs_of(item.program, [kind.key_field, kind.item_field], f"{name}.")
         elif pa.types.is_struct(kind):
-            yield from cases_of(item.program, kind, f"{name}.")
+            yield from _oneofs_of(item.program, kind, f"{name}.")
+
+
+def _columns_of(item: Item) -> Iterator[str]:
+    """The columns of a field: many where it is flattened, none where it is dropped."""
+    if item.encoding == "flatten" and item.program is not None:
+        for inner in item.program.fields:
+            yield from _columns_of(inner)
+    elif item.column:
+        yield item.column
+
+
+def _telling(
+    members: _Members, targets: Mapping[str, Field], sources: Mapping[int | None, Field]
+) -> list[tuple[str, Field]]:
+    """Members of a oneof, each with a column of a file that is null unless that member is set.
+
+    Args:
+        members: of the oneof.
+        targets: today's columns beside the case, by their names.
+        sources: the columns of the file, by their ids.
+    """
+    return [
+        (member, source)
+        for member, columns in members
+        for column in columns
+        if (source := sources.get(field_id(targets[column]))) is not None
+        and source.nullable  # a field that was in no oneof then tells nothing
+    ]
+
+
+def _case(
+    told: Sequence[tuple[str, Field]], values: Callable[[str], Array], kind: DataType, rows: int
+) -> Array:
+    """Which member of a oneof is set in rows of a file without a column that says so."""
+    case: Array = pa.nulls(rows, pa.string())
+    for member, source in told:
+        case = pc.if_else(values(source.name).is_valid(), member, case)
+    return _cast(case, kind)
 
 
 def renames(fields: Any, sources: Any) -> dict[str, str]:
@@ -386,6 +462,20 @@ def _mapped(array: Array, names: Mapping[str, str]) -> Array:
         return array
     known = pa.array([names.get(value, value) for value in values], pa.string())
     return pa.DictionaryArray.from_arrays(encoded.indices, known).dictionary_decode()
+
+
+def _with_a_value(array: Array) -> Array:
+    """An array whose dictionary is not empty, where it has values.
+
+    Of an enum in a message that is null in all rows pyarrow reads numbers of values and no values, and looks
+    beyond the end of those when it concatenates or decodes.
+    """
+    if not pa.types.is_dictionary(array.type) or len(array.dictionary):
+        return array
+    if array.null_count == len(array):
+        return array
+    nothing = pa.array([""], array.type.value_type)
+    return pa.DictionaryArray.from_arrays(array.indices, nothing)
 
 
 def _cast(array: Array, kind: DataType) -> Array:

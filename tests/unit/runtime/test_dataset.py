@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,6 +77,94 @@ class TestVersions:
         assert [line["how_case"] for line in first["lines"]] == ["first", "b"]
         assert orders.open().count_rows(filter=field("pay_case") == "plastic") == 1
         assert orders.open().count_rows(filter=field("pay_case") == "card") == 0
+
+    @pytest.mark.parametrize("upgraded", [False, True])
+    def test_the_case_of_a_oneof_is_told_by_the_members_where_files_have_no_column_for_it(
+        self, orders: History, upgraded: bool
+    ) -> None:
+        before = (
+            "message Line { oneof how { string a = 1; int32 b = 2; } } message Empty {}"
+            " message Flat { int32 c = 1; repeated int32 d = 2; }"
+        )
+        fields = (
+            "int32 number = 1; repeated Line lines = 2; Line one = 3; oneof pay { string card = 4;"
+            " int32 voucher = 5; Empty cash = 6; int32 gone = 7; Flat flat = 8; %s }"
+        )
+        rules = "version: 1\ntables: {shop.Order: {columns: {flat: {flatten: true}, %s}}}"
+        orders.build(message(fields % "", before=before), rules % "")
+        orders.write(
+            {"number": 1, "card": "", "lines": [{"a": "x"}, {"b": 0}, {}]},
+            {"number": 2, "voucher": 0, "one": {"b": 1}},
+            {"number": 3, "cash": {}, "one": {}},
+            {"number": 4, "gone": 1},
+            {"number": 5, "flat": {"d": [2]}},
+            {"number": 6},
+        )
+        before = before.replace("string a", "string first")
+        cases = ", ".join(f"{oneof}: {{case: true}}" for oneof in ("pay", "lines.how", "one.how"))
+        orders.build(
+            message(fields % "string late = 9;", before=before),
+            rules % f"{cases}, gone: {{drop: true}}",
+        )
+        orders.write(
+            {"number": 7, "late": "", "lines": [{"b": 1}], "one": {"first": ""}},
+            {"number": 8, "card": "y"},
+            version=1,
+        )
+        if upgraded:
+            list(upgrade(orders.archive, generated=orders.today.generated))
+        rows = {row["number"]: row for row in orders.rows()}
+        # of a field that is dropped now nothing is told
+        told = ["card", "voucher", "cash", None, "flat", None, "late", "card"]
+        assert [rows[number + 1]["pay_case"] for number in range(8)] == told
+        assert [line["how_case"] for line in rows[1]["lines"]] == ["first", "b", None]
+        assert [line["how_case"] for line in rows[7]["lines"]] == ["b"]
+        assert [rows[i]["one"] and rows[i]["one"]["how_case"] for i in (1, 2, 3, 7)] == [
+            None,
+            "b",
+            None,
+            "first",
+        ]
+        for case, count in (("card", 2), ("flat", 1), ("late", 1), ("gone", 0)):
+            assert orders.open().count_rows(filter=field("pay_case") == case) == count
+        assert orders.rows(columns=["pay_case"], filter=field("number") == 2) == [
+            {"pay_case": "voucher"}
+        ]
+
+    def test_the_case_goes_with_a_member_that_was_renamed_to_another_number(
+        self, orders: History
+    ) -> None:
+        fields = "oneof pay { string card = 1; int32 voucher = 2; } "
+        time = "google.protobuf.Timestamp at = 3;"
+        orders.build(message(fields, time))
+        orders.write({"card": "a"}, {"card": "b", "at": "2024-04-21T00:00:00.000000001Z"})
+        rules = "version: 1\ndefaults: {oneof_case: true}\nevolution: {renames: {shop.Order.card: plastic}}"
+        moved = "reserved 1; oneof pay { int32 voucher = 2; string plastic = 4; }"
+        orders.build(message(moved, time), rules)
+        found = [(row["pay_case"], row["plastic"]) for row in orders.rows()]
+        assert found == [("plastic", "a"), ("plastic", "b")]
+
+    @pytest.mark.parametrize("kind", ["names", "string"])
+    def test_an_enum_in_a_message_that_no_row_has_is_read_and_upgraded(
+        self, orders: History, kind: str
+    ) -> None:
+        before = "enum Status { OPEN = 0; PAID = 1; } message Line { Status was = 1; %s }"
+        fields = "int32 x = 1; Line one = 2; repeated Holder many = 3;"
+        before += " message Holder { Line one = 1; }"
+        orders.build(message(fields, before=before % ""))
+        enums = f"version: 1\ndefaults: {{enums: {kind}}}"
+        new = message(fields, "string late = 4;", before=before % "repeated string tags = 2;")
+        orders.build(new, enums)
+        # rows in `_raw` are decoded again, and the columns of the others put together with them
+        orders.write({"x": 1}, {"x": 2, "late": "l", "many": [{}]}, {"many": [{}, {}]}, version=1)
+        for _ in range(2):
+            table = orders.open().to_table()
+            table.validate(full=True)
+            assert table["one"].to_pylist() == [None] * 3
+            assert table["many"].to_pylist() == [[], [{"one": None}], [{"one": None}] * 2]
+            assert table["late"].to_pylist() == ["", "l", ""]
+            done = list(upgrade(orders.archive, generated=orders.today.generated))
+            assert not any(file.problem for file in done)
 
     def test_a_column_renamed_to_another_number_keeps_its_values(self, orders: History) -> None:
         orders.build(message("string buyer = 1;", "google.protobuf.Timestamp at = 3;"))
@@ -291,6 +380,24 @@ evolution:
             {"x": 3, "new": "c", "more": None, "_raw": None},
         ]
         assert orders.rows(columns=["new"], filter=field("new") == "c") == [{"new": "c"}]
+
+    @pytest.mark.parametrize("rules", ["", "{shop.Order.d: 5.0, shop.Order.line.f: 7.0}"])
+    def test_a_zero_below_nothing_is_a_value_in_a_new_column(
+        self, orders: History, rules: str
+    ) -> None:
+        line = "message Line { int32 a = 1; %s }"
+        orders.build(message("Line line = 1;", before=line % ""))
+        orders.build(
+            message("Line line = 1; double d = 2;", before=line % "float f = 2;"),
+            f"version: 1\nevolution: {{defaults: {rules or '{}'}}}",
+        )
+        payloads = orders.write({"line": {"a": 1, "f": -0.0}, "d": -0.0}, version=1)
+        for _ in range(2):
+            (row,) = orders.rows()
+            assert math.copysign(1, row["d"]) == math.copysign(1, row["line"]["f"]) == -1
+            assert row["d"] == row["line"]["f"] == 0
+            assert orders.writer.converter().to_protobuf(orders.batch()).to_pylist() == payloads
+            list(upgrade(orders.archive, generated=orders.today.generated))
 
     def test_what_no_column_holds_stays_raw(self, orders: History) -> None:
         orders.build(message("google.protobuf.Timestamp at = 1;"))

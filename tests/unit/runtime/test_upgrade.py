@@ -19,6 +19,7 @@ import pytest
 import cdp_runtime
 from cdp_runtime.positions import runs
 from cdp_runtime.replay import run as replay
+from cdp_runtime.storage import REWRITING, StorageError, open_storage
 from cdp_runtime.upgrade import upgrade
 from tests.versions import History
 
@@ -147,6 +148,40 @@ class TestUpgrade:
         assert not any(file.problem for file in done)
         assert replayed("after.pb") == before
 
+    def test_what_was_absent_of_a_field_that_became_optional_is_absent_in_a_replay(
+        self, tmp_path: Path
+    ) -> None:
+        line = "message Line { %s int32 a = 1; }"
+        fields = "Line one = 1; repeated Line many = 2; map<string, Line> by = 3; %s int32 x = 4;"
+        flat = "version: 1\ntables: {shop.Order: {columns: {one: {flatten: true}}}}"
+        history = History(tmp_path, "shop.Order")
+        history.build(order(fields % "", line % ""), flat)
+        history.write(
+            {}, {"x": 5, "one": {"a": 1}}, {"one": {}, "many": [{}, {"a": 2}], "by": {"k": {}}}
+        )
+
+        def replayed() -> bytes:
+            output = tmp_path / "replayed.pb"
+            generated = str(history.today.generated)
+            assert replay(str(history.archive), generated=generated, output=str(output)) == 0
+            return output.read_bytes()
+
+        first = replayed()
+        optional, line = fields % "optional", line % "optional"
+        for number in (5, 6, 7):
+            history.build(order(optional, line), flat)
+            optional += f"string more_{number} = {number};"
+            assert replayed() == first
+            rows = history.rows(columns=["x", "many"])
+            assert [row["x"] for row in rows] == [0, 5, 0]
+            (done,) = upgrade(history.archive, generated=history.today.generated)
+            assert done.rows == 3
+            assert history.rows(columns=["x", "many"]) == rows
+            assert replayed() == first
+        # a zero that was written when the field was optional is one
+        history.write({"x": 0})
+        assert replayed() in (first + b"\x02\x20\x00", b"\x02\x20\x00" + first)
+
     def test_retired_columns_stay_in_the_file(self, orders: History) -> None:
         fewer = "reserved 2; " + NEW.replace("string customer = 2;", "")
         orders.build(order(fewer, STATUS))
@@ -250,6 +285,17 @@ class TestRun:
         assert ran.stdout.startswith("shop.Order: 1 of 2 files upgraded (of version 1), 4 rows, ")
         ran = run("archive", *generated, folder=orders.archive.parent)
         assert ran.stdout.startswith("shop.Order: 0 of 2 files upgraded, 0 rows")
+
+    def test_beside_another_or_a_retry_of_dead_letters_it_changes_nothing(
+        self, orders: History
+    ) -> None:
+        before = {path: path.read_bytes() for path in files(orders)}
+        with (
+            open_storage(orders.archive).lock(REWRITING),
+            pytest.raises(StorageError, match="another retry-or-upgrade is at work there"),
+        ):
+            list(upgrade(orders.archive, generated=orders.today.generated))
+        assert {path: path.read_bytes() for path in files(orders)} == before
 
     def test_a_damaged_file_is_named_and_the_others_are_upgraded(self, orders: History) -> None:
         bad = orders.archive / "shop.Order" / "bad.parquet"
