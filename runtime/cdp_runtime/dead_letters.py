@@ -8,12 +8,12 @@ which the next retry finds and removes it before it begins anew: each letter end
 
 A piece of a message that was cut at the end of its input goes when that message has come whole since.
 
-So that no retry takes another that is at work for an interrupted one, each holds a lock in the archive; so does
-an upgrade, which would put back what a retry has removed.
+So that no retry takes another that is at work for an interrupted one, each holds a lock in the archive.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,15 +27,17 @@ from .dead_letter import FOLDER, RETRY_FOLDER, DeadLetter
 from .dry_run import DryRun
 from .resume import Published, published
 from .sources.identity import PIECE
-from .storage import REWRITING, Storage, StorageError, open_storage
+from .storage import Storage, StorageError, open_storage
 from .writer import TableWriter, WriterFailed
 
-__all__ = ["LetterFile", "Retried", "letter_files", "read_letters", "retry", "run"]
+__all__ = ["LetterFile", "Retried", "is_unfinished", "letter_files", "read_letters", "retry", "run"]
 
 _BATCH: Final = 1_024
 _REASONS_SHOWN: Final = 20
 _PAYLOAD_SHOWN: Final = 64
 _NAME_BYTES: Final = 120
+_RETRIED: Final = re.compile(r"r-\d+\.parquet$")
+"""The end of the names of files that a retry writes."""
 
 
 class LetterFile(NamedTuple):
@@ -138,8 +140,7 @@ def retry(
 
     Raises:
         ConfigError: an option is wrong, or the class of the messages cannot be imported.
-        StorageError: a file cannot be read, there are none, or another retry or an upgrade is at
-            work on the archive.
+        StorageError: a file cannot be read, there are none, or another retry is at work on the archive.
         WriterFailed: something could not be written; the letters are safe, and another retry goes on.
     """
     from .archive import import_messages
@@ -154,7 +155,7 @@ def retry(
     if config.dry_run:
         storage = DryRun(storage)
     done: dict[str, Retried] = {}
-    with storage.lock(REWRITING) as still:
+    with storage.lock("dead-letters-retry") as still:
         files = letter_files(storage, table)
         for name, writer in writers.items():
             own = [one for one in files if one.table == name]
@@ -273,6 +274,13 @@ def _undo(storage: Storage, table: str, identity: str) -> None:
     for file in list(storage.files()):
         if file.path.startswith(below) and f"-{identity}-" in file.path.rpartition("/")[2]:
             storage.delete(file.path)
+
+
+def is_unfinished(storage: Storage, path: str) -> bool:
+    """Whether a published file is of a retry that is at work or was interrupted, which may take it back."""
+    table, _, name = path.partition("/")
+    taken = storage.files(f"{RETRY_FOLDER}/{table}/") if _RETRIED.search(name) else ()
+    return any(f"-{_identity(one.path.rpartition('/')[2])}-" in name for one in taken)
 
 
 def _identity(name: str) -> str:

@@ -24,7 +24,6 @@ from typing import IO, Any, Final, NamedTuple, Protocol
 from .store_errors import Secrets, StorageError, is_transient, safe_url
 
 __all__ = [
-    "REWRITING",
     "FileInfo",
     "Storage",
     "StorageError",
@@ -38,9 +37,6 @@ __all__ = [
 
 TEMPORARY: Final = "_tmp"
 """The folder of an archive that holds the files being written."""
-
-REWRITING: Final = "retry-or-upgrade"
-"""The lock of who moves, removes or replaces published files."""
 
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 

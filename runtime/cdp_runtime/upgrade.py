@@ -28,12 +28,13 @@ from .archive import load_tables, writer_of
 from .config import ConfigError, destination_of
 from .converter import Converter
 from .dataset import OLDER, WRITTEN_AS, ArchiveError, older_ids, open_parquet, written_as
+from .dead_letters import is_unfinished
 from .former import IMPLICIT, Former, former_of, implicit_ids
 from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
 from .provenance import other_lock
-from .storage import REWRITING, FileInfo, Storage, open_storage, writer_id
+from .storage import FileInfo, Storage, open_storage, writer_id
 from .versions import Evolution, with_retired
 from .writer import TableWriter
 
@@ -137,7 +138,7 @@ def upgrade(
 
     Raises:
         ConfigError: there is no such folder, or no such table in it.
-        StorageError: the store cannot be used, or another upgrade or a retry of dead letters is at work there.
+        StorageError: the store cannot be used.
     """
     writers = load_tables(generated)
     for name in tables or ():
@@ -145,13 +146,11 @@ def upgrade(
     identity = writer_id()
     storage = open_storage(url, identity, storage_options)
     try:
-        with storage.lock(REWRITING) as still:
-            # the listing as a whole, before anything in it changes
-            for file in list(storage.files()):
-                table = file.path.partition("/")[0]
-                if table in writers and (tables is None or table in tables):
-                    still()
-                    yield _upgrade_file(storage, identity, file, writers[table])
+        # the listing as a whole, before anything in it changes
+        for file in list(storage.files()):
+            table = file.path.partition("/")[0]
+            if table in writers and (tables is None or table in tables):
+                yield _upgrade_file(storage, identity, file, writers[table])
     finally:
         storage.close()
 
@@ -161,6 +160,10 @@ def _upgrade_file(
 ) -> Upgraded:
     shown = storage.describe(file.path)
     size = (file.size, file.size)
+    if is_unfinished(storage, file.path):
+        # once it is finished it stays; before that it may be removed, and would come back here
+        problem = "is of a retry of dead letters that is not done; run this again after it"
+        return Upgraded(writer.table, shown, "", 0, size, problem)
     try:
         parquet = open_parquet(storage, file.path)
     except ArchiveError as error:

@@ -137,9 +137,9 @@ class TestRetry:
     ) -> None:
         with EventWriter(archive.url, storage_options=archive.options) as writer:
             writer.reject(event(1), "not known then")
-        with opened(archive).lock("retry-or-upgrade"):
+        with opened(archive).lock("dead-letters-retry"):
             before = archive.names()
-            with pytest.raises(StorageError, match="another retry-or-upgrade is at work there"):
+            with pytest.raises(StorageError, match="another dead-letters-retry is at work there"):
                 retry(archive.url, WRITERS, options={"storage_options": archive.options})
             assert archive.names() == before
             dry = {"storage_options": archive.options, "dry_run": True}
@@ -166,7 +166,7 @@ class TestRetry:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [one for one in refusals if "another retry-or-upgrade is at" not in one] == []
+        assert [one for one in refusals if "another dead-letters-retry is at" not in one] == []
         if not came:  # both have withdrawn
             one_more = retry(archive.url, WRITERS, options={"storage_options": archive.options})
             came.append(one_more[EventWriter.table])

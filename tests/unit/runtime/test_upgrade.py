@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import cdp_runtime
+from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
 from cdp_runtime.positions import runs
 from cdp_runtime.replay import run as replay
-from cdp_runtime.storage import REWRITING, StorageError, open_storage
 from cdp_runtime.upgrade import upgrade
 from tests.versions import History
 
@@ -286,16 +286,24 @@ class TestRun:
         ran = run("archive", *generated, folder=orders.archive.parent)
         assert ran.stdout.startswith("shop.Order: 0 of 2 files upgraded, 0 rows")
 
-    def test_beside_another_or_a_retry_of_dead_letters_it_changes_nothing(
-        self, orders: History
-    ) -> None:
-        before = {path: path.read_bytes() for path in files(orders)}
-        with (
-            open_storage(orders.archive).lock(REWRITING),
-            pytest.raises(StorageError, match="another retry-or-upgrade is at work there"),
-        ):
-            list(upgrade(orders.archive, generated=orders.today.generated))
-        assert {path: path.read_bytes() for path in files(orders)} == before
+    def test_what_a_retry_of_dead_letters_may_take_back_is_left(self, orders: History) -> None:
+        with orders.writer(orders.archive) as writer:
+            writer.reject(b"", "none then")
+        (letters,) = (orders.archive / FOLDER).rglob("*.parquet")
+        (taken := orders.archive / RETRY_FOLDER / orders.table).mkdir(parents=True)
+        letters.rename(taken / letters.name)
+        first = files(orders)[-1]
+        stem = letters.stem.partition("-")[2]
+        first = first.rename(first.with_name(f"order-{stem}r-000001.parquet"))
+        before = first.read_bytes()
+        done = list(upgrade(orders.archive, generated=orders.today.generated))
+        assert [file.problem for file in done if file.url == str(first)] == [
+            "is of a retry of dead letters that is not done; run this again after it"
+        ]
+        assert first.read_bytes() == before
+        (taken / letters.name).unlink()
+        done = list(upgrade(orders.archive, generated=orders.today.generated))
+        assert [file.problem for file in done if file.problem] == []
 
     def test_a_damaged_file_is_named_and_the_others_are_upgraded(self, orders: History) -> None:
         bad = orders.archive / "shop.Order" / "bad.parquet"
