@@ -261,8 +261,10 @@ def _retry_file(
                 else:
                     pipeline.intake.put_one(found, letter.source, letter.position)
                     rows += 1
-    finally:
         pipeline.close()
+    except BaseException:
+        pipeline.give_up()
+        raise
     still()
     storage.delete(path)
     return Retried(rows, letters, gone)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from queue import Empty, SimpleQueue
 from typing import Final, get_args
 
 import pyarrow as pa
@@ -24,6 +27,9 @@ _BATCH_BYTES: Final = 8 << 20
 
 _JOURNAL_PART: Final = 0.25
 """What of a journal one batch may fill, without what the journal needs itself."""
+
+_LOOK_SECONDS: Final = 0.5
+"""How often who waits looks for itself whether what it waits for has come."""
 
 _LINGER_SECONDS: Final = 0.05
 """How long a few messages wait for more before they are decoded."""
@@ -78,16 +84,29 @@ class Mark:
 
     Args:
         last: whether nothing comes behind it.
-
-    Attributes:
-        reached: set when all that was before it is published.
     """
 
     size: Final = 0
 
     def __init__(self, *, last: bool) -> None:
         self.last: Final = last
-        self.reached: Final = threading.Event()
+        self.is_reached = False
+        # no Event: who waits may be interrupted by an exception of a signal's handler, and leave its lock taken
+        self._told: Final[SimpleQueue[None]] = SimpleQueue()
+
+    def reach(self) -> None:
+        """Says that all that was before it is published; never waits."""
+        self.is_reached = True
+        self._told.put(None)
+
+    def wait(self, seconds: float = math.inf) -> bool:
+        """Waits until it is reached, or so long; whether it is."""
+        deadline = time.monotonic() + seconds
+        while not self.is_reached and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(Empty):
+                self._told.get(timeout=min(left, _LOOK_SECONDS))
+                self._told.put(None)  # for others who wait
+        return self.is_reached
 
 
 class Intake:
@@ -210,17 +229,10 @@ class Intake:
             self._filled.notify()
             self._drained.notify_all()
 
-    def forbid_interrupted(self, call: str) -> None:
-        """Refuses to wait in a signal's handler for what only goes on after it.
-
-        Raises:
-            RuntimeError: the handler has interrupted this thread while it held the lock.
-        """
-        if self._lock._is_owned():  # type: ignore[attr-defined]
-            raise RuntimeError(
-                f"a signal handler that has interrupted write() cannot {call} the writer: raise an exception "
-                "there, as docs/embedding.md shows"
-            )
+    def is_interrupted(self) -> bool:
+        """Whether this thread holds the lock: it is in a signal's handler that has interrupted a call."""
+        held: bool = self._lock._is_owned()  # type: ignore[attr-defined]
+        return held
 
     def fail(self, failure: WriterFailed) -> None:
         """Makes this and every later call of a caller raise."""

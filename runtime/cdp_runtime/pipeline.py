@@ -181,7 +181,7 @@ class Pipeline:
             self.metrics,
             journal_bytes=None if self._journal is None else size,
         )
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
         self._end: Final = Mark(last=True)
         self._closed = False
         self._give_up_at = math.inf
@@ -218,7 +218,7 @@ class Pipeline:
         self._forbid_deadlock("flush")
         mark = Mark(last=False)
         self.intake.put_mark(mark)
-        mark.reached.wait()
+        mark.wait()
         self.intake.raise_failure()
 
     def close(self, seconds: float | None = None) -> None:
@@ -232,7 +232,7 @@ class Pipeline:
             self._ended(None)
         with self._closing:
             # a thread that hangs in a call to the store keeps what it uses
-            if not self._closed and self._end.reached.is_set():
+            if not self._closed and self._end.is_reached:
                 self._closed = True
                 self._storage.close()
                 if self._journal is not None:
@@ -248,12 +248,18 @@ class Pipeline:
         while True:
             left = min(deadline, self._give_up_at) - time.monotonic()
             # no join before: one that the exception of a signal's handler ends takes the thread for dead
-            if self._end.reached.wait(max(0.0, min(left, _LOOK_SECONDS))):
+            if self._end.wait(min(left, _LOOK_SECONDS)):
                 for thread in self._threads:
                     thread.join()
                 return True
             if left <= 0:
                 return False
+
+    def give_up(self) -> None:
+        """Ends the threads without what is not published; waits for them, but not for a store that hangs."""
+        self._abandon()
+        self._stop()
+        self._ended(None)
 
     def _abandon(self) -> None:
         """Gives up what is not published."""
@@ -289,13 +295,17 @@ class Pipeline:
                 logger().error("not all was written", error=str(failure))
 
     def _stop(self) -> None:
-        with self._closing:
-            self.intake.put_mark(self._end)
+        self.intake.put_mark(self._end)
 
     def _forbid_deadlock(self, call: str) -> None:
         if threading.current_thread() in self._threads:
             raise RuntimeError(f"on_published must not {call} the writer that calls it")
-        self.intake.forbid_interrupted(call)
+        # in a signal's handler: what this thread was about goes on only after it
+        if self.intake.is_interrupted() or self._closing._is_owned():
+            raise RuntimeError(
+                f"a signal handler that has interrupted the writer cannot {call} it: raise an exception there, "
+                "as docs/embedding.md shows"
+            )
 
     def leave_to_parent(self) -> None:
         """Called in a process that was forked off: threads, files and journal are those of the other one."""
@@ -326,7 +336,7 @@ class Pipeline:
                     self._journal.sync()
                 except BaseException as error:
                     self._fail(error, _JOURNAL_FAILED)
-                taken.reached.set()
+                taken.reach()
                 continue
             try:
                 for item in [taken] if isinstance(taken, Letter) else _merge(taken):
@@ -366,7 +376,7 @@ class Pipeline:
 
     def _urge(self) -> None:
         """Has all that was passed on published, so that segments of the journal can go."""
-        if self._urged is None or self._urged.reached.is_set():
+        if self._urged is None or self._urged.is_reached:
             self._urged = Mark(last=False)
             self.intake.pass_on([self._urged])
 
@@ -381,6 +391,7 @@ class Pipeline:
         from .log import logger
 
         identity = writer_id()
+        inner: Pipeline | None = None
         try:
             known = published(self._storage, writer, lambda source: True, left.writers)
             left.add_writer(identity)
@@ -390,11 +401,15 @@ class Pipeline:
             try:
                 for frame in left.frames():
                     inner.put_frame(frame)
-            finally:
                 inner.close()
+            except BaseException:
+                inner.give_up()
+                raise
             left.remove()
         finally:
-            left.close()
+            # nobody else may recover what is still being published
+            if inner is None or inner._end.is_reached:
+                left.close()
         logger().info(
             "recovered from the journal", table=self._table, messages=inner.metrics.messages
         )
@@ -434,7 +449,7 @@ class Pipeline:
                     if taken.last:
                         self._end_files()
                 finally:
-                    taken.reached.set()
+                    taken.reach()
                 if taken.last:
                     return
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -73,10 +74,11 @@ class LocalStorage:
             if not is_archive_file(inside):
                 continue
             try:
-                size = path.stat().st_size
+                found = path.stat()
             except FileNotFoundError:
                 continue  # moved or removed meanwhile
-            yield FileInfo(inside, size)
+            if stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+                yield FileInfo(inside, found.st_size)
 
     def open(self, path: str) -> IO[bytes]:
         """Opens a published file to read."""
@@ -198,7 +200,7 @@ class _Life:
     def _bury(lock: Path) -> None:
         import fcntl
 
-        with contextlib.suppress(FileNotFoundError), lock.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError, PermissionError), lock.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cdp_runtime.archive import run
+from cdp_runtime.parquet import PublishedFile
 from cdp_runtime.writer import WriterFailed
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
 from tests.faults import checks
@@ -279,6 +280,43 @@ class TestInterrupted:
         assert checks.numbers_in(tmp_path / "a") == list(range(1, 97))
         assert [path for path in folder.rglob("*") if path.is_file()] == []
 
+    def test_a_recovery_is_made_again_and_nothing_of_the_first_is_left(
+        self, tmp_path: Path
+    ) -> None:
+        script = """
+import os, signal, sys
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.faults import checks
+
+writer = AssetDetailsWriter(sys.argv[1], journal=sys.argv[2])
+writer.write_many([checks.payload(number) for number in range(1, 97)])
+writer.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        assert python(script, str(tmp_path / "a"), str(tmp_path / "j")).returncode < 0
+        slow = threading.Event()
+        lock = threading.Lock()
+
+        def once(file: PublishedFile) -> None:
+            if lock.acquire(blocking=False):  # of three days, the first
+                slow.wait(1)
+
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1))
+        options: Any = {"journal": tmp_path / "j", "on_published": once}
+        try:
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                AssetDetailsWriter(tmp_path / "a", **options)
+            AssetDetailsWriter(tmp_path / "a", **options).close()
+        finally:
+            timer.cancel()
+            signal.signal(signal.SIGUSR1, before)
+        assert checks.numbers_in(tmp_path / "a") == list(range(1, 97))
+
     def test_a_program_that_ends_by_it_closes_its_writer(self, tmp_path: Path) -> None:
         script = """
 import os, signal, sys, threading, time
@@ -300,10 +338,11 @@ with AssetDetailsWriter(sys.argv[1], on_published=slow) as writer:
     ) -> None:
         with AssetDetailsWriter(tmp_path) as writer:
             writer.write(checks.payload(1))
-            with writer._pipeline.intake._lock:  # as in the midst of a write
-                for call in (writer.flush, writer.close):
-                    with pytest.raises(RuntimeError, match="raise an exception there"):
-                        call()
+            for lock in (writer._pipeline.intake._lock, writer._pipeline._closing):
+                with lock:  # as in the midst of a write, or a close
+                    for call in (writer.flush, writer.close):
+                        with pytest.raises(RuntimeError, match="raise an exception there"):
+                            call()
             writer.flush()
         assert checks.numbers_in(tmp_path) == [1]
 
@@ -442,6 +481,7 @@ RECOVERING = """
 import os, signal, sys, threading
 from pathlib import Path
 from cdp_runtime.archive import run
+from cdp_runtime.parquet import PublishedFile
 from cdp_runtime.journal import Frame, Journal, encode
 from tests.faults import checks
 from tests.faults.failing_store import FailingStore

@@ -200,3 +200,18 @@ class TestJournaledIntake:
         [chunk] = new
         assert isinstance(chunk, Chunk)
         assert chunk.payloads == [b"1"]
+
+
+class TestMark:
+    def test_who_waits_is_told_and_so_are_all_others(self) -> None:
+        mark = Mark(last=False)
+        assert not mark.wait(0.01)
+        came: list[bool] = []
+        threads = [threading.Thread(target=lambda: came.append(mark.wait(10))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        mark.reach()
+        for thread in threads:
+            thread.join()
+        assert came == [True] * 3
+        assert mark.wait(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import sys
@@ -102,6 +103,14 @@ class TestPublishedOfAnArchive:
         (table / "back").symlink_to(url)
         assert write() == len(rows)
         assert len(list(open_storage(url).files())) == 3
+
+    def test_what_is_no_file_is_none(self, tmp_path: Path) -> None:
+        with AssetDetailsWriter(tmp_path) as writer:
+            writer.write(checks.payload(1))
+        os.mkfifo(tmp_path / checks.TABLE / "pipe.parquet")
+        (tmp_path / checks.TABLE / "folder.parquet").mkdir()
+        (tmp_path / checks.TABLE / "gone.parquet").symlink_to(tmp_path / "nowhere")
+        assert len(list(open_storage(tmp_path).files())) == 1
 
     def test_files_of_other_tables_are_not_read(self, tmp_path: Path) -> None:
         (tmp_path / "other.Table").mkdir()
