@@ -6,6 +6,8 @@ one that it was. A file's footer holds the descriptor of its messages, and its s
 are the program of then, but for two things that only the rules said: which of `hex`, `base64` and
 `base32` a text was, and the names that rules gave to columns. Those are taken from today's program,
 by the ids of the columns. What remains are retired columns with such a rule, for which there is no message.
+Which unit an integer counted in is what the writer called the column's type: Parquet itself has no seconds, and
+they are read back as milliseconds.
 
 A field that became `optional` has zeros in old rows where nothing was written. An upgrade leaves them so and
 gives the file today's descriptor; its footer then keeps the ids of such columns (`cdpgen.implicit`).
@@ -127,10 +129,13 @@ def former_of(
         raise ValueError(f"{KEY} of the footer cannot be read: {error}") from error
     told = metadata.get(IMPLICIT.encode(), b"").decode()
     implicit = frozenset(int(number) for number in told.split(",") if number)
-    former = _Former(pool, dict(_known(today.program, today.schema)), implicit)
+    written = _written(metadata, schema)
+    former = _Former(
+        pool, dict(_known(today.program, today.schema)), implicit, seconds_told=written is not None
+    )
     fields: list[ArrowField] = [
         field
-        for field in cast("Sequence[ArrowField]", schema)
+        for field in cast("Sequence[ArrowField]", written or schema)
         if (field_id(field) or 0) < FIRST_FIELD_ID
     ]
     raw = _raw(fields, today)
@@ -161,6 +166,19 @@ def implicit_ids(former: Former, today: Converter[Any]) -> list[int]:
         for number, known in then
         if number is not None and number in optional and known.presence == "implicit"
     )
+
+
+def _written(metadata: Mapping[bytes, bytes], schema: pa.Schema) -> pa.Schema | None:
+    """The schema that a file was written with; None where the footer has none of these columns."""
+    text = metadata.get(b"ARROW:schema")
+    if text is None:
+        return None
+    try:
+        written: pa.Schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"ARROW:schema of the footer cannot be read: {error}") from error
+    ids = [[field_id(field) for field in fields] for fields in (written, schema)]
+    return written if written.names == schema.names and ids[0] == ids[1] else None
 
 
 def _raw(fields: Sequence[ArrowField], today: Converter[Any]) -> str:
@@ -196,12 +214,18 @@ class _Former:
     """Makes programs of descriptors and the columns that there are."""
 
     def __init__(
-        self, pool: Any, known: Mapping[int | None, _Known], implicit: frozenset[int]
+        self,
+        pool: Any,
+        known: Mapping[int | None, _Known],
+        implicit: frozenset[int],
+        *,
+        seconds_told: bool,
     ) -> None:
         self.lost: Final[list[tuple[str, ...]]] = []
         self._pool = pool
         self._known = known
         self._implicit = implicit
+        self._seconds_told = seconds_told
 
     def program(
         self,
@@ -317,6 +341,8 @@ class _Former:
         elif pa.types.is_decimal(kind):
             encoding = "decimal"
         elif pa.types.is_timestamp(kind):
+            if kind.unit == "ms" and not self._seconds_told:
+                return None  # they may be seconds, and today's unit need not be the one of then
             encoding = cast(Encoding, f"unix_{kind.unit}")
         elif wire == "string" and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             known = self._known.get(field_id(column))

@@ -49,7 +49,7 @@ from .sources import format_of
 from .sources.files import compression_of
 from .sources.identity import place
 from .storage import Storage, open_storage
-from .versions import Evolution, children_of, field_id, zero_of
+from .versions import Evolution, children_of, field_id, zero_scalar
 from .writer import TableWriter
 
 if TYPE_CHECKING:
@@ -870,7 +870,7 @@ def _values(array: Array, path: Sequence[str]) -> int:
         there = array.is_valid()
     else:
         plain = array.dictionary_decode() if pa.types.is_dictionary(kind) else array
-        there = pc.not_equal(plain, pa.scalar(zero_of(kind)).cast(plain.type))
+        there = pc.not_equal(plain, zero_scalar(plain.type))
     found: int | None = pc.sum(there).as_py()
     return found or 0
 

@@ -10,7 +10,7 @@ today's converter: what was unknown then may be a column now.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +31,7 @@ __all__ = [
     "with_retired",
     "without_columns",
     "zero_of",
+    "zero_scalar",
 ]
 
 # The stubs of pyarrow lack too much to type these.
@@ -110,8 +111,9 @@ class Evolution:
             source = self.source_of(name)
             if source is not None:
                 found[source.name] = None
-            elif name in self._cases:
-                told = _telling(self._cases[name], self._target, self._source)
+            if name in self._cases:
+                members = self._cases[name] if source is None else _flattened(self._cases[name])
+                told = _telling(members, self._target, self._source)
                 found.update((member.name, None) for _, member in told)
         if columns and self._raw is not None:
             found[self._raw] = None
@@ -120,7 +122,9 @@ class Evolution:
     def is_plain(self, column: str) -> bool:
         """Whether a column has the values that the files have, or one and the same where they have it not."""
         source = self.source_of(column)
-        return not (column in self._cases and (self._renames or source is None)) and not (
+        members = self._cases.get(column, ())
+        told_by_others = source is None or self._renames or _flattened(members)
+        return not (members and told_by_others) and not (
             source is not None
             and field_id(self._target[column]) in self._older
             and column in self._defaults
@@ -157,7 +161,9 @@ class Evolution:
                 except pa.ArrowException as error:
                     raise pa.ArrowInvalid(f"column {field.name}: {error}") from None
                 if field.name in self._cases:
-                    made = _cast(_mapped(made, self._renames), field.type)
+                    members = self._cases[field.name]
+                    told = _telling(_flattened(members), self._target, self._source)
+                    made = _case_by_todays_names(made, self._renames, members, told, batch.column)
                 arrays.append(made)
         if self._raw is not None and columns:
             arrays = self._decoded_again(batch.column(self._raw), fields, arrays)
@@ -213,7 +219,9 @@ class Evolution:
             else:
                 made = self._convert(values(inner.name), inner, child, path)
                 if path in self._cases:
-                    made = _cast(_mapped(made, renames(target.type, source.type)), child.type)
+                    members, before = self._cases[path], renames(target.type, source.type)
+                    told = _telling(_flattened(members), targets, known)
+                    made = _case_by_todays_names(made, before, members, told, values)
                 children.append(made)
         return pa.StructArray.from_arrays(
             children,
@@ -254,7 +262,7 @@ class Evolution:
         if pa.types.is_floating(array.type):
             # -0.0 equals 0.0, and is a value all the same: protobuf leaves out what has no bit set
             array = array.view(pa.uint64() if array.type.bit_width == 64 else pa.uint32())
-        zero = _repeated(zero_of(target.type, self._names.get(name)), array.type, 1)[0]
+        zero = zero_scalar(array.type, self._names.get(name))
         return pc.fill_null(pc.equal(array, zero), True)
 
     # ---- messages that the columns of the files do not hold
@@ -377,8 +385,15 @@ def cases_of(program: Program, fields: Any) -> Iterator[str]:
     yield from (path for path, _ in _oneofs_of(program, fields))
 
 
-_Members: TypeAlias = Sequence[tuple[str, Sequence[str]]]
-"""The members of a oneof: what its case says of each, and the columns that are null unless it is set."""
+class _Member(NamedTuple):
+    """A member of a oneof: what its case says, and the columns that are null unless it is set."""
+
+    case: str
+    columns: Sequence[str]
+    is_flattened: bool
+
+
+_Members: TypeAlias = Sequence[_Member]
 
 
 def _oneofs_of(program: Program, fields: Any, prefix: str = "") -> Iterator[tuple[str, _Members]]:
@@ -388,7 +403,14 @@ def _oneofs_of(program: Program, fields: Any, prefix: str = "") -> Iterator[tupl
         members = [item for item in program.fields if item.oneof == oneof]
         yield (
             prefix + column,
-            [(item.name or item.column or "", list(_columns_of(item))) for item in members],
+            [
+                _Member(
+                    item.name or item.column or "",
+                    list(_columns_of(item)),
+                    item.encoding == "flatten",
+                )
+                for item in members
+            ],
         )
     for item in program.fields:
         if item.encoding == "flatten" and item.program is not None:
@@ -424,9 +446,9 @@ def _telling(
         sources: the columns of the file, by their ids.
     """
     return [
-        (member, source)
-        for member, columns in members
-        for column in columns
+        (member.case, source)
+        for member in members
+        for column in member.columns
         if (source := sources.get(field_id(targets[column]))) is not None
         and source.nullable  # a field that was in no oneof then tells nothing
     ]
@@ -440,6 +462,38 @@ def _case(
     for member, source in told:
         case = pc.if_else(values(source.name).is_valid(), member, case)
     return _cast(case, kind)
+
+
+def _flattened(members: _Members) -> _Members:
+    return [member for member in members if member.is_flattened]
+
+
+def _case_by_todays_names(
+    case: Array,
+    before: Mapping[str, str],
+    members: _Members,
+    flattened: Sequence[tuple[str, Field]],
+    values: Callable[[str], Array],
+) -> Array:
+    """The case of a oneof as files have it, where members had other names.
+
+    What a flattened member was called no column says; that it is set, those within it do.
+
+    Args:
+        case: of the rows.
+        before: today's names of columns, by those of then.
+        members: of the oneof.
+        flattened: those that are flattened, each with a column of the file (see `_telling`).
+        values: the columns of the file, by their names.
+    """
+    made = _mapped(case, before)
+    if flattened:
+        made = _cast(made, pa.string())
+        known = pa.array([member.case for member in members], pa.string())
+        told = _case(flattened, values, pa.string(), len(made))
+        renamed = pc.and_(pc.invert(pc.is_in(made, value_set=known)), made.is_valid())
+        made = pc.if_else(pc.and_(renamed, told.is_valid()), told, made)
+    return _cast(made, case.type)
 
 
 def renames(fields: Any, sources: Any) -> dict[str, str]:
@@ -528,6 +582,12 @@ def zero_of(kind: DataType, enum: Enum | None = None) -> Any:
     if pa.types.is_fixed_size_binary(kind):
         return bytes(kind.byte_width)
     return b"" if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else 0
+
+
+def zero_scalar(kind: DataType, enum: Enum | None = None) -> Any:
+    """The same as a scalar of the column's type, to compare with; not for dictionaries."""
+    # not by a cast: of an integer there is none to dates and small decimals
+    return _repeated(zero_of(kind, enum), kind, 1)[0]
 
 
 def _repeated(value: Any, kind: DataType, rows: int) -> Array:

@@ -79,6 +79,43 @@ class TestVersions:
         assert orders.open().count_rows(filter=field("pay_case") == "card") == 0
 
     @pytest.mark.parametrize("upgraded", [False, True])
+    def test_so_is_one_that_is_flattened_and_has_no_column_of_its_own(
+        self, orders: History, upgraded: bool
+    ) -> None:
+        rules = (
+            "version: 1\ndefaults: {oneof_case: true}\ntables:\n  shop.Card: {skip: true}\n"
+            "  shop.Order: {columns: {%s: {flatten: true, prefix: c_},"
+            " lines.%s: {flatten: true, prefix: l_}}}"
+        )
+        line = "message Card { int32 a = 1; optional int32 b = 2; } message Line {%s}"
+        how = "oneof how { Card %s = 1; string b = 2; }"
+        fields = "int32 n = 4; oneof pay { Card %s = 1; string %s = 2; string gone = 5; } %s"
+        lines = "repeated Line lines = 3;"
+        before = message(fields % ("card", "cash", lines), before=line % how % "first")
+        orders.build(before, rules % ("card", "first"))
+        orders.write(
+            {"n": 1, "card": {"a": 5}, "lines": [{"first": {}}, {"b": "x"}, {}]},
+            *({"n": 2, "cash": "x"}, {"n": 3, "gone": "x"}, {"n": 4}, {"n": 5, "card": {}}),
+        )
+        after = message(fields % ("plastic", "notes", lines), before=line % how % "second")
+        after = after.replace("string gone = 5; }", "} reserved 5; reserved 'gone';")
+        orders.build(after, rules % ("plastic", "second"))
+        if upgraded:
+            assert not [
+                one
+                for one in upgrade(orders.archive, generated=orders.today.generated)
+                if one.problem
+            ]
+        rows = orders.rows(columns=["n", "pay_case", "lines"])
+        expected = ["plastic", "notes", "gone", None, "plastic"]
+        assert [row["pay_case"] for row in rows] == expected
+        assert [line["how_case"] for line in rows[0]["lines"]] == ["second", "b", None]
+        found = orders.rows(columns=["pay_case"], filter=field("pay_case") == "plastic")
+        assert found == [{"pay_case": "plastic"}] * 2
+        for case, count in (("card", 0), ("notes", 1), ("gone", 1)):
+            assert orders.open().count_rows(filter=field("pay_case") == case) == count
+
+    @pytest.mark.parametrize("upgraded", [False, True])
     def test_the_case_of_a_oneof_is_told_by_the_members_where_files_have_no_column_for_it(
         self, orders: History, upgraded: bool
     ) -> None:

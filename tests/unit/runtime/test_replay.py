@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from google.protobuf import json_format
@@ -24,6 +26,7 @@ from cdp_runtime.archive import run as archive
 from cdp_runtime.dead_letters import retry
 from cdp_runtime.replay import Counts, Selection, replay, run
 from cdp_runtime.upgrade import upgrade
+from cdp_runtime.versions import zero_of
 from cdpgen.build import build
 from generated.stellar.v1.event_pb2 import Event
 from generated.stellar.v1.event_writer import EventWriter
@@ -372,6 +375,51 @@ class TestVersions:
         generated = history.today.generated
         found = replayed(history.archive, history.table, generated=generated)
         assert sorted(found) == sorted(old + new)
+
+    @pytest.mark.parametrize("lossless", [True, False])
+    def test_values_of_a_retired_decimal_are_counted_after_an_upgrade(
+        self, lossless: bool, tmp_path: Path
+    ) -> None:
+        rules = f"version: 1\ndefaults: {{lossless: {lossless}}}\n"
+        column = 'tables: {shop.v1.Sale: {columns: {price: {type: "decimal(10, 2)"}}}}'
+        history = History(tmp_path, "shop.v1.Sale")
+        history.build(SALE.format("string price = 2;"), rules + column)
+        written = history.write({"id": 1, "price": "1.50"}, {"id": 2})
+        history.build(SALE.format("reserved 2; reserved 'price';"), rules)
+        generated = history.today.generated
+        assert replayed(history.archive, history.table, generated=generated) == written
+        assert not [one for one in upgrade(history.archive, generated=generated) if one.problem]
+        counts = Counts()
+        found = replayed(history.archive, history.table, generated=generated, counts=counts)
+        assert found == (written if lossless else history.payloads({"id": 1}, {"id": 2}))
+        assert +counts.lost == ({} if lossless else {"price": 1})
+
+    @pytest.mark.parametrize(
+        ("kind", "value"),
+        [
+            (pa.bool_(), True),
+            *((kind, 1) for kind in (pa.int32(), pa.int64(), pa.uint32(), pa.uint64())),
+            *((kind, 0.5) for kind in (pa.float32(), pa.float64())),
+            *((kind, "a") for kind in (pa.string(), pa.large_string())),
+            (pa.dictionary(pa.int32(), pa.string()), "a"),
+            *((kind, b"1234") for kind in (pa.binary(), pa.large_binary(), pa.binary(4))),
+            *((pa.timestamp(unit, "UTC"), 1) for unit in ("s", "ms", "us", "ns")),
+            *((pa.duration(unit), 1) for unit in ("s", "ms", "us", "ns")),
+            *((kind, 1) for kind in (pa.date32(), pa.time64("us"), pa.time64("ns"))),
+            *((kind, Decimal("0.5")) for kind in (pa.decimal128(1, 1), pa.decimal128(38, 38))),
+            *((kind, Decimal("0.5")) for kind in (pa.decimal256(39, 1), pa.decimal256(76, 76))),
+            (pa.list_(pa.int32()), [1]),
+            (pa.map_(pa.string(), pa.int32()), [("a", 1)]),
+            (pa.struct([("a", pa.int32())]), {"a": 0}),
+        ],
+        ids=str,
+    )
+    def test_values_are_counted_in_columns_of_every_type(
+        self, kind: pa.DataType, value: object
+    ) -> None:
+        nothing = [None] if pa.types.is_struct(kind) else [zero_of(kind), None]
+        array: Any = pa.array([value, *nothing, value], kind)
+        assert module._values(array, ()) == 2
 
     def test_without_a_descriptor_todays_fields_come_back_and_the_rest_is_told(
         self, tmp_path: Path

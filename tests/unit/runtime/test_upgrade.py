@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from google.protobuf.proto import parse_length_prefixed
 
 import cdp_runtime
 from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
@@ -181,6 +183,66 @@ class TestUpgrade:
         # a zero that was written when the field was optional is one
         history.write({"x": 0})
         assert replayed() in (first + b"\x02\x20\x00", b"\x02\x20\x00" + first)
+
+    def test_seconds_since_1970_are_seconds_in_a_replay_and_in_what_is_kept_whole(
+        self, tmp_path: Path
+    ) -> None:
+        paths = ("t", "ts", "one.t", "many.t", "by.value.t", "times.value", "flat.t")
+        unix = ", ".join(f"{path}: {{encoding: unix_s}}" for path in paths)
+        rules = (
+            f"version: 1\ntables: {{shop.Order: {{columns: {{{unix}, at: {{unit: s}},"
+            " flat: {flatten: true, prefix: flat_}}}}"
+        )
+        fields = (
+            "int64 t = 1; repeated sint64 ts = 2; Line one = 3; repeated Line many = 4; Line flat = 5;"
+            " map<string, Line> by = 6; map<string, fixed64> times = 7; google.protobuf.Timestamp at = 8;"
+        )
+        line = "message Line { int32 sku = 1; int64 t = 2; }"
+        history = History(tmp_path, "shop.Order")
+        history.build(order(fields + "string gone = 9;", line), rules)
+        when = 1_767_225_600
+        own = {"sku": 1, "t": when}
+        record = {
+            **{"t": -1, "ts": [when, 2], "one": own, "many": [own, {"t": -1}], "flat": own},
+            **{"by": {"k": own}, "times": {"k": when}, "at": "2026-01-01T00:00:00Z"},
+        }
+        written = history.write(record, {**record, "gone": "x"}, {})
+        # each time what was read from the file goes into `_raw`, and is read from there by the next version
+        fields += " reserved 9;"
+        for number in (10, 11):
+            history.build(order(fields, line), rules)
+            fields += f"string more_{number} = {number};"
+            rows = history.rows()
+            assert rows[0]["t"] == rows[1]["t"]
+            assert _replayed(history) == written
+            (done,) = upgrade(history.archive, generated=history.today.generated)
+            assert not done.problem
+            assert _replayed(history) == written
+            after = [{**row, "_raw": None} for row in history.rows()]
+            assert after == [{**row, "_raw": None} for row in rows]
+
+    def test_a_time_of_which_no_one_knows_the_unit_is_told_and_not_guessed(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        history = History(tmp_path, "shop.Order")
+        columns = "{t: {encoding: unix_s}, u: {encoding: unix_us}}"
+        rules = f"version: 1\ntables: {{shop.Order: {{columns: {columns}}}}}"
+        history.build(order("int64 t = 1; int64 u = 2;"), rules)
+        history.write({"t": 5, "u": 6})
+        (path,) = files(history)
+        told = footer(path)
+        del told[b"ARROW:schema"]
+        table = pq.read_table(path, partitioning=None)
+        with pq.ParquetWriter(path, table.schema, store_schema=False) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata(told)  # type: ignore[attr-defined]
+        history.build(order("int64 t = 1; int64 u = 2; string note = 3;"), rules)
+        capfd.readouterr()
+        assert _replayed(history) == history.payloads({"u": 6})
+        assert "1 values of the column t are in no message" in capfd.readouterr().err
+        (done,) = upgrade(history.archive, generated=history.today.generated)
+        assert not done.problem
+        assert _replayed(history) == history.payloads({"t": 5, "u": 6})
 
     def test_retired_columns_stay_in_the_file(self, orders: History) -> None:
         fewer = "reserved 2; " + NEW.replace("string customer = 2;", "")
@@ -378,6 +440,18 @@ class TestRun:
         assert sorted(found["number"].to_pylist()) == expected.to_pylist()
         assert found["note"].to_pylist().count("x" * 20) == rows
         assert os.listdir(orders.archive / "_tmp") == []
+
+
+def _replayed(history: History) -> list[bytes]:
+    """The messages of the archive, all of one file, as `cdpgen replay` gives them."""
+    output = history.archive.parent / "replayed.pb"
+    generated = str(history.today.generated)
+    assert replay(str(history.archive), generated=generated, output=str(output)) == 0
+    stream = io.BytesIO(output.read_bytes())
+    found = []
+    while (message := parse_length_prefixed(history.message, stream)) is not None:
+        found.append(message.SerializeToString(deterministic=True))
+    return found
 
 
 def _wait_for_work(orders: History, left: int) -> None:
