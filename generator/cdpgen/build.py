@@ -16,10 +16,11 @@ from cdpgen.descriptors import Schemas, compile_schemas
 from cdpgen.errors import UsageError
 from cdpgen.evolution import BreakingError, Finding, compare
 from cdpgen.lock import LOCK_NAME, lock_plan, read_lock, write_lock
-from cdpgen.model import plan
+from cdpgen.model import Plan, plan
 from cdpgen.names import module_path
+from cdpgen.pb2 import reject_refused
 from cdpgen.render import HEADER, ROOT_HEADER, render
-from cdpgen.rules import read_rules, reject_misnamed
+from cdpgen.rules import RulesFile, read_rules, reject_misnamed
 
 __all__ = ["Built", "build"]
 
@@ -35,7 +36,7 @@ class Built:
         written: the files that are new or differ.
         removed: the files that no schema makes any more.
         unchanged: how many files were right already.
-        warnings: what protoc warned of, and names that clash, a line each.
+        warnings: what protoc warned of, names that clash, and that there is no table at all; a line each.
         findings: changes that do not stop a build but are worth a look.
     """
 
@@ -73,6 +74,7 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
     rules = read_rules(schemas)
     planned = plan(compiled, rules)
     _reject_colliding_modules(compiled)
+    reject_refused(compiled)
     lock_path = schemas / LOCK_NAME
     known = read_lock(lock_path)
     compared = compare(known, planned, rules)
@@ -96,9 +98,20 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
         written=written,
         removed=removed,
         unchanged=len(files) - len(written),
-        warnings=[*compiled.warnings, *compared.warnings],
+        warnings=[*compiled.warnings, *compared.warnings, *_without_tables(planned, rules)],
         findings=compared.findings,
     )
+
+
+def _without_tables(planned: Plan, rules: RulesFile) -> Iterator[str]:
+    """Why there is no table, where no rule says so."""
+    top = [message for file in planned.schemas.own_files for message in file.messages]
+    names = [message.full_name for message in top if message.full_name not in planned.skipped]
+    if names and not planned.tables:
+        yield (
+            f"{rules.path}: warning: no message is a table: those that others use and those in packages "
+            f"`google.*` are tables only where they are named, as with `tables: {{{names[0]}: {{}}}}`"
+        )
 
 
 def _reject_colliding_modules(schemas: Schemas) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,7 @@ from google.protobuf import descriptor_pb2
 from cdpgen.errors import Position, UsageError, not_utf8
 
 __all__ = [
+    "LANGUAGE_FEATURES",
     "Enum",
     "EnumValue",
     "Field",
@@ -60,6 +61,13 @@ _TYPES: Final = {
 _REQUIRED: Final = 2
 _REPEATED: Final = 3
 _UNPACKABLE: Final = frozenset({"string", "bytes", "message", "group"})
+
+LANGUAGE_FEATURES: Final = frozenset(
+    f"google/protobuf/{language}_features.proto" for language in ("cpp", "go", "java")
+)
+"""Files that protoc has and Python's protobuf has no modules of; others only set their options by them,
+and an option that nobody knows stays as bytes.
+"""
 
 # Field numbers in descriptor.proto, of which the paths in source info are made.
 _FILE_MESSAGE, _FILE_ENUM, _FILE_EXTENSION = 4, 5, 7
@@ -228,6 +236,7 @@ class File:
     Attributes:
         path: as others import it: relative, with forward slashes.
         own: whether it lies in the schemas folder; others come with protobuf or another package.
+        proto: its descriptor, without imports that Python has no modules for.
     """
 
     path: str
@@ -491,6 +500,7 @@ class _Resolver:
 
     def resolve(self, protos: Sequence[descriptor_pb2.FileDescriptorProto]) -> Schemas:
         for proto in protos:
+            _leave_out(LANGUAGE_FEATURES - self._own, proto)
             self._file(proto)
         schemas = self._schemas
         for target, features in self._unresolved:
@@ -665,6 +675,16 @@ class _Resolver:
         )
         self._schemas.enums[full_name] = enum
         return enum
+
+
+def _leave_out(paths: Set[str], proto: descriptor_pb2.FileDescriptorProto) -> None:
+    """Takes imports out of a file, and out of the indexes of those that are public or weak."""
+    kept = [i for i, path in enumerate(proto.dependency) if path not in paths]
+    if len(kept) == len(proto.dependency):
+        return
+    proto.dependency[:] = [proto.dependency[i] for i in kept]
+    for indexes in (proto.public_dependency, proto.weak_dependency):
+        indexes[:] = [kept.index(i) for i in indexes if i in kept]
 
 
 def _presence(

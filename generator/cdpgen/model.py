@@ -7,6 +7,7 @@ here, all of it at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
@@ -320,7 +321,7 @@ class _TablePlanner:
             self.problems.append(
                 f"{message.position}: {message.full_name} has more than {MAX_COLUMNS:,} columns; "
                 "give the fields that hold the most of them `encoding: serialized` or `drop: true` "
-                f"in {self._rules.path}"
+                f"in {self._rules.path}; most of the first {MAX_COLUMNS:,} are in {self._widest()}"
             )
             return None
         self._unused_rules()
@@ -364,6 +365,19 @@ class _TablePlanner:
             bloom_filters=self._bloom_filters(columns),
             extensions=self._extensions,
         )
+
+    def _widest(self) -> str:
+        """The three fields with the most within, none of them within another or little but a wrapper."""
+        counts = Counter(names[:i] for names in self._seen for i in range(1, len(names)))
+        most: dict[tuple[str, ...], int] = {}
+        for names, count in counts.items():
+            most[names[:-1]] = max(most.get(names[:-1], 0), count)
+        found: list[tuple[str, ...]] = []
+        for names, count in counts.most_common():
+            within = any(names[: len(other)] == other for other in found)
+            if not within and most.get(names, 0) < 0.9 * count:
+                found.append(names)
+        return ", ".join(f"`{'.'.join(names)}` ({counts[names]:,})" for names in found[:3])
 
     def _reject_hiding(self) -> None:
         """Fields may not have the names by which a writer asks a message object what it is."""

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor_pool import DescriptorPool
 
-from cdpgen.descriptors import File, Schemas
+from cdpgen.descriptors import LANGUAGE_FEATURES, Field, File, Schemas, walk
+from cdpgen.errors import UsageError
 from cdpgen.layout import WIDTH, import_lines
 from cdpgen.names import module_path, relative_import
 from cdpgen.templates import template
 
-__all__ = ["import_of", "joined", "render_module"]
+__all__ = ["import_of", "joined", "reject_refused", "render_module"]
 
 _MARGIN: Final = 4
 _ESCAPES: Final = {10: "\\n", 13: "\\r", 9: "\\t", 92: "\\\\"}
@@ -49,6 +52,46 @@ def render_module(file: File, schemas: Schemas, header: str) -> str:
         public=public,
         register=list(_call("_descriptor_pool.Default().AddSerializedFile", _serialized(file))),
     )
+
+
+def reject_refused(schemas: Schemas) -> None:
+    """What protoc takes Python's protobuf may refuse: said now, and not when a module is imported."""
+    pool = DescriptorPool()
+    problems: list[str] = []
+    refused: set[str] = set()
+    for file in schemas.files.values():
+        if refused.intersection(file.proto.dependency):
+            refused.add(file.path)  # for that alone
+            continue
+        if not file.own and file.path in LANGUAGE_FEATURES:
+            continue  # nothing can be imported of it
+        try:
+            pool.AddSerializedFile(_serialized(file))
+        except TypeError as error:
+            refused.add(file.path)
+            what = str(error).removeprefix("Couldn't build proto file into descriptor pool: ")
+            named = list(_same_in_json(file)) if "json_name" in what else []
+            problems += named or [
+                f"{Path(schemas.root) / file.path}:1:1: Python's protobuf refuses this file: {what}"
+            ]
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _same_in_json(file: File) -> Iterator[str]:
+    """The fields of one message with one name in JSON, of which protoc only warns in proto2."""
+    for message in walk(file.messages):
+        seen: dict[str, Field] = {}
+        for field in message.fields:
+            name = field.proto.json_name
+            first = seen.setdefault(name, field)
+            if first is not field:
+                yield (
+                    f"{field.position}: the fields `{field.name}` and `{first.name}` "
+                    f"({first.position}) of {message.full_name} are both `{name}` in JSON, which "
+                    "Python's protobuf refuses; give one of them another name there, with "
+                    '`[json_name = "..."]`'
+                )
 
 
 def import_of(target: File, importer: File) -> tuple[str, str, str]:

@@ -437,10 +437,13 @@ def _is_private(local_name: str) -> bool:
     return any(name.startswith("__") and not name.endswith("__") for name in local_name.split("."))
 
 
-def _import_order(name: str) -> tuple[int, list[tuple[str, int]]]:
-    """How `ruff` sorts names: constants, classes, the rest; numbers in them by their value."""
+def _import_order(name: str) -> tuple[int, list[tuple[str, int]], str]:
+    """How `ruff` sorts names: constants, classes, the rest; each without case, and numbers in them by
+    their value.
+    """
     kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
-    return kind, [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+    parts = re.findall(r"(\D*)(\d*)", name.lower())
+    return kind, [(text, int(digits or 0)) for text, digits in parts], name
 
 
 def _paragraph(comment: str) -> str:

@@ -518,6 +518,9 @@ class _Reading:
         known = [_with_id(schema, self.id) for schema in table.older.schemas]
         before = [each for each in known if each is not None]
         self.default = self._zero(column, column.name)
+        if pa.types.is_struct(column.type) and self.default != "NULL":
+            # All defaults stand in one MAP, which takes values of one type only: the others are texts.
+            self.default += "::VARCHAR"
         quoted = _DUCKDB.name(column.name)
         self.type, made = self._value(column.type, column, before, quoted, column.name)
         if column.name in self._cases:
@@ -569,7 +572,9 @@ class _Reading:
             if f"{path}.{child.name}" in self._cases:
                 value = self._renamed(value, kind, types)
             if len(before) < len(types) and not child.nullable:
-                value = f"coalesce({value}, {self._zero(child, f'{path}.{child.name}')}::{type_})"
+                # As today's type: the one to read has the names of before among its members.
+                zero = self._zero(child, f"{path}.{child.name}")
+                value = f"coalesce({value}, {zero}::{_DUCKDB.of(child)})"
             for name in names:
                 if name in members:
                     raise UsageError(

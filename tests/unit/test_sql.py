@@ -223,6 +223,62 @@ class TestDuckdb:
             (1 << 40, "Bo", "PAID", ["tea"], True, True, {"tea": 1}, None),
         ]
 
+    def test_required_messages_stand_beside_columns_of_every_type(self, shop: Shop) -> None:
+        # The defaults of all columns are in one MAP, whose values DuckDB wants to be of one type.
+        proto = (
+            'syntax = "proto2"; package shop; message Feed { enum Kind { ODD = 0; EVEN = 1; }'
+            " message Inner { repeated int32 items = 1; map<string, Kind> kinds = 2;"
+            " required bytes data = 3; required Kind kind = 4; required string text = 5;"
+            " required bool flag = 6; optional string note = 7; }"
+            " message Outer { required Inner inner = 1; %s }"
+            " repeated string names = 1; required int32 number = 2; %s }"
+        )
+        inner = {"items": [1], "kinds": {"a": "EVEN"}, "kind": "EVEN", "text": "x", "flag": True}
+        zero = {"items": [], "kinds": {}, "data": b"", "kind": "ODD", "text": "", "flag": False}
+        read = {**inner, "data": b"\x00\xff", "note": None}
+        inner["data"] = "AP8="
+        accept = "version: 1\nevolution: {accept: [%s]}"
+        added = "{rule: MESSAGE_SAME_REQUIRED_FIELDS, path: %s, reason: read by nobody else}"
+        select = 'select * exclude (_raw) from shop.feed order by "number"'
+        older: list[dict[str, Any]] = [{"names": ["a"], "number": 1}]
+
+        shop.build(proto % ("", ""))
+        shop.archive("shop.Feed", *older)
+        outer = "required Outer outer = 3;"
+        shop.build(proto % ("", outer), accept % added % "shop.Feed.outer")
+        nothing = {**zero, "note": None}
+        older[0]["outer"] = {"inner": nothing}
+        assert shop.rows(select) == older
+        shop.archive("shop.Feed", {"names": [], "number": 2, "outer": {"inner": inner}})
+        older.append({"names": [], "number": 2, "outer": {"inner": read}})
+        assert shop.rows(select) == older
+        # Within a struct, what older files do not have is put in by the view.
+        both = f"{added % 'shop.Feed.outer'}, {added % 'shop.Feed.outer.second'}"
+        shop.build(proto % ("required Inner second = 2;", outer), accept % both)
+        for row in older:
+            row["outer"]["second"] = nothing
+        assert shop.rows(select) == older
+
+    def test_a_new_required_message_has_no_members_of_before(self, shop: Shop) -> None:
+        proto = (
+            'syntax = "proto2"; package shop; message Feed { message In { required string %s = 1; }'
+            " message Out { required int32 x = 1; %s } required Out out = 1; }"
+        )
+        added = "required In new = 2;"
+        rules = (
+            "version: 1\nevolution: {accept: [{rule: MESSAGE_SAME_REQUIRED_FIELDS, path: "
+            "shop.Feed.out.new, reason: read by nobody else}]}"
+        )
+        shop.build(proto % ("a", ""))
+        shop.archive("shop.Feed", {"out": {"x": 1}})
+        shop.build(proto % ("a", added), rules)
+        shop.archive("shop.Feed", {"out": {"x": 2, "new": {"a": "b"}}})
+        shop.build(proto % ("renamed", added), rules)
+        assert shop.rows("select out from shop.feed order by out.x") == [
+            {"out": {"x": 1, "new": {"renamed": ""}}},
+            {"out": {"x": 2, "new": {"renamed": "b"}}},
+        ]
+
     def test_what_it_cannot_say_of_older_files_it_says_in_comments(self, shop: Shop) -> None:
         shop.build('syntax = "proto3"; package shop; message Order { int32 x = 1; }')
         shop.archive("shop.Order", {"x": 1})

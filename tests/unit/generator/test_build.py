@@ -175,6 +175,37 @@ class TestWarnings:
         wrong = f'{Path("schemas/other.proto")}:1:36: "Gone" is not defined.\n'
         assert sorted(capsys.readouterr().err.splitlines(True)) == [expected, wrong]
 
+    @pytest.mark.parametrize(
+        ("proto", "name"),
+        [
+            ("package google.sale; message Sale { string id = 1; }", "google.sale.Sale"),
+            ("package shop; message A { B b = 1; } message B { A a = 1; }", "shop.A"),
+        ],
+    )
+    def test_without_a_table_it_says_why_and_what_makes_one(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], proto: str, name: str
+    ) -> None:
+        write(folder / "schemas/shop/v1/sale.proto", f'syntax = "proto3"; {proto}')
+        assert run("build", "schemas") == 0
+        said = capsys.readouterr()
+        assert said.out.splitlines()[-1].startswith("0 tables; ")
+        assert said.err == (
+            f"{Path('schemas/cdpgen.yaml')}: warning: no message is a table: those that others use and "
+            "those in packages `google.*` are tables only where they are named, as with "
+            f"`tables: {{{name}: {{}}}}`\n"
+        )
+        (folder / "schemas/cdpgen.lock").unlink()
+        write(folder / "schemas/cdpgen.yaml", f"version: 1\ntables: {{{name}: {{}}}}")
+        assert run("build", "schemas") == 0
+        assert capsys.readouterr().err == ""
+
+    def test_without_a_table_as_the_rules_want_it_says_nothing(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(folder / "schemas/cdpgen.yaml", "version: 1\ntables: {shop.v1.Sale: {skip: true}}")
+        assert run("build", "schemas") == 0
+        assert capsys.readouterr().err == ""
+
 
 class TestWhatCannotBeRead:
     """`schemas/shop/v1/sale.proto`, and what lies beside it."""
@@ -384,6 +415,25 @@ class TestErrors:
         write(folder / "schemas/cdpgen.yaml", "version: 1\n")
         assert run("check", "schemas") == 2
         assert capsys.readouterr().err == f"{said}put them in there, and remove this file\n"
+
+    def test_too_many_columns_name_the_fields_that_hold_most_of_them(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        many = " ".join(f"int32 f{i} = {i};" for i in range(1, 100))
+        parts = " ".join(f"Part p{i} = {i};" for i in range(1, 100))
+        proto = f"""syntax = "proto3"; package shop;
+            message Part {{ {many} }} message Parts {{ {parts} }}
+            message Box {{ Part one = 1; Parts all = 2; }}
+            message Sale {{ string id = 1; Part part = 2; Box box = 3; Box other = 4; }}"""
+        write(folder / "schemas/shop/v1/sale.proto", proto)
+        assert run("build", "schemas") == 2
+        assert capsys.readouterr().err.endswith(
+            "; most of the first 10,000 are in `box.all` (9,800), `part` (99), `box.one` (99)\n"
+        )
+        rules = "version: 1\ntables: {shop.Sale: {columns: {box.all: {encoding: serialized}}}}"
+        write(folder / "schemas/cdpgen.yaml", rules)
+        assert run("build", "schemas") == 2
+        assert "are in `other.all` (" in capsys.readouterr().err
 
     @pytest.mark.parametrize("arguments", [["build"], ["build", "nowhere"], ["nonsense"]])
     def test_bad_usage_is_exit_code_2(self, folder: Path, arguments: list[str]) -> None:

@@ -4,10 +4,21 @@
 from __future__ import annotations
 
 TABLES: dict[str, tuple[str, str]] = {
+    "imports.v1.Aquery": (".imports.v1.order_writer", "AqueryWriter"),
     "imports.v1.Enum": (".imports.v1.names_writer", "EnumWriter"),
     "imports.v1.Field": (".imports.v1.names_writer", "FieldWriter"),
+    "imports.v1.QUERY": (".imports.v1.order_writer", "QUERYWriter"),
+    "imports.v1.QUERYReply": (".imports.v1.order_writer", "QUERYReplyWriter"),
+    "imports.v1.QUERY_B": (".imports.v1.order_writer", "QUERYBWriter"),
+    "imports.v1.QueryClassRequest": (".imports.v1.order_writer", "QueryClassRequestWriter"),
+    "imports.v1.QueryClassesRequest": (".imports.v1.order_writer", "QueryClassesRequestWriter"),
+    "imports.v1.QueryR10": (".imports.v1.order_writer", "QueryR10Writer"),
+    "imports.v1.QueryR9": (".imports.v1.order_writer", "QueryR9Writer"),
+    "imports.v1.QueryRequest": (".imports.v1.order_writer", "QueryRequest2Writer"),
+    "imports.v1.Query_Request": (".imports.v1.order_writer", "QueryRequestWriter"),
     "imports.v1.Refund": (".imports.v1.sale_writer", "RefundWriter"),
     "imports.v1.Refund.Reason": (".imports.v1.sale_writer", "RefundReasonWriter"),
     "imports.v1.Sale": (".imports.v1.sale_writer", "SaleWriter"),
     "imports.v1.Table": (".imports.v1.names_writer", "TableWriter"),
+    "imports.v1.queries": (".imports.v1.order_writer", "QueriesWriter"),
 }
