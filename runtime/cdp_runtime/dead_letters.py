@@ -27,7 +27,7 @@ from .dead_letter import FOLDER, RETRY_FOLDER, DeadLetter
 from .dry_run import DryRun
 from .resume import Published, published
 from .sources.identity import PIECE
-from .storage import Storage, StorageError, open_storage
+from .storage import Storage, StorageError, is_of_writer, open_storage
 from .writer import TableWriter, WriterFailed
 
 __all__ = ["LetterFile", "Retried", "is_unfinished", "letter_files", "read_letters", "retry", "run"]
@@ -274,15 +274,15 @@ def _undo(storage: Storage, table: str, identity: str) -> None:
     """Removes what a retry that was interrupted had published."""
     below = (f"{table}/", f"{FOLDER}/{table}/")
     for file in list(storage.files()):
-        if file.path.startswith(below) and f"-{identity}-" in file.path.rpartition("/")[2]:
+        if file.path.startswith(below) and is_of_writer(file.path, identity):
             storage.delete(file.path)
 
 
 def is_unfinished(storage: Storage, path: str) -> bool:
     """Whether a published file is of a retry that is at work or was interrupted, which may take it back."""
-    table, _, name = path.partition("/")
-    taken = storage.files(f"{RETRY_FOLDER}/{table}/") if _RETRIED.search(name) else ()
-    return any(f"-{_identity(one.path.rpartition('/')[2])}-" in name for one in taken)
+    table = path.partition("/")[0]
+    taken = storage.files(f"{RETRY_FOLDER}/{table}/") if _RETRIED.search(path) else ()
+    return any(is_of_writer(path, _identity(one.path.rpartition("/")[2])) for one in taken)
 
 
 def _identity(name: str) -> str:

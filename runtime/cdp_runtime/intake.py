@@ -19,7 +19,7 @@ from .metrics import Metrics
 from .payloads import Payloads, Positions, size_of
 from .writer import WriterFailed
 
-__all__ = ["Chunk", "Intake", "Letter", "Mark"]
+__all__ = ["LOOK_SECONDS", "Chunk", "Intake", "Letter", "Mark"]
 
 _BATCH_ROWS: Final = 16_384
 _BATCH_BYTES: Final = 8 << 20
@@ -28,8 +28,8 @@ _BATCH_BYTES: Final = 8 << 20
 _JOURNAL_PART: Final = 0.25
 """What of a journal one batch may fill, without what the journal needs itself."""
 
-_LOOK_SECONDS: Final = 0.5
-"""How often who waits looks for itself whether what it waits for has come."""
+LOOK_SECONDS: Final = 0.5
+"""How often who waits looks for itself whether what it waits for has come, or never will."""
 
 _LINGER_SECONDS: Final = 0.05
 """How long a few messages wait for more before they are decoded."""
@@ -104,7 +104,7 @@ class Mark:
         deadline = time.monotonic() + seconds
         while not self.is_reached and (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(Empty):
-                self._told.get(timeout=min(left, _LOOK_SECONDS))
+                self._told.get(timeout=min(left, LOOK_SECONDS))
                 self._told.put(None)  # for others who wait
         return self.is_reached
 

@@ -23,7 +23,7 @@ from .converter import Rejected
 from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, DeadLetter, to_batch
 from .descriptor import descriptor_of
 from .dry_run import DryRun
-from .intake import Chunk, Intake, Letter, Mark
+from .intake import LOOK_SECONDS, Chunk, Intake, Letter, Mark
 from .journal import Frame, Journal, Left, encode, left_behind
 from .metrics import Metrics
 from .parquet import PublishedFile, Table, TableFiles
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from .config import WriterConfig
 
 __all__ = ["Pipeline", "router_of"]
-
-_LOOK_SECONDS: Final = 0.5
-"""How often who waits looks whether the writer has failed or given up in the meantime."""
 
 _GIVE_UP_SECONDS: Final = 5.0
 """How long a close that ran out of time waits for the threads to see it."""
@@ -248,7 +245,7 @@ class Pipeline:
         while True:
             left = min(deadline, self._give_up_at) - time.monotonic()
             # no join before: one that the exception of a signal's handler ends takes the thread for dead
-            if self._end.wait(min(left, _LOOK_SECONDS)):
+            if self._end.wait(min(left, LOOK_SECONDS)):
                 for thread in self._threads:
                     thread.join()
                 return True
@@ -355,7 +352,7 @@ class Pipeline:
             while not self.intake.failed:
                 if not journal.has_room(size) or journal.size > self._urge_at:
                     self._urge()
-                if journal.wait_for_room(size, _LOOK_SECONDS):
+                if journal.wait_for_room(size, LOOK_SECONDS):
                     item.segment = self._patience.call(
                         functools.partial(self._append, journal, frame, rows),
                         "write to the journal",

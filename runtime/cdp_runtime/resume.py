@@ -15,7 +15,7 @@ from .dead_letter import FOLDER, RETRY_FOLDER
 from .payloads import Positions
 from .positions import Prefix, Spans, spans
 from .provenance import other_lock
-from .storage import FileInfo, Storage, StorageError
+from .storage import FileInfo, Storage, StorageError, is_of_writer
 
 if TYPE_CHECKING:
     from .writer import TableWriter
@@ -111,7 +111,7 @@ def published(
             file
             for folder in folders
             for file in storage.files(f"{folder}{writer.table}/")
-            if not ids or any(f"-{one}-" in file.path.rpartition("/")[2] for one in ids)
+            if not ids or any(is_of_writer(file.path, one) for one in ids)
         ]
 
     def footer(file: FileInfo) -> Spans:

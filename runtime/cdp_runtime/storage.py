@@ -226,6 +226,11 @@ def temporary_name(name: str, writer: str | None, *, replace: bool) -> str:
     return f"{stem}-{writer}-000000.parquet.tmp" if replace else f"{name}.tmp"
 
 
+def is_of_writer(path: str, writer: str) -> bool:
+    """Whether a file has the id of a writer in its name."""
+    return f"-{writer}-" in path.rpartition("/")[2]
+
+
 def is_archive_file(path: str) -> bool:
     """Whether a path below an archive is that of a published file."""
     return path.endswith(".parquet") and not path.startswith(f"{TEMPORARY}/")
