@@ -525,4 +525,6 @@ def _program(program: Program) -> list[Any]:
         ]
         for item in program.fields
     ]
-    return [program.message, fields, [list(case) for case in program.oneof_cases], program.raw]
+    contents = [list(map(_program, program.contents))] if program.contents else []
+    cases = [list(case) for case in program.oneof_cases]
+    return [program.message, fields, cases, program.raw, *contents]

@@ -7,7 +7,7 @@ here, all of it at once.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
@@ -306,6 +306,7 @@ class _TablePlanner:
         self._seen: dict[tuple[str, ...], str] = {}
         self._enums: dict[str, descriptors.Enum] = {}
         self._comments: dict[str, str] = {}
+        self._contents: dict[str, Program] = {}
         self._extensions: dict[str, list[descriptors.Field]] = {}
         for extension in schemas.extensions.values():
             if extension.extends is not None:
@@ -351,6 +352,7 @@ class _TablePlanner:
             *program.fields,
             oneof_cases=program.oneof_cases,
             raw=RAW if lossless else "",
+            contents=tuple(self._contents.values()),
         )
         partitions, partition_by = self._partitions(columns)
         return Table(
@@ -742,8 +744,8 @@ class _TablePlanner:
         named = self._named_extensions(message, inner)
         if left == 0 or rule.encoding or not (message.fields or named):
             type_ = arrow.large(arrow.BINARY) if rule.large else arrow.BINARY
-            program = self._content(message, inner.enclosing.keys())
-            return _Value(kind, type_, "serialized", program=program)
+            self._add_contents(message, inner.enclosing.keys())
+            return _Value(kind, type_, "serialized", program=Program(message.full_name))
         if rule.large:
             self._problem(inner.names, "large", "goes with `encoding: serialized`")
         left = 0 if left is None else left - 1
@@ -756,32 +758,42 @@ class _TablePlanner:
             )
         return _Value(kind, arrow.STRUCT, program=program, children=tuple(columns))
 
-    def _content(self, message: descriptors.Message, enclosing: Set[str]) -> Program:
-        """What a message that is kept as its bytes is checked by: fields without columns.
+    def _add_contents(self, message: descriptors.Message, enclosing: Set[str]) -> None:
+        """Adds what a message that is kept as its bytes is checked by, and the messages within it.
 
-        Of one that recurs the name is enough: the program of the message around it serves.
+        One that recurs is checked by the program of the message around it.
         """
-        self._comments.setdefault(message.full_name, message.comment)
-        if message.full_name in enclosing or message.full_name in _JSON:
-            return Program(message.full_name)
-        fields = []
+        left = deque([message])
+        while left:
+            message = left.popleft()
+            name = message.full_name
+            if message.fields and name not in enclosing and name not in self._contents:
+                self._comments.setdefault(name, message.comment)
+                self._contents[name] = Program(name, *self._content(message, left))
+
+    def _content(
+        self, message: descriptors.Message, found: deque[descriptors.Message]
+    ) -> Iterator[Field]:
+        """The fields of a message without columns; the messages that they hold go to `found`."""
         for item in message.fields:
             kind = "map" if item.is_map else self._message_kind(item)
+            program = None
+            if item.message is not None and kind not in _TIMES.values():
+                named = kind in ("message", "group", "json")
+                fields = () if named else self._content(item.message, found)
+                program = Program(item.message.full_name, *fields)
+                if kind in ("message", "group"):
+                    found.append(item.message)
             lossy = kind == "string" and not item.utf8
-            fields.append(
-                Field(
-                    item.number,
-                    cast(Kind, kind),
-                    None,
-                    cast(Presence, item.presence),
-                    encoding="lossy_utf8" if lossy else "",
-                    name=item.name,
-                    program=self._content(item.message, enclosing | {message.full_name})
-                    if item.message is not None and kind not in _TIMES.values()
-                    else None,
-                )
+            yield Field(
+                item.number,
+                cast(Kind, kind),
+                None,
+                cast(Presence, item.presence),
+                encoding="lossy_utf8" if lossy else "",
+                name=item.name,
+                program=program,
             )
-        return Program(message.full_name, *fields)
 
     def _counted(self, column: Column) -> Column:
         self._count += 1

@@ -315,6 +315,13 @@ class _Module:
             )
         if program.raw:
             keywords["raw"] = quoted(program.raw)
+        if program.contents:
+            keywords["contents"] = listing(
+                [
+                    Item(self._program(content, table, private), table.comments[content.message])
+                    for content in program.contents
+                ]
+            )
         return call(self._runtime["Program"], quoted(program.message), *fields, **keywords)
 
     def _field(self, field: Field, table: Table, private: list[str]) -> Group:
@@ -337,7 +344,7 @@ class _Module:
             keywords["enum"] = self._enum(field.enum, table, private)
         if field.program is not None:
             program = self._program(field.program, table, private)
-            inline = field.kind not in ("message", "group") or field.encoding == "serialized"
+            inline = field.kind not in ("message", "group") or not field.program.fields
             keywords["program"] = (
                 program if inline else self._shared(field.program, program, table, private)
             )

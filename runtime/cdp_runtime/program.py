@@ -92,7 +92,8 @@ class Field:
         name: what the oneof's case column and errors say, where that is not the column's name.
         enum: the names, for kind `enum` (None: the column holds the numbers).
         program: the fields of a sub-message or map entry (key is 1, value is 2); for kind `wrapper`
-            the one field of the wrapper message.
+            the one field of the wrapper message. Of a message that is kept as its bytes the name is
+            enough where a message around it, or the `contents` of the outermost program, has that.
     """
 
     __slots__ = (
@@ -140,9 +141,11 @@ class Program:
         oneof_cases: for each oneof that has a case column, (oneof, column).
         raw: the name of the column that takes the original bytes of a message that the other
             columns cannot hold; empty where lossless is off. Only the outermost program has one.
+        contents: what messages that are kept as their bytes are checked by, and those within them:
+            one program a message, its fields without columns. Only the outermost program has any.
     """
 
-    __slots__ = ("fields", "message", "oneof_cases", "raw")
+    __slots__ = ("contents", "fields", "message", "oneof_cases", "raw")
 
     def __init__(
         self,
@@ -150,8 +153,10 @@ class Program:
         *fields: Field,
         oneof_cases: Sequence[tuple[str, str]] = (),
         raw: str = "",
+        contents: Sequence[Program] = (),
     ) -> None:
         self.message: Final = message
         self.fields: Final = fields
         self.oneof_cases: Final = tuple(oneof_cases)
         self.raw: Final = raw
+        self.contents: Final = tuple(contents)

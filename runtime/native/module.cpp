@@ -63,6 +63,9 @@ std::shared_ptr<const cdp::ProgramSpec> program_spec(nb::handle program) {
                                        nb::cast<std::string>(pair[1]));
     }
     spec->raw = nb::cast<std::string>(program.attr("raw"));
+    for (nb::handle content : program.attr("contents")) {
+        spec->contents.push_back(program_spec(content));
+    }
     return spec;
 }
 

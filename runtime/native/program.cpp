@@ -79,10 +79,16 @@ class Compiler {
             program_.raw = &child(root, spec.raw, spec.message);
             require(program_.raw, Layout::Text32, spec.message + "." + spec.raw);
         }
+        for (const auto& content : spec.contents) contents_[content->message] = {content.get()};
         program_.message = compile_message(spec, root);
     }
 
   private:
+    struct Content {
+        const ProgramSpec* spec = nullptr;
+        Message* message = nullptr;  // once a field has asked for it
+    };
+
     [[noreturn]] static void fail(const std::string& where, const std::string& what) {
         throw ProgramError(where + ": " + what);
     }
@@ -212,17 +218,26 @@ class Compiler {
                                                          : JsonKind::Value;
     }
 
-    // What a message that is kept as its bytes is checked with: one of those around it, which
-    // recurs, or its own fields.
+    // What a message that is kept as its bytes is checked with: its own fields, or by its name
+    // those of the table's contents, or one of those around it, which recurs.
     Message* find_content(const ProgramSpec& spec, const std::string& where) {
+        const ProgramSpec* content = &spec;
+        Content* known = nullptr;
         if (spec.fields.empty()) {
-            for (const auto& [name, message] : enclosing_) {
-                if (name == spec.message) return message;
+            if (const auto found = contents_.find(spec.message); found != contents_.end()) {
+                known = &found->second;
+                if (known->message != nullptr) return known->message;
+                content = known->spec;
+            } else {
+                for (const auto& [name, message] : enclosing_) {
+                    if (name == spec.message) return message;
+                }
             }
         }
         Message* message = new_message(spec.message);
+        if (known != nullptr) known->message = message;
         enclosing_.emplace_back(spec.message, message);
-        for (const FieldSpec& field : spec.fields) {
+        for (const FieldSpec& field : content->fields) {
             auto op = std::make_unique<FieldOp>();
             op->number = field.number;
             op->label = (field.name.empty() ? "in " + spec.message : field.name) + " (" +
@@ -514,6 +529,7 @@ class Compiler {
 
     Program& program_;
     std::vector<std::pair<std::string, Message*>> enclosing_;
+    std::map<std::string, Content> contents_;
 };
 
 }  // namespace

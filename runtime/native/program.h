@@ -47,6 +47,7 @@ struct ProgramSpec {
     std::vector<FieldSpec> fields;
     std::vector<std::pair<std::string, std::string>> oneof_cases;
     std::string raw;
+    std::vector<std::shared_ptr<const ProgramSpec>> contents;
 };
 
 enum class Wire : uint8_t { Varint = 0, Fixed64 = 1, Length = 2, Start = 3, End = 4, Fixed32 = 5 };

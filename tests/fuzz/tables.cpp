@@ -53,6 +53,8 @@ class Reader {
             column = text();
         }
         spec.raw = text();
+        spec.contents.resize(static_cast<size_t>(integer()));
+        for (auto& content : spec.contents) content = inner_program();
     }
 
     void field(cdp::FieldSpec& spec) {
@@ -75,11 +77,13 @@ class Reader {
             }
             spec.enumeration = std::move(names);
         }
-        if (integer() != 0) {
-            auto inner = std::make_shared<cdp::ProgramSpec>();
-            program(*inner);
-            spec.program = std::move(inner);
-        }
+        if (integer() != 0) spec.program = inner_program();
+    }
+
+    std::shared_ptr<const cdp::ProgramSpec> inner_program() {
+        auto inner = std::make_shared<cdp::ProgramSpec>();
+        program(*inner);
+        return inner;
     }
 
     std::unique_ptr<Schema> schema() {

@@ -87,7 +87,9 @@ class Output:
         self.put(len(program.oneof_cases))
         for oneof, column in program.oneof_cases:
             self.put(oneof, column)
-        self.put(program.raw)
+        self.put(program.raw, len(program.contents))
+        for content in program.contents:
+            self.program(content)
 
     def field(self, field: Field) -> None:
         self.put(field.number, field.kind, field.column is None, field.column or "")

@@ -331,6 +331,12 @@ CASES = [
     Case("flattened, there and empty", "Ruled", entry(86), {"a": None, "b": None}, raw=True),
     Case("the case of a oneof", "Ruled", number(92, 1), {"cased_by": "cased_number"}),
     Case("a oneof without a case", "Ruled", b"", {"cased_by": None}),
+    Case(
+        "kept as bytes, and holding each other",
+        "Ruled",
+        entry(93, entry(2, entry(2, text(1, "t")))) + entry(94, entry(3, text(1, "k") + entry(2))),
+        {"kept_chapter": entry(2, entry(2, text(1, "t")))},
+    ),
     Case("dropped fields", "Dropped", text(1, "k") + text(2, "d") + number(5, 3), {"kept": "k"}),
 ]
 
@@ -348,6 +354,17 @@ REJECTED = [
     ("a packed run cut within a number", "Scalars", delimited(35, b"\x01\x80")),
     ("a message cut within a field", "Nested", entry(1, entry(2, tag(1, 2) + b"\x05a"))),
     ("text in a map that is not UTF-8", "Nested", entry(31, delimited(1, b"\xff"))),
+    (
+        "text that is not UTF-8, deep in what is kept as bytes",
+        "Ruled",
+        entry(93, entry(2, entry(2, entry(2, entry(2, delimited(1, b"\xff")))))),
+    ),
+    (
+        "the same in a map",
+        "Ruled",
+        entry(94, entry(3, entry(2, entry(2, entry(2, delimited(1, b"\xff")))))),
+    ),
+    ("cut short in what is kept as bytes", "Ruled", entry(94, entry(2, entry(2, tag(1, 2))))),
 ]
 
 

@@ -435,6 +435,20 @@ class TestErrors:
         assert run("build", "schemas") == 2
         assert "are in `other.all` (" in capsys.readouterr().err
 
+    def test_messages_that_hold_each_other_are_written_once_where_they_are_kept_as_bytes(
+        self, folder: Path
+    ) -> None:
+        # By each way through them it would be a million times.
+        each = " ".join(f"M{i} m{i} = {i};" for i in range(1, 10))
+        messages = "".join(f"message M{i} {{ {each} string name{i} = 10; }}" for i in range(1, 10))
+        proto = f'syntax = "proto3"; package shop; {messages} message Sale {{ M1 all = 1; }}'
+        write(folder / "schemas/shop/v1/sale.proto", proto)
+        rules = "version: 1\ntables: {shop.Sale: {columns: {all: {encoding: serialized}}}}"
+        write(folder / "schemas/cdpgen.yaml", rules)
+        assert run("build", "schemas") == 0
+        made = (folder / "generated/shop/v1/sale_writer.py").read_text()
+        assert [made.count(f'name="name{i}"') for i in range(1, 10)] == [1] * 9
+
     @pytest.mark.parametrize("arguments", [["build"], ["build", "nowhere"], ["nonsense"]])
     def test_bad_usage_is_exit_code_2(self, folder: Path, arguments: list[str]) -> None:
         assert run(*arguments) == 2

@@ -42,6 +42,7 @@ class Order(_message.Message):
     OPAQUE_FIELD_NUMBER: int
     DEEP_FIELD_NUMBER: int
     PARCEL_FIELD_NUMBER: int
+    LABELS_FIELD_NUMBER: int
     @property
     def head(self) -> Order.Head: ...
     @property
@@ -67,6 +68,8 @@ class Order(_message.Message):
     def deep(self) -> Level: ...
     @property
     def parcel(self) -> Parcel: ...
+    @property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Label]: ...
     def __init__(
         self,
         *,
@@ -84,6 +87,7 @@ class Order(_message.Message):
         opaque: Address | None = ...,
         deep: Level | None = ...,
         parcel: Parcel | None = ...,
+        labels: _Iterable[Label] | None = ...,
     ) -> None: ...
     def HasField(
         self,
@@ -120,6 +124,7 @@ class Order(_message.Message):
             "opaque",
             "deep",
             "parcel",
+            "labels",
             "payment",
             "delivery",
         ],
@@ -143,9 +148,13 @@ class Label(_message.Message):
     """What is stuck on a parcel."""
 
     TEXT_FIELD_NUMBER: int
+    ON_FIELD_NUMBER: int
     text: str
-    def __init__(self, *, text: str | None = ...) -> None: ...
-    def ClearField(self, field_name: _Literal["text"]) -> None: ...
+    @property
+    def on(self) -> Parcel: ...
+    def __init__(self, *, text: str | None = ..., on: Parcel | None = ...) -> None: ...
+    def HasField(self, field_name: _Literal["on"]) -> bool: ...
+    def ClearField(self, field_name: _Literal["text", "on"]) -> None: ...
 
 class Address(_message.Message):
     STREET_FIELD_NUMBER: int

@@ -61,9 +61,6 @@ _LEVEL2 = Program("nested.v1.Level2", Field(1, "message", "threes", "repeated", 
 
 _LEVEL = Program("nested.v1.Level", Field(1, "message", "twos", "repeated", program=_LEVEL2))
 
-# What is stuck on a parcel.
-_LABEL = Program("nested.v1.Label", Field(1, "string", None, name="text"))
-
 _ORDER_DEEP_TWOS_THREES_FOURS = pa.struct(
     [
         pa.field("article", pa.string(), nullable=False, metadata={"PARQUET:field_id": "44"}),
@@ -297,8 +294,16 @@ _ORDER_COLUMNS: list[pa.Field[Any]] = [
         metadata={"PARQUET:field_id": "37"},
     ),
     pa.field("parcel", pa.binary(), metadata={"PARQUET:field_id": "46"}),
+    pa.field(
+        "labels",
+        pa.list_(
+            pa.field("item", pa.binary(), nullable=False, metadata={"PARQUET:field_id": "48"})
+        ),
+        nullable=False,
+        metadata={"PARQUET:field_id": "47"},
+    ),
     # The message as it came, where the other columns cannot hold it all.
-    pa.field("_raw", pa.binary(), metadata={"PARQUET:field_id": "47"}),
+    pa.field("_raw", pa.binary(), metadata={"PARQUET:field_id": "49"}),
 ]
 ORDER_SCHEMA = pa.schema(_ORDER_COLUMNS)
 
@@ -331,11 +336,7 @@ ORDER_PROGRAM = Program(
         "opaque",
         "optional",
         encoding="serialized",
-        program=Program(
-            "nested.v1.Address",
-            Field(1, "string", None, name="street"),
-            Field(2, "string", None, name="town"),
-        ),
+        program=Program("nested.v1.Address"),
     ),
     Field(13, "message", "deep", "optional", program=_LEVEL),
     Field(
@@ -344,13 +345,35 @@ ORDER_PROGRAM = Program(
         "parcel",
         "optional",
         encoding="serialized",
-        program=Program(
-            "nested.v1.Parcel",
-            Field(1, "message", None, "optional", name="label", program=_LABEL),
-        ),
+        program=Program("nested.v1.Parcel"),
+    ),
+    Field(
+        15,
+        "message",
+        "labels",
+        "repeated",
+        encoding="serialized",
+        program=Program("nested.v1.Label"),
     ),
     oneof_cases=[("payment", "payment_case"), ("delivery", "way")],
     raw="_raw",
+    contents=[
+        Program(
+            "nested.v1.Address",
+            Field(1, "string", None, name="street"),
+            Field(2, "string", None, name="town"),
+        ),
+        Program(
+            "nested.v1.Parcel",
+            Field(1, "message", None, "optional", name="label", program=Program("nested.v1.Label")),
+        ),
+        # What is stuck on a parcel.
+        Program(
+            "nested.v1.Label",
+            Field(1, "string", None, name="text"),
+            Field(2, "message", None, "optional", name="on", program=Program("nested.v1.Parcel")),
+        ),
+    ],
 )
 
 
@@ -372,7 +395,7 @@ class OrderWriter(TableWriter["Order"]):
 
     table = "nested.v1.Order"
     version = 1
-    fingerprint = "6308ae85b8337330"
+    fingerprint = "a581adbf9008df76"
     converter = OrderConverter
     partition_by = ("to_city",)
     sort_by = ("buyer", "billing.street")
