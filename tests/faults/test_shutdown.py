@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -37,6 +39,14 @@ def archive(source: str, to: Path, *options: str, **process: Any) -> subprocess.
         text=True,
         **process,
     )
+
+
+def wait_until_read(pipe: IO[Any]) -> None:
+    """Waits until somebody has taken out of a pipe all that is in it."""
+    until = time.monotonic() + 30
+    while any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def archive_into_a_store_that_goes_away(stream: str, to: str) -> None:
@@ -66,10 +76,7 @@ class TestSignals:
         assert process.stdin is not None
         process.stdin.buffer.write(stream.read_bytes())
         process.stdin.flush()
-        until = time.monotonic() + 30
-        while not (tmp_path / "a" / "_tmp").exists() and time.monotonic() < until:
-            time.sleep(0.01)
-        time.sleep(0.3)  # it reads by now, and its input never ends
+        wait_until_read(process.stdin)  # and its input never ends
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 0, errors
@@ -436,7 +443,7 @@ class TestStopInTime:
             checks.write_stream(tmp_path / "some.pb", range(500))
             feed.write((tmp_path / "some.pb").read_bytes())
             feed.flush()
-            time.sleep(1)
+            wait_until_read(feed)
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=20)
         assert process.returncode == 0, errors
@@ -459,7 +466,7 @@ class TestStopInTime:
             for sent, then in ((first[:-3], first[-3:] + rest[:9]), (rest[9:-4], rest[-4:])):
                 process = archive(str(pipe), tmp_path / "a", "--format", format)
                 feed.write(sent)
-                time.sleep(1.5)  # it reads by now
+                wait_until_read(feed)
                 process.send_signal(signal.SIGTERM)
                 assert process.stderr is not None
                 assert "stopping" in process.stderr.readline()
