@@ -22,6 +22,7 @@ from cdpgen.errors import UsageError
 
 TESTDATA = Path(__file__).parent / "testdata"
 CASES = sorted(path.parent.name for path in TESTDATA.glob("*/schemas"))
+SHIELD = "\n# fmt: off\n# ruff: noqa\n"
 GOOD = [case for case in CASES if not case.startswith("error_")]
 
 
@@ -62,12 +63,33 @@ def test_what_is_expected_imports_and_the_core_takes_its_programs(
         assert len(set(ids)) == len(ids)
 
 
-def test_what_is_expected_is_formatted_and_passes_the_linter() -> None:
-    ruff = [sys.executable, "-m", "ruff"]
-    folders = [str(TESTDATA / case / "expected") for case in GOOD]
+def test_what_is_expected_is_formatted_and_passes_the_linter(tmp_path: Path) -> None:
+    for path in (path for case in GOOD for path in (TESTDATA / case).rglob("expected/**/*.py*")):
+        text = path.read_text("utf-8")
+        assert text.count(SHIELD) == 1
+        copy = tmp_path / path.relative_to(TESTDATA)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(text.replace(SHIELD, "\n"), "utf-8")
+    settings = ["--config", str(Path(__file__).parents[3] / "pyproject.toml")]
     for command in (["format", "--check", "--diff"], ["check"]):
-        done = subprocess.run([*ruff, *command, *folders], capture_output=True, text=True)
+        done = ruff(*command, *settings, str(tmp_path))
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_projects_own_formatter_and_linter_leave_it_alone(tmp_path: Path) -> None:
+    shutil.copytree(TESTDATA / "nested/expected/generated", tmp_path / "generated")
+    before = read(tmp_path)
+    every = ["--select", "ALL", "--ignore", "PGH004", "--fix", "--unsafe-fixes"]
+    for command in (["format"], ["check", *every]):
+        done = ruff(*command, "--isolated", "--line-length", "60", str(tmp_path))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert read(tmp_path) == before
+
+
+def ruff(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What ruff says."""
+    command = [sys.executable, "-m", "ruff", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def make(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
