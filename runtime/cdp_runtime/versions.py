@@ -147,27 +147,31 @@ class Evolution:
         """
         rows = batch.num_rows
         fields = [self._target[name] for name in columns]
+        at = _Place(self._target, self._source, self._renames, batch.column, rows)
         arrays = []
         for field in fields:
-            source = self.source_of(field.name)
-            if source is None and field.name in self._cases:
-                told = _telling(self._cases[field.name], self._target, self._source)
-                arrays.append(_case(told, batch.column, field.type, rows))
-            elif source is None:
-                arrays.append(self._missing(field, field.name, rows))
-            else:
-                try:
-                    made = self._convert(batch.column(source.name), source, field, field.name)
-                except pa.ArrowException as error:
-                    raise pa.ArrowInvalid(f"column {field.name}: {error}") from None
-                if field.name in self._cases:
-                    members = self._cases[field.name]
-                    told = _telling(_flattened(members), self._target, self._source)
-                    made = _case_by_todays_names(made, self._renames, members, told, batch.column)
-                arrays.append(made)
+            try:
+                arrays.append(self._member(at, field, field.name))
+            except pa.ArrowException as error:
+                raise pa.ArrowInvalid(f"column {field.name}: {error}") from None
         if self._raw is not None and columns:
             arrays = self._decoded_again(batch.column(self._raw), fields, arrays)
         return _batch(arrays, fields, rows)
+
+    def _member(self, at: _Place, target: Field, name: str) -> Array:
+        """A column of today's, or a member of one."""
+        source = at.known.get(field_id(target))
+        members = self._cases.get(name)
+        if members is not None and source is None:
+            told = _telling(members, at.targets, at.known)
+            return _case(told, at.values, target.type, at.rows)
+        if source is None:
+            return self._missing(target, name, at.rows)
+        made = self._convert(at.values(source.name), source, target, name)
+        if members is None:
+            return made
+        told = _telling(_flattened(members), at.targets, at.known)
+        return _case_by_todays_names(made, at.renamed, members, told, at.values)
 
     # ---- values that the files have
 
@@ -201,28 +205,17 @@ class Evolution:
         return self._with_default(made, target, name)
 
     def _struct(self, array: Array, source: Field, target: Field, name: str) -> Array:
-        known = _by_id(source.type)
-        targets = {child.name: child for child in target.type}
-
         def values(inner: str) -> Array:
             return array.field(source.type.get_field_index(inner))
 
-        children = []
-        for child in target.type:
-            inner = known.get(field_id(child))
-            path = f"{name}.{child.name}"
-            if inner is None and path in self._cases:
-                told = _telling(self._cases[path], targets, known)
-                children.append(_case(told, values, child.type, len(array)))
-            elif inner is None:
-                children.append(self._missing(child, path, len(array)))
-            else:
-                made = self._convert(values(inner.name), inner, child, path)
-                if path in self._cases:
-                    members, before = self._cases[path], renames(target.type, source.type)
-                    told = _telling(_flattened(members), targets, known)
-                    made = _case_by_todays_names(made, before, members, told, values)
-                children.append(made)
+        at = _Place(
+            {child.name: child for child in target.type},
+            _by_id(source.type),
+            renames(target.type, source.type),
+            values,
+            len(array),
+        )
+        children = [self._member(at, child, f"{name}.{child.name}") for child in target.type]
         return pa.StructArray.from_arrays(
             children,
             fields=list(target.type),
@@ -252,7 +245,7 @@ class Evolution:
         return _repeated(zero_of(kind, self._names.get(name)), kind, rows)
 
     def _absent(self, array: Array, target: Field, name: str) -> Array:
-        """Where protobuf would say that nothing is there: null, zero or empty."""
+        """Where protobuf would say that nothing is tat: null, zero or empty."""
         if target.nullable or pa.types.is_struct(target.type):
             return array.is_null()
         if is_nested(target.type):
@@ -383,6 +376,20 @@ def enums_of(program: Program, fields: Any, prefix: str = "") -> Iterator[tuple[
 def cases_of(program: Program, fields: Any) -> Iterator[str]:
     """The columns that say which member of a oneof is set, by their dotted paths."""
     yield from (path for path, _ in _oneofs_of(program, fields))
+
+
+class _Place(NamedTuple):
+    """Where columns stand side by side: in a batch, or within a message."""
+
+    targets: Mapping[str, Field]
+    """Today's, by their names."""
+    known: Mapping[int | None, Field]
+    """Those of the file, by their ids."""
+    renamed: Mapping[str, str]
+    """Today's names, by those of the file."""
+    values: Callable[[str], Array]
+    """The file's values of a column, by its name."""
+    rows: int
 
 
 class _Member(NamedTuple):
