@@ -5,8 +5,8 @@ without a position, by the names of their files, which is about the order in whi
 
 Footers tell which positions each row group holds (`cdp_runtime.positions`). Row groups are read once, by
 their first position; a message goes out as soon as no row group that is still unread can hold one before it.
-What has to wait beyond `_HELD_BYTES` (many partitions or sources whose positions lie between each other) is put
-aside in sorted slices in a temporary file, from where each comes back when its turn is there.
+What has to wait for that (many partitions or sources whose positions lie between each other) is held by
+`cdp_runtime.replay_order`, which puts aside what is more than `_HELD_BYTES`.
 
 So what is in memory at any time does not grow with the archive: the messages held and a sorted copy of them,
 some `4 * _HELD_BYTES` together; the messages of three row groups; a batch of decoded rows; the runs of
@@ -17,21 +17,14 @@ in it.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import functools
-import heapq
-import io
 import os
-import secrets
-import stat
 import sys
-import tempfile
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -45,6 +38,8 @@ from .dead_letter import FOLDER, RETRY_FOLDER, counted
 from .former import IMPLICIT, former_of
 from .positions import Spans, spans
 from .provenance import FIRST_FIELD_ID, other_lock
+from .replay_order import KEY, Held, Rows
+from .replay_output import BYTES, compressed, delimited, lines, output_of
 from .sources import format_of
 from .sources.files import compression_of
 from .sources.identity import place
@@ -63,19 +58,12 @@ Array: TypeAlias = Any
 Format = Literal["delimited", "ndjson"]
 
 _MB: Final = 1 << 20
-_HELD_BYTES: Final = 128 * _MB
-_EMIT_BYTES: Final = 16 * _MB
-_SLICE_BYTES: Final = 4 * _MB
-_BESIDE: Final = 16
 _BATCH_ROWS: Final = 16_384
 _BATCH_BYTES: Final = 32 * _MB
 _OPEN_FILES: Final = 8
 _READERS: Final = 16
 _WRAP: Final = 1 << 64
 _SHOWN: Final = 10
-
-_U64: Final = pa.uint64()
-_BYTES: Final = pa.large_binary()
 
 
 class Selection(NamedTuple):
@@ -174,8 +162,8 @@ def run(
         if chosen == "ndjson":
             import_messages(writer, generated)
         records = _Replay(storage, writer, wanted, chosen, counts)
-        frame = _delimited if chosen == "delimited" else _lines
-        with _output(output) as raw, _compressed(raw, compression_of(output or "")) as write:
+        frame = delimited if chosen == "delimited" else lines
+        with output_of(output) as raw, compressed(raw, compression_of(output or "")) as write:
             for array in records:
                 for part in frame(array):
                     write(part)
@@ -264,17 +252,6 @@ class _Task(NamedTuple):
 
     first: int
     group: _Group
-
-
-class _Rows(NamedTuple):
-    """Messages and their keys, by which they are ordered."""
-
-    keys: Array
-    records: Array
-
-    @property
-    def size(self) -> int:
-        return _size(self.records)
 
 
 class _Replay:
@@ -395,10 +372,10 @@ class _Replay:
         """The messages of some sources; of all that have no position where there are no shifts."""
         tasks = self._tasks(shifts)
 
-        def load(task: _Task) -> list[_Rows]:
+        def load(task: _Task) -> list[Rows]:
             return list(self._load(task, shifts))
 
-        with _Held() as held, ThreadPoolExecutor(1) as reader:
+        with Held() as held, ThreadPoolExecutor(1) as reader:
             for number, loaded in enumerate(ahead(reader, load, tasks, 1), start=1):
                 for rows in loaded:
                     held.add(rows)
@@ -429,7 +406,7 @@ class _Replay:
                 tasks.append(_Task(min(firsts), group))
         return sorted(tasks, key=lambda task: task.first)
 
-    def _load(self, task: _Task, shifts: Mapping[str, int] | None) -> Iterator[_Rows]:
+    def _load(self, task: _Task, shifts: Mapping[str, int] | None) -> Iterator[Rows]:
         """The messages of a row group that are asked for, with their keys."""
         path, number, start = task.group.path, task.group.number, task.group.start
         try:
@@ -455,9 +432,9 @@ class _Replay:
         """The keys of consecutive rows of a file, null for those that are not asked for."""
         numbers = _numbers(start, rows)
         if shifts is None:
-            keys = pc.add(numbers, pa.scalar((task.first - task.group.start) % _WRAP, _U64))
+            keys = pc.add(numbers, pa.scalar((task.first - task.group.start) % _WRAP, KEY))
             names = [name for name in runs.spans.names if self._wanted.chooses(name)]
-            return pc.if_else(runs.unplaced(start, rows, names), keys, pa.scalar(None, _U64))
+            return pc.if_else(runs.unplaced(start, rows, names), keys, pa.scalar(None, KEY))
         keys = pc.add(numbers, runs.shifts(start, rows, shifts))
         low, high = self._wanted.first, self._wanted.last
         if low is None and high is None:
@@ -465,10 +442,10 @@ class _Replay:
         (shift,) = shifts.values()
         low, high = self._bounds()
         inside = pc.and_(
-            pc.greater_equal(keys, pa.scalar(max(0, low + shift), _U64)),
-            pc.less_equal(keys, pa.scalar(min(_WRAP - 1, max(0, high + shift)), _U64)),
+            pc.greater_equal(keys, pa.scalar(max(0, low + shift), KEY)),
+            pc.less_equal(keys, pa.scalar(min(_WRAP - 1, max(0, high + shift)), KEY)),
         )
-        return pc.if_else(inside, keys, pa.scalar(None, _U64))
+        return pc.if_else(inside, keys, pa.scalar(None, KEY))
 
     def _file(self, path: str) -> _File:
         """An open file; only the reading thread asks."""
@@ -482,15 +459,15 @@ class _Replay:
 
     def _letters(self, batch: pa.RecordBatch) -> Array:
         """The payloads of dead letters; null for those that have no place in the format."""
-        payloads = batch.column("payload").cast(_BYTES)
+        payloads = batch.column("payload").cast(BYTES)
         forms = batch.column("form") if "form" in batch.schema.names else "message"
         form = pc.if_else(payloads.is_valid(), forms, "null")
         fits: Array = pc.equal(form, pa.scalar(self._letter_form))
         for each in form.filter(pc.invert(fits)).value_counts().to_pylist():
             self._counts.left_out[each["values"]] += each["counts"]
-        return pc.if_else(fits, payloads, pa.scalar(None, _BYTES))
+        return pc.if_else(fits, payloads, pa.scalar(None, BYTES))
 
-    def _formatted(self, keys: Array, records: Array, letters: bool) -> _Rows:
+    def _formatted(self, keys: Array, records: Array, letters: bool) -> Rows:
         """What goes out of messages, less those that have no form."""
         if self._json is not None:
             records = self._json.lines(records, letters)
@@ -499,171 +476,7 @@ class _Replay:
             keys, records = keys.filter(valid), records.filter(valid)
         if letters:
             self._counts.letters += len(records)
-        return _Rows(keys, records)
-
-
-class _Slice(NamedTuple):
-    """Messages put aside, in their order: where they are in the temporary file."""
-
-    first: int
-    number: int
-    offset: int
-    size: int
-
-
-class _Held:
-    """Messages that wait for others that come before them; beyond a size in a temporary file."""
-
-    def __init__(self) -> None:
-        self._chunks: list[_Rows] = []
-        self._size = 0
-        self._fresh = 0
-        self._file: IO[bytes] | None = None
-        self._slices: list[_Slice] = []
-        self._end = 0
-        self._number = 0
-
-    def __enter__(self) -> _Held:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, rows: _Rows) -> None:
-        """Takes messages."""
-        if len(rows.keys):
-            self._chunks.append(rows)
-            self._size += rows.size
-            self._fresh += rows.size
-
-    def before(self, limit: int) -> Iterator[Array]:
-        """The messages with smaller keys, in their order, once they are worth the work."""
-        if self._fresh >= _EMIT_BYTES:
-            self._fresh = 0
-            yield from self._until(limit)
-            self._put_aside()
-
-    def rest(self) -> Iterator[Array]:
-        """All messages, in their order."""
-        yield from self._until(None)
-
-    def _until(self, limit: int | None) -> Iterator[Array]:
-        while True:
-            ends = [self._slices[0].first] if self._slices else []
-            if limit is not None:
-                ends.append(limit)
-            yield from self._taken(min(ends, default=None))
-            if not self._slices or (limit is not None and self._slices[0].first >= limit):
-                return
-            self._bring_back()
-            self._put_aside()
-
-    def _taken(self, limit: int | None) -> Iterator[Array]:
-        """Gives the messages in memory with smaller keys, or the same.
-
-        Those of one key have no order; to give them is to go on even where a caller gave one position to all.
-        """
-        taken, kept = [], []
-        for chunk in self._chunks:
-            if limit is None:
-                taken.append(chunk)
-                continue
-            inside: Array = pc.less_equal(chunk.keys, pa.scalar(limit, _U64))
-            count = pc.sum(inside, min_count=0).as_py()
-            if count == len(inside):
-                taken.append(chunk)
-            elif count == 0:
-                kept.append(chunk)
-            else:
-                outside = pc.invert(inside)
-                taken.append(_Rows(*(column.filter(inside) for column in chunk)))
-                kept.append(_Rows(*(column.filter(outside) for column in chunk)))
-        if taken:
-            self._chunks = kept
-            self._size = sum(chunk.size for chunk in kept)
-            yield _sorted(taken).records
-
-    def _put_aside(self) -> None:
-        """Writes what comes last to the temporary file, where too much is in memory."""
-        if self._size <= _HELD_BYTES:
-            return
-        keys, records = _sorted(self._chunks)
-        rows = len(keys)
-        at = max(1, _rows_within(records, 0, _HELD_BYTES // 2))
-        self._chunks = [_Rows(_copied(keys, 0, at), _copied(records, 0, at))]
-        while at < rows:
-            count = max(1, _rows_within(records, at, _SLICE_BYTES))
-            self._write(_Rows(keys.slice(at, count), records.slice(at, count)))
-            at += count
-        self._size = self._chunks[0].size
-
-    def _write(self, rows: _Rows) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="cdpgen-replay-")  # noqa: SIM115 - closed in __exit__
-        batch = pa.record_batch(list(rows), names=["key", "record"])
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(
-            sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")
-        ) as stream:
-            stream.write_batch(batch)
-        data = sink.getvalue()
-        if not self._slices:
-            self._end = 0  # nobody needs anymore what is there
-        self._file.seek(self._end)
-        self._file.write(memoryview(data))
-        self._file.flush()
-        self._number += 1
-        first = rows.keys[0].as_py()
-        heapq.heappush(self._slices, _Slice(first, self._number, self._end, data.size))
-        self._end += data.size
-
-    def _bring_back(self) -> None:
-        assert self._file is not None
-        taken = heapq.heappop(self._slices)
-        self._file.seek(taken.offset)
-        with pa.ipc.open_stream(self._file.read(taken.size)) as stream:
-            batch = stream.read_next_batch()
-        self._chunks.append(_Rows(*batch.columns))
-        self._size += self._chunks[-1].size
-
-
-def _sorted(chunks: Sequence[_Rows]) -> _Rows:
-    """Messages as one, in the order of their keys."""
-    keys = pa.concat_arrays([chunk.keys for chunk in chunks])
-    records = pa.concat_arrays([chunk.records for chunk in chunks])
-    if pc.all(pc.less_equal(keys.slice(0, len(keys) - 1), keys.slice(1)), min_count=0).as_py():
-        return _Rows(keys, records)
-    order = pc.sort_indices(keys)
-    return _Rows(keys.take(order), records.take(order))
-
-
-def _size(records: Array) -> int:
-    """The bytes of an array's values and of what stands around them."""
-    ends = _ends(records)
-    length: int = ends[len(records)].as_py() - ends[0].as_py()
-    return length + _BESIDE * len(records)
-
-
-def _ends(records: Array) -> Array:
-    """Where in an array's data each value begins, and the last one ends."""
-    buffers = [None, records.buffers()[1]]
-    return pa.Array.from_buffers(pa.int64(), len(records) + 1, buffers, offset=records.offset)
-
-
-def _rows_within(records: Array, start: int, size: int) -> int:
-    """How many values from one on take no more than so many bytes, counted as `_size` does."""
-    ends = _ends(records)
-    first = ends[start].as_py()
-    rows = range(1, len(records) - start + 1)
-    return bisect.bisect_right(
-        rows, size, key=lambda count: ends[start + count].as_py() - first + _BESIDE * count
-    )
-
-
-def _copied(array: Array, start: int, count: int) -> Array:
-    """A part of an array that does not keep the rest in memory."""
-    return pa.concat_arrays([array.slice(start, count), array.slice(0, 0)])
+        return Rows(keys, records)
 
 
 def _passes(ranges: Mapping[str, tuple[int, int]]) -> Iterator[dict[str, int]]:
@@ -687,9 +500,9 @@ def _passes(ranges: Mapping[str, tuple[int, int]]) -> Iterator[dict[str, int]]:
 def _numbers(start: int, rows: int) -> Array:
     """Consecutive numbers."""
     if rows == 0:
-        return pa.array([], _U64)
-    ones = pa.repeat(pa.scalar(1, _U64), rows)
-    return pc.add(pc.cumulative_sum(ones), pa.scalar((start - 1) % _WRAP, _U64))
+        return pa.array([], KEY)
+    ones = pa.repeat(pa.scalar(1, KEY), rows)
+    return pc.add(pc.cumulative_sum(ones), pa.scalar((start - 1) % _WRAP, KEY))
 
 
 # ---- Files
@@ -732,10 +545,10 @@ class _Runs:
         if self._shifts is None or self._shifts[0] != id(shifts):
             own = pa.array(
                 [shifts[name] % _WRAP if name in shifts else None for name in self.spans.names],
-                _U64,
+                KEY,
             )
             begins = pc.subtract(self.ends, self.spans.rows)
-            less = pc.subtract(self.spans.first, begins).view(_U64)
+            less = pc.subtract(self.spans.first, begins).view(KEY)
             self._shifts = id(shifts), pc.add(own.take(self.spans.source), less)
         return self._rows(self._shifts[1], start, rows)
 
@@ -832,10 +645,10 @@ class _File:
                 self._counts.lost[".".join(path)] += _values(made_of.column(path[0]), path[1:])
         if self._evolution is None:
             own = batch.select(self._converter.schema.names)
-            return self._converter.to_protobuf(own).cast(_BYTES)
+            return self._converter.to_protobuf(own).cast(BYTES)
         made = self._evolution.apply(batch, self._converter.schema.names)
-        encoded = self._converter.to_protobuf(made).cast(_BYTES)
-        return encoded if raw is None else pc.coalesce(batch.column(raw).cast(_BYTES), encoded)
+        encoded = self._converter.to_protobuf(made).cast(BYTES)
+        return encoded if raw is None else pc.coalesce(batch.column(raw).cast(BYTES), encoded)
 
 
 def _lost(fields: Any, today: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -890,8 +703,8 @@ class _Json:
         if letters:
             broken: Array = pc.match_substring(records, "\n")
             self._counts.left_out["json"] += pc.sum(broken, min_count=0).as_py()
-            return pc.if_else(broken, pa.scalar(None, _BYTES), records)
-        return pa.array([self._line(payload) for payload in records.to_pylist()], _BYTES)
+            return pc.if_else(broken, pa.scalar(None, BYTES), records)
+        return pa.array([self._line(payload) for payload in records.to_pylist()], BYTES)
 
     def _line(self, payload: bytes) -> bytes | None:
         from google.protobuf import json_format
@@ -910,99 +723,6 @@ class _Json:
             return None
         self._counts.unknown += unknown
         return text.encode()
-
-
-def _delimited(records: Array) -> Iterator[memoryview]:
-    """Messages with their sizes as varints before them."""
-    lengths: Array = pc.binary_length(records)
-    encoded = lengths.dictionary_encode()
-    prefixes = pa.array([_varint(length) for length in encoded.dictionary.to_pylist()], _BYTES)
-    yield _joined(prefixes.take(encoded.indices), records)
-
-
-def _lines(records: Array) -> Iterator[memoryview]:
-    """Lines with their ends."""
-    yield _joined(records, pa.repeat(pa.scalar(b"\n", _BYTES), len(records)))
-
-
-def _joined(left: Array, right: Array) -> memoryview:
-    """The values of two arrays by turns, as one run of bytes."""
-    both: Any = pc.binary_join_element_wise(left, right, pa.scalar(b"", _BYTES))
-    if isinstance(both, pa.ChunkedArray):
-        both = both.combine_chunks()
-    data = both.buffers()[2]
-    return memoryview(data if data is not None else b"")
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-Write: TypeAlias = Callable[[memoryview], None]
-
-
-@contextlib.contextmanager
-def _output(path: str | None) -> Iterator[Write]:
-    """Where to write: a file that appears whole when the block ends, or standard output."""
-    if path is None or path == "-":
-        sys.stdout.flush()
-        yield lambda data: _write_all(1, data)
-        return
-    target = Path(path).expanduser()
-    if target.exists() and not stat.S_ISREG(target.stat().st_mode):  # a pipe or a device
-        with target.open("wb", buffering=0) as special:
-            yield lambda data: _write_all(special.fileno(), data)
-        return
-    target = target.resolve()
-    if not target.parent.is_dir():
-        raise ConfigError(f"--output {path}: there is no folder {target.parent}")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb", buffering=0) as file:
-            yield lambda data: _write_all(file.fileno(), data)
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextlib.contextmanager
-def _compressed(write: Write, compression: tuple[Any, str] | None) -> Iterator[Write]:
-    """The same, compressed as the name of the output says."""
-    if compression is None:
-        yield write
-        return
-
-    class Sink(io.RawIOBase):
-        def writable(self) -> bool:
-            return True
-
-        def write(self, data: Any) -> int:
-            write(memoryview(data))
-            return len(data)
-
-    with pa.CompressedOutputStream(pa.PythonFile(Sink(), "w"), compression[0]) as stream:
-
-        def compress(data: memoryview) -> None:
-            stream.write(data)
-
-        yield compress
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 # ---- What is asked for, and what is said

@@ -21,6 +21,7 @@ from google.protobuf import json_format
 from google.protobuf.proto import parse_length_prefixed
 
 from cdp_runtime import replay as module
+from cdp_runtime import replay_order
 from cdp_runtime.archive import load_tables
 from cdp_runtime.archive import run as archive
 from cdp_runtime.dead_letters import retry
@@ -172,9 +173,9 @@ class TestReplay:
 class TestMemory:
     @pytest.fixture(autouse=True)
     def _little(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "_HELD_BYTES", 8_000)
-        monkeypatch.setattr(module, "_EMIT_BYTES", 1_000)
-        monkeypatch.setattr(module, "_SLICE_BYTES", 500)
+        monkeypatch.setattr(replay_order, "_HELD_BYTES", 8_000)
+        monkeypatch.setattr(replay_order, "_EMIT_BYTES", 1_000)
+        monkeypatch.setattr(replay_order, "_SLICE_BYTES", 500)
 
     @pytest.mark.parametrize("seed", range(5))
     def test_what_is_put_aside_comes_back_in_its_place(self, tmp_path: Path, seed: int) -> None:
@@ -199,13 +200,13 @@ class TestMemory:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sizes = []
-        real = module._Held._put_aside
+        real = replay_order.Held._put_aside
 
-        def put_aside(held: module._Held) -> None:
+        def put_aside(held: replay_order.Held) -> None:
             real(held)
             sizes.append(held._size)
 
-        monkeypatch.setattr(module._Held, "_put_aside", put_aside)
+        monkeypatch.setattr(replay_order.Held, "_put_aside", put_aside)
         with EventWriter(tmp_path, max_open_files=50) as writer:
             writer.write_many(events("a", 2_000, days=40), source="a", positions=range(2_000))
             writer.write_many(events("b", 2_000, days=40), source="b", positions=range(2_000))
