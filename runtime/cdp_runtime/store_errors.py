@@ -22,6 +22,7 @@ _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 52
 
 _TRANSIENT_CODES: Final = frozenset(
     {
+        "ConditionalRequestConflict",
         "InternalError",
         "OperationAborted",
         "PriorRequestNotComplete",

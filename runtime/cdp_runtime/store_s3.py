@@ -108,6 +108,13 @@ class S3Storage(RemoteStorage):
                 self.conditional = False  # not every store that speaks S3 knows the condition
         return self.call(method, **arguments)
 
+    def size_of(self, path: str) -> int | None:
+        """The size of what lies at a path of the store, from a list: who writes may list, not read."""
+        key = path.removeprefix(f"{self.bucket}/")
+        # of all that begin so the key itself comes first
+        page = self.call("list_objects_v2", Prefix=key, MaxKeys=1)
+        return next((one["Size"] for one in page.get("Contents", ()) if one["Key"] == key), None)
+
     def abort(self, key: str, upload: str) -> None:
         """Leaves nothing of an upload, as far as the store answers."""
         with contextlib.suppress(Exception):
@@ -312,7 +319,8 @@ class _S3Upload(BufferedUpload):
                 self._storage.unseen(method, **arguments)
         except Exception as error:
             # the answer to an attempt before may have been lost: then the upload is gone and the object there,
-            # which tells nothing by itself of one that was there before
+            # which tells nothing by itself of one that was there before; a conflict is with that attempt, too,
+            # while the store is still at it, and an upload that it ends for good is gone at the next
             if (
                 is_transient(error)
                 or (self._replace and _code(error) != "NoSuchUpload")

@@ -105,9 +105,10 @@ class Proxy:
         if fault == "stall":
             time.sleep(1.5)
             return self._reset(handler)
-        if fault is not None and fault.isdigit():
-            text = f"<Error><Code>Fault{fault}</Code><Message>fault</Message></Error>".encode()
-            handler.send_response(int(fault))
+        if fault is not None and fault[0].isdigit():
+            status, _, code = fault.partition(" ")
+            text = f"<Error><Code>{code or f'Fault{status}'}</Code><Message>fault</Message></Error>".encode()
+            handler.send_response(int(status))
             handler.send_header("Content-Length", str(len(text)))
             handler.end_headers()
             if request.method != "HEAD":

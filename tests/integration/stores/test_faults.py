@@ -15,7 +15,7 @@ from cdp_runtime.store_parts import PART_BYTES
 from generated.stellar.v1.event_writer import EventWriter
 from tests.integration.stores import proxy
 from tests.integration.stores.conftest import Archive, on
-from tests.integration.stores.proxy import Proxy
+from tests.integration.stores.proxy import Proxy, Request
 from tests.integration.stores.servers import Server
 from tests.integration.stores.test_stores import event, ids_in
 
@@ -86,6 +86,76 @@ class TestUpload:
                 Patience("test", metrics).call(upload.publish, "publish")
             assert not raised.value.transient
             assert metrics.retries == 0
+            upload.discard()
+            storage.close()
+            assert archive.names() == []
+
+    @pytest.mark.parametrize(
+        "server", ["moto", "minio", "gcp-storage-emulator", "fake-gcs-server"], indirect=True
+    )
+    def test_when_an_answer_is_lost_it_is_enough_to_list(self, server: Server) -> None:
+        with proxy.before(server.endpoint) as wall:
+            archive = behind(server, wall, "write-only")
+            storage = open_storage(archive.url, writer_id(), archive.options)
+            upload = storage.create("t/f-w-000001.parquet")
+            upload.write(b"data")
+
+            def choose(request: Request) -> str | None:
+                """As who may create and list, and not read, is answered."""
+                if request.method in ("GET", "HEAD"):
+                    return "403" if "f-w-000001" in request.path.partition("?")[0] else None
+                # an emulator does not know the condition that there is no such file yet
+                refused = "412" if server.name == "gcp-storage-emulator" else None
+                return refused if wall.spoiled else "reset-after"
+
+            wall.choose = choose
+            Patience("test", Metrics()).call(upload.publish, "publish")
+            wall.choose = lambda request: None
+            storage.close()
+            assert archive.names() == ["t/f-w-000001.parquet"]
+
+    @pytest.mark.parametrize("server", ["moto"], indirect=True)
+    @pytest.mark.parametrize("size", [SMALL, LARGE])
+    def test_a_conflict_with_an_attempt_that_the_store_is_still_at_is_waited_for(
+        self, server: Server, size: int
+    ) -> None:
+        with proxy.before(server.endpoint) as wall:
+            archive = behind(server, wall, f"conflict-{size}")
+            storage = open_storage(archive.url, writer_id(), archive.options)
+            upload = storage.create("t/f-w-000001.parquet")
+            upload.write(data := os.urandom(size))
+            upload.drain()
+            wall.choose = lambda request: (
+                None
+                if wall.spoiled or "partNumber" in request.path
+                else "409 ConditionalRequestConflict"
+            )
+            Patience("test", metrics := Metrics()).call(upload.publish, "publish")
+            assert metrics.retries == 1
+            assert archive.read("t/f-w-000001.parquet") == data
+            storage.close()
+
+    @pytest.mark.parametrize("server", ["moto"], indirect=True)
+    def test_an_upload_that_a_conflict_has_ended_comes_again_from_its_source(
+        self, server: Server
+    ) -> None:
+        with proxy.before(server.endpoint) as wall:
+            archive = behind(server, wall, "conflict-gone")
+            storage = open_storage(archive.url, writer_id(), archive.options)
+            upload = storage.create("t/f-w-000001.parquet")
+            upload.write(os.urandom(LARGE))
+            upload.drain()
+
+            def choose(request: Request) -> str | None:
+                if request.method != "POST":
+                    return None
+                return "404 NoSuchUpload" if wall.spoiled else "409 ConditionalRequestConflict"
+
+            wall.choose = choose
+            with pytest.raises(StorageError, match="when the writer is started anew") as raised:
+                Patience("test", Metrics()).call(upload.publish, "publish")
+            assert not raised.value.transient
+            wall.choose = lambda request: None
             upload.discard()
             storage.close()
             assert archive.names() == []

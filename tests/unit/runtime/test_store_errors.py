@@ -68,6 +68,7 @@ class TestIsTransient:
             s3("502", 502),
             s3("TooManyRequests", 429),
             s3("RequestTimeout", 400),
+            s3("ConditionalRequestConflict", 409),
             gcs(429),
             gcs(500),
             gcs(502),
