@@ -323,7 +323,8 @@ def _is_column(table: TableChange, path: Path) -> bool:
         "A rule does not make another type of column of the same field.",
         "archive",
         "values of old files do not fit the new column, or mean something else in it",
-        "take the rule back, or add a new field with a new number and give it the rule",
+        "take the rule back, or add a new field with a new number and give it the rule; accept it for a "
+        "message that had no fields and has now",
         replaces=True,
     )
 )
@@ -437,11 +438,13 @@ def _(table: TableChange) -> Iterator[Change]:
     )
 )
 def _(table: TableChange) -> Iterator[Change]:
-    if table.new.sort_by != table.old.sort_by:
+    names = {old.name: new.full_name for old, new, _ in table.pairs}
+    was = tuple(names.get(name, name) for name in table.old.sort_by)
+    if table.new.sort_by != was:
         yield Change(
             table.new.name,
             table.rules.position("tables", table.new.name, "sort_by"),
-            _listed(table.old.sort_by, "sorted by ", "not sorted"),
+            _listed(was, "sorted by ", "not sorted"),
             _listed(table.new.sort_by, "sorted by ", "not sorted"),
         )
 

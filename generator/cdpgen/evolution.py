@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from cdpgen import arrow
 from cdpgen.changes import Change, EnumChange, MessageChange, TableChange, Wire
 from cdpgen.checks import (
     ENUM_CHECKS,
@@ -347,15 +348,27 @@ def _going(
 
 
 def _joined(change: TableChange, found: Iterable[Finding], going: Going) -> Going:
-    """How a table's columns go on: which are moved, and which are others now."""
+    """How a table's columns go on: which are moved, and which are others now.
+
+    What a list or map holds is another with the whole of it: readers find columns by their ids, but what is
+    within a list by its place.
+    """
+    columns = list(flat(change.new.columns))
+    holders = {
+        child.path: column.path
+        for column in columns
+        if column.type in (arrow.LIST, arrow.MAP)
+        for child in column.children
+    }
     roots = {
-        finding.change.column
+        holders.get(column, column)
         for finding in found
         if finding.rule.replaces and change.new.name in finding.tables
+        if (column := finding.change.column) is not None
     }
     replaced = {
         column.path
-        for column in flat(change.new.columns)
+        for column in columns
         if any(column.path[:length] in roots for length in range(1, len(column.path) + 1))
     }
     return replace(going, replaced=frozenset(replaced), moved=change.moved)

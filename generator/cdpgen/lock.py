@@ -418,12 +418,19 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
     """
     known = known or LockedTable(table.name)
     present = {going.moved.get(path, path): column for path, column in known.present().items()}
+    retired = {
+        (old.path, old.name, old.type, old.nullable, old.wire): old
+        for old in sorted(known.columns, key=lambda old: old.id)
+        if old.retired
+    }
     next_id = known.next_id
     ids: dict[Path, int] = {}
     columns: list[LockedColumn] = []
     kept: set[int] = set()
     for column in flat(table.columns):
-        old = None if column.path in going.replaced else known_column(present, column, table)
+        old = None
+        if column.path not in going.replaced:
+            old = known_column(present, column, table) or retired.get(_meaning(column))
         if old is None:
             number, next_id = next_id, next_id + 1
         else:
@@ -460,6 +467,11 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
         accepted=going.accepted,
     )
     return table.locked(ids, versions[-1].version, fingerprint), locked
+
+
+def _meaning(column: Column) -> tuple[Path, str, str, bool, str]:
+    """What a column has to share with one that was left out before, to be that one again."""
+    return column.path, column.full_name, column.type.text, column.nullable, column.wire
 
 
 def known_column(

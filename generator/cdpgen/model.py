@@ -8,7 +8,7 @@ here, all of it at once.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
@@ -744,7 +744,7 @@ class _TablePlanner:
         named = self._named_extensions(message, inner)
         if left == 0 or rule.encoding or not (message.fields or named):
             type_ = arrow.large(arrow.BINARY) if rule.large else arrow.BINARY
-            self._add_contents(message, inner.enclosing.keys())
+            self._add_contents(message)
             return _Value(kind, type_, "serialized", program=Program(message.full_name))
         if rule.large:
             self._problem(inner.names, "large", "goes with `encoding: serialized`")
@@ -758,16 +758,16 @@ class _TablePlanner:
             )
         return _Value(kind, arrow.STRUCT, program=program, children=tuple(columns))
 
-    def _add_contents(self, message: descriptors.Message, enclosing: Set[str]) -> None:
+    def _add_contents(self, message: descriptors.Message) -> None:
         """Adds what a message that is kept as its bytes is checked by, and the messages within it.
 
-        One that recurs is checked by the program of the message around it.
+        Of one that recurs too: the program of the message around it passes over what a rule drops.
         """
         left = deque([message])
         while left:
             message = left.popleft()
             name = message.full_name
-            if message.fields and name not in enclosing and name not in self._contents:
+            if message.fields and name not in self._contents:
                 self._comments.setdefault(name, message.comment)
                 self._contents[name] = Program(name, *self._content(message, left))
 

@@ -88,3 +88,22 @@ message Link {
         payload = b"\x0a\x05\x0a\x03\x12\x01\xff"
         assert parse(table.message, payload) is not None
         check(table, [payload])
+
+
+def test_what_a_rule_drops_is_checked_within_what_recurs_as_bytes() -> None:
+    proto = """syntax = "proto3";
+package recurring.v1;
+message Link {
+  Link next = 1;
+  string text = 2;
+}
+"""
+    rules = "version: 1\ntables: {recurring.v1.Link: {columns: {text: {drop: true}}}}\n"
+    drawn = DrawnSchema(
+        "recurring.v1", "recurring/v1/recurring.proto", proto, rules, ("recurring.v1.Link",)
+    )
+    with tables(drawn) as built:
+        (table,) = built
+        payload = b"\x0a\x05\x0a\x03\x12\x01\xff"
+        assert parse(table.message, payload) is None
+        check(table, [payload])

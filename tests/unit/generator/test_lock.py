@@ -72,6 +72,41 @@ class TestIds:
         shop.build("reserved 2; reserved 'count';", FIELDS[0], "string more = 3;")
         assert shop.ids()["more"] == (4, False)
 
+    def test_a_column_that_comes_back_as_it_was_has_its_id_again(self, shop: Shop) -> None:
+        fields = (*FIELDS, "Part part = 3; message Part { string name = 1; int32 size = 2; }")
+        shop.build(*fields)
+        before = shop.ids()
+        columns = "{count: {drop: true}, part: {drop: true}}"
+        shop.build(*fields, rules=f"version: 1\ntables: {{shop.Sale: {{columns: {columns}}}}}\n")
+        assert [name for name, (_, gone) in shop.ids().items() if gone] == [
+            *("count", "part", "part.name", "part.size")
+        ]
+        shop.build(*fields)
+        assert shop.ids() == before
+
+    def test_one_that_comes_back_as_another_type_has_a_new_id(self, shop: Shop) -> None:
+        rules = "version: 1\ntables: {{shop.Sale: {{columns: {{code: {{{}}}}}}}}}\n"
+        fields = (*FIELDS, "string code = 3;")
+        shop.build(*fields)
+        before = shop.ids()["code"]
+        shop.build(*fields, rules=rules.format("drop: true"))
+        shop.build(*fields, rules=rules.format("large: true"))
+        assert shop.ids()["code"] > before
+
+    def test_what_a_list_or_map_holds_is_another_with_the_whole_of_it(self, shop: Shop) -> None:
+        part = "message Part {{ {} }}"
+        fields = (*FIELDS, "repeated Part parts = 3; map<string, Part> named = 4;")
+        shop.build(*fields, part.format(""))
+        before = shop.ids()
+        accepted = ", ".join(
+            f"{{rule: COLUMN_TYPE_CHANGED, path: 'shop.Sale.{path}', reason: none of them was sent}}"
+            for path in ("parts[]", "named.value")
+        )
+        rules = f"version: 1\nevolution: {{accept: [{accepted}]}}\n"
+        shop.build(*fields, part.format("string name = 1;"), rules=rules)
+        changed = {name for name, was in before.items() if shop.ids()[name] != was}
+        assert changed == {"parts", "parts[]", "named", "named.key", "named.value"}
+
     def test_a_comment_changes_no_version(self, shop: Shop) -> None:
         shop.build(*FIELDS)
         before = shop.lock.read_text()

@@ -177,6 +177,13 @@ TYPE_PROGRAM = Program(
         program=Program("clashes.v1.type"),
     ),
     raw="_raw",
+    contents=[
+        Program(
+            "clashes.v1.type",
+            Field(1, "enum", None, name="kind"),
+            Field(2, "message", None, "optional", name="again", program=Program("clashes.v1.type")),
+        )
+    ],
 )
 
 
@@ -192,7 +199,7 @@ class TypeWriter(TableWriter["_type"]):
 
     table = "clashes.v1.type"
     version = 1
-    fingerprint = "23e85b7b677c962f"
+    fingerprint = "066b98fdbe07ac06"
     converter = TypeConverter
 
     @classmethod

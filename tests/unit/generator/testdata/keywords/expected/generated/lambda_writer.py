@@ -139,6 +139,31 @@ NONE_PROGRAM = Program(
     Field(5, "message", "imported", "optional", program=_NOT_ASSERT),
     Field(6, "enum", "imported_kind", enum=_NOT_WHILE),
     raw="_raw",
+    contents=[
+        Program(
+            "class.is.True",
+            Field(1, "message", None, "repeated", name="more", program=Program("class.is.True")),
+            Field(
+                2,
+                "map",
+                None,
+                "repeated",
+                name="by_name",
+                program=Program(
+                    "class.is.True.ByNameEntry",
+                    Field(1, "string", None, name="key"),
+                    Field(
+                        2,
+                        "message",
+                        None,
+                        "optional",
+                        name="value",
+                        program=Program("class.is.True"),
+                    ),
+                ),
+            ),
+        )
+    ],
 )
 
 
@@ -160,7 +185,7 @@ class NoneWriter(TableWriter["_None_"]):
 
     table = "class.is.None"
     version = 1
-    fingerprint = "a47b69598cfa6e60"
+    fingerprint = "7e6c354fc38ad139"
     converter = NoneConverter
 
     @classmethod
@@ -259,6 +284,31 @@ TRUE_PROGRAM = Program(
         ),
     ),
     raw="_raw",
+    contents=[
+        Program(
+            "class.is.True",
+            Field(1, "message", None, "repeated", name="more", program=Program("class.is.True")),
+            Field(
+                2,
+                "map",
+                None,
+                "repeated",
+                name="by_name",
+                program=Program(
+                    "class.is.True.ByNameEntry",
+                    Field(1, "string", None, name="key"),
+                    Field(
+                        2,
+                        "message",
+                        None,
+                        "optional",
+                        name="value",
+                        program=Program("class.is.True"),
+                    ),
+                ),
+            ),
+        )
+    ],
 )
 
 
@@ -274,7 +324,7 @@ class TrueWriter(TableWriter["_True_"]):
 
     table = "class.is.True"
     version = 1
-    fingerprint = "21ae5885c18c258f"
+    fingerprint = "6c8e1fa8ad03a8d0"
     converter = TrueConverter
 
     @classmethod
@@ -428,6 +478,31 @@ HOLDER_PROGRAM = Program(
     Field(3, "enum", "attempt", enum=_HOLDER_TRY),
     Field(4, "string", "raise", "optional", oneof="finally"),
     raw="_raw",
+    contents=[
+        Program(
+            "class.is.True",
+            Field(1, "message", None, "repeated", name="more", program=Program("class.is.True")),
+            Field(
+                2,
+                "map",
+                None,
+                "repeated",
+                name="by_name",
+                program=Program(
+                    "class.is.True.ByNameEntry",
+                    Field(1, "string", None, name="key"),
+                    Field(
+                        2,
+                        "message",
+                        None,
+                        "optional",
+                        name="value",
+                        program=Program("class.is.True"),
+                    ),
+                ),
+            ),
+        )
+    ],
 )
 
 
@@ -443,7 +518,7 @@ class HolderWriter(TableWriter["Holder"]):
 
     table = "class.is.Holder"
     version = 1
-    fingerprint = "2e8d7fba107aa15c"
+    fingerprint = "96582be4fc499c5b"
     converter = HolderConverter
 
     @classmethod

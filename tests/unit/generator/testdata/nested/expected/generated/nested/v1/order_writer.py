@@ -360,6 +360,19 @@ ORDER_PROGRAM = Program(
     oneof_cases=[("payment", "payment_case"), ("delivery", "way")],
     raw="_raw",
     contents=[
+        # A message that holds itself.
+        Program(
+            "nested.v1.Tree",
+            Field(1, "string", None, name="name"),
+            Field(
+                2,
+                "message",
+                None,
+                "repeated",
+                name="children",
+                program=Program("nested.v1.Tree"),
+            ),
+        ),
         Program(
             "nested.v1.Address",
             Field(1, "string", None, name="street"),
@@ -397,7 +410,7 @@ class OrderWriter(TableWriter["Order"]):
 
     table = "nested.v1.Order"
     version = 1
-    fingerprint = "a581adbf9008df76"
+    fingerprint = "ef255fbbec12004d"
     converter = OrderConverter
     partition_by = ("to_city",)
     sort_by = ("buyer", "billing.street")
@@ -435,6 +448,21 @@ TREE_PROGRAM = Program(
         program=Program("nested.v1.Tree"),
     ),
     raw="_raw",
+    contents=[
+        # A message that holds itself.
+        Program(
+            "nested.v1.Tree",
+            Field(1, "string", None, name="name"),
+            Field(
+                2,
+                "message",
+                None,
+                "repeated",
+                name="children",
+                program=Program("nested.v1.Tree"),
+            ),
+        )
+    ],
 )
 
 
@@ -456,7 +484,7 @@ class TreeWriter(TableWriter["Tree"]):
 
     table = "nested.v1.Tree"
     version = 1
-    fingerprint = "03baf112020c41c7"
+    fingerprint = "bc16785ac2fe8e89"
     converter = TreeConverter
 
     @classmethod
