@@ -116,6 +116,9 @@ class Intake:
     two ends: `take_new` is for who writes the journal and passes on (`pass_on`) what is in it, `take` for who
     decodes that. Messages count until they are decoded.
 
+    The exception of a signal's handler may end a caller's call between any two of its steps. So what callers
+    count can be counted again by what is there (`_mend`); the rest is counted by threads that no signal meets.
+
     Args:
         max_messages: what may wait at most, in messages.
         max_bytes: the same in bytes; a single larger message is let in alone.
@@ -145,12 +148,16 @@ class Intake:
         self._new: deque[Chunk | Letter | Mark] = deque()
         self._ready = threading.Condition(self._lock) if journaled else self._filled
         self._items: deque[Chunk | Letter | Mark] = deque() if journaled else self._new
-        self._messages = 0
-        self._bytes = 0
         self._new_messages = 0
         self._new_bytes = 0
-        self._blocked = 0
-        self._controls = 0
+        self._controls = 0  # of what is new: marks and letters
+        self._passed_messages = 0  # no longer new, and not decoded yet
+        self._passed_bytes = 0
+        self._taken_messages = 0  # that are not new any more, since the beginning
+        self._taken_bytes = 0
+        self._is_last_taken = False
+        self._is_torn = False
+        self._blocked: set[int] = set()  # the threads that wait for room
         self._closed = False
         self._ended_with_interpreter = False
         self._failure: WriterFailed | None = None
@@ -169,14 +176,18 @@ class Intake:
                 and len(last.payloads) < self._batch_rows
                 and last.size + len(payload) <= self._batch_bytes
             ):
-                last.payloads.append(payload)
-                last.size += len(payload)
-                if position is not None:
-                    last.positions.append(position)  # type: ignore[union-attr]
+                try:
+                    last.payloads.append(payload)
+                    last.size += len(payload)
+                    if position is not None:
+                        last.positions.append(position)  # type: ignore[union-attr]
+                    self._count(1, len(payload))
+                except BaseException:
+                    self._mend()
+                    raise
             else:
                 positions = None if position is None else [position]
-                self._new.append(Chunk([payload], source, positions, len(payload)))
-            self._count(1, len(payload))
+                self._add(Chunk([payload], source, positions, len(payload)))
 
     def put_many(
         self,
@@ -202,8 +213,7 @@ class Intake:
         for chunk in self._pieces(Chunk(payloads, source, positions, size_of(payloads))):
             with self._lock:
                 self._wait_for_room(len(chunk.payloads), chunk.size)
-                self._new.append(chunk)
-                self._count(len(chunk.payloads), chunk.size)
+                self._add(chunk)
 
     def put_letter(self, letter: DeadLetter) -> None:
         """Adds bytes that need no decoding."""
@@ -212,21 +222,24 @@ class Intake:
         item = Letter(letter)
         with self._lock:
             self._wait_for_room(1, item.size)
-            self._new.append(item)
-            self._controls += 1
-            self._count(1, item.size)
+            self._add(item)
 
     def put_mark(self, mark: Mark) -> None:
-        """Adds a mark behind everything; after the last one nothing more is taken, nor another last one."""
+        """Adds a mark behind everything; after the last one nothing more is taken, nor another last one.
+
+        That may be tried again when an exception has ended it.
+        """
         with self._lock:
-            if mark.last and self._closed:
-                return
-            if not mark.last:
+            if self._is_torn:
+                self._mend()
+            if mark.last:
+                self._closed = True  # before it is there: nothing may come behind it
+                end = self._new[-1] if self._new else None
+                if self._is_last_taken or (isinstance(end, Mark) and end.last):
+                    return
+            else:
                 self._check()
-            self._new.append(mark)
-            self._controls += 1
-            self._closed = self._closed or mark.last
-            self._filled.notify()
+            self._add(mark)
             self._drained.notify_all()
 
     def is_interrupted(self) -> bool:
@@ -271,11 +284,13 @@ class Intake:
                 return None
             if self._items is self._new:
                 self._wait_for_batch()
-            taken = self._pop(self._items)
+                taken = self._pop_new()
+            else:
+                taken = self._pop(self._items)
+                messages, size = _sizes(taken)
+                self._passed_messages -= messages
+                self._passed_bytes -= size
             if not isinstance(taken, Mark):
-                chunks = taken if isinstance(taken, list) else [taken]
-                self._messages -= sum(_rows(chunk) for chunk in chunks)
-                self._bytes -= sum(chunk.size for chunk in chunks)
                 self._drained.notify_all()
             return taken
 
@@ -284,7 +299,11 @@ class Intake:
         with self._lock:
             self._filled.wait_for(lambda: self._new)
             self._wait_for_batch()
-            return self._pop(self._new)
+            taken = self._pop_new()
+            messages, size = _sizes(taken)
+            self._passed_messages += messages
+            self._passed_bytes += size
+            return taken
 
     def pass_on(self, items: Sequence[Chunk | Letter | Mark]) -> None:
         """Leaves to the write thread what the journal holds."""
@@ -297,6 +316,20 @@ class Intake:
         while not self._is_batch() and self._filled.wait(deadline - time.monotonic()):
             pass
 
+    def _pop_new(self) -> list[Chunk] | Letter | Mark:
+        if self._is_torn:
+            self._mend()
+        taken = self._pop(self._new)
+        messages, size = _sizes(taken)
+        self._new_messages -= messages
+        self._new_bytes -= size
+        self._taken_messages += messages
+        self._taken_bytes += size
+        if not isinstance(taken, list):
+            self._controls -= 1
+            self._is_last_taken = isinstance(taken, Mark) and taken.last
+        return taken
+
     def _pop(self, items: deque[Chunk | Letter | Mark]) -> list[Chunk] | Letter | Mark:
         taken: list[Chunk] = []
         rows = size = 0
@@ -307,39 +340,35 @@ class Intake:
                 break
             taken.append(chunk)
             items.popleft()
-        if not taken:
-            item = items.popleft()
-            assert not isinstance(item, Chunk)
-            if items is self._new:
-                self._controls -= 1
-                if isinstance(item, Letter):
-                    self._new_messages -= 1
-                    self._new_bytes -= item.size
-            return item
-        if items is self._new:
-            self._new_messages -= sum(len(chunk.payloads) for chunk in taken)
-            self._new_bytes -= sum(chunk.size for chunk in taken)
-        return taken
+        if taken:
+            return taken
+        item = items.popleft()
+        assert not isinstance(item, Chunk)
+        return item
 
     def _is_batch(self) -> bool:
         return (
             self._new_messages >= self._batch_rows
             or self._new_bytes >= self._batch_bytes
             or self._controls > 0
-            or self._blocked > 0
+            or bool(self._blocked)
         )
 
     def _wait_for_room(self, messages: int, size: int) -> None:
-        self._check()
-        while self._messages > 0 and (
-            self._messages + messages > self._max_messages or self._bytes + size > self._max_bytes
+        # each `write` comes here, and a call costs more than this
+        if self._is_torn or self._closed or self._failure is not None:
+            self._check()
+        while (waiting := self._new_messages + self._passed_messages) and (
+            waiting + messages > self._max_messages
+            or self._new_bytes + self._passed_bytes + size > self._max_bytes
         ):
-            self._blocked += 1
-            self._filled.notify()
+            thread = threading.get_ident()
             try:
+                self._blocked.add(thread)
+                self._filled.notify()
                 self._drained.wait()
             finally:
-                self._blocked -= 1
+                self._blocked.discard(thread)
             self._check()
 
     def end_with_interpreter(self) -> None:
@@ -347,6 +376,8 @@ class Intake:
         self._ended_with_interpreter = True
 
     def _check(self) -> None:
+        if self._is_torn:
+            self._mend()
         self.raise_failure()
         if self._closed:
             if self._ended_with_interpreter:
@@ -359,16 +390,41 @@ class Intake:
                 )
             raise ValueError("the writer is closed")
 
+    def _add(self, item: Chunk | Letter | Mark) -> None:
+        try:
+            self._new.append(item)
+            if not isinstance(item, Chunk):
+                self._controls += 1
+            self._count(_rows(item), item.size)
+        except BaseException:
+            self._mend()
+            raise
+
     def _count(self, messages: int, size: int) -> None:
         self._metrics.messages += messages
         self._metrics.message_bytes += size
         was_empty = self._new_messages == 0
-        self._messages += messages
-        self._bytes += size
         self._new_messages += messages
         self._new_bytes += size
         if was_empty or self._is_batch():
             self._filled.notify()
+
+    def _mend(self) -> None:
+        """Makes whole what an exception has left half done; a message that is not all there is not taken."""
+        self._is_torn = True  # another exception may come in here, and then the next call goes on
+        last = self._new[-1] if self._new else None
+        if isinstance(last, Chunk) and isinstance(last.payloads, list):
+            if isinstance(last.positions, list):
+                whole = min(len(last.payloads), len(last.positions))
+                del last.payloads[whole:], last.positions[whole:]
+            last.size = size_of(last.payloads)
+        self._new_messages = sum(map(_rows, self._new))
+        self._new_bytes = sum(item.size for item in self._new)
+        self._controls = sum(not isinstance(item, Chunk) for item in self._new)
+        self._metrics.messages = self._taken_messages + self._new_messages
+        self._metrics.message_bytes = self._taken_bytes + self._new_bytes
+        self._filled.notify()  # of whom nobody may have been told
+        self._is_torn = False
 
     def _pieces(self, chunk: Chunk) -> Iterator[Chunk]:
         """Halves a chunk until each part can be decoded at once."""
@@ -418,5 +474,11 @@ def _check_letter(letter: DeadLetter) -> None:
         raise ValueError(f"form: {letter.form!r} is not allowed: allowed are {allowed}")
 
 
-def _rows(item: Chunk | Letter) -> int:
-    return len(item.payloads) if isinstance(item, Chunk) else 1
+def _rows(item: Chunk | Letter | Mark) -> int:
+    return len(item.payloads) if isinstance(item, Chunk) else int(isinstance(item, Letter))
+
+
+def _sizes(taken: list[Chunk] | Letter | Mark) -> tuple[int, int]:
+    """The messages in what was taken, and their bytes."""
+    items: Sequence[Chunk | Letter | Mark] = taken if isinstance(taken, list) else [taken]
+    return sum(map(_rows, items)), sum(item.size for item in items)

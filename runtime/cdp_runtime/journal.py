@@ -94,11 +94,7 @@ class Journal:
         own.mkdir(parents=True, exist_ok=True)
         self._limit = limit
         self._segment_size = max(limit / _SEGMENTS, _SMALLEST_SEGMENT)
-        self._lock_path, self._lock_file = _new_lock(own, writer)
         self._folder = own / writer
-        self._folder.mkdir()
-        _write_about(self._folder, {"url": url, "table": table, "writers": [writer]})
-        _sync(own)
         self._room = threading.Condition()
         self._number = 0
         self._descriptor = -1
@@ -114,6 +110,14 @@ class Journal:
         self._sizes: dict[int, int] = {}
         self._unpublished: Counter[int] = Counter()
         self._next_position = 0
+        self._lock_path, self._lock_file = _new_lock(own, writer)
+        try:
+            self._folder.mkdir()
+            _write_about(self._folder, {"url": url, "table": table, "writers": [writer]})
+            _sync(own)
+        except BaseException:
+            self.end()
+            raise
 
     @property
     def size(self) -> int:
@@ -228,10 +232,13 @@ class Journal:
                     self._freed = [path for path in self._freed if path not in freed]
 
     def end(self) -> None:
-        """Removes the journal: all that it holds is published."""
-        self.close()
-        shutil.rmtree(self._folder)
+        """Removes the journal: all that it holds is published. May be called again when it was interrupted."""
+        self._close_segments()
+        # locked to the end: without that another writer would take it for what a dead one has left
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
         self._lock_path.unlink(missing_ok=True)
+        self._lock_file.close()
 
     def leave_to_parent(self) -> None:
         """In a process that was forked off: the lock is that of the other one alone."""
@@ -239,13 +246,17 @@ class Journal:
 
     def close(self) -> None:
         """Leaves the journal to who recovers it."""
+        self._close_segments()
+        self._lock_file.close()
+
+    def _close_segments(self) -> None:
         with self._room:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+            # forgotten first: by the next call its number may be that of another file
+            descriptor, self._descriptor = self._descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)
             while self._sealed:
                 os.close(self._sealed.popitem()[1])
-        self._lock_file.close()
 
     def _seal(self) -> None:
         if self._descriptor >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -35,7 +36,8 @@ from .provenance import forbid_other_versions, schema_with, with_provenance
 from .resume import Published, published
 from .router import Router
 from .sources.identity import place
-from .storage import Storage, open_storage, writer_id
+from .storage import Storage, StorageError, open_storage, writer_id
+from .store_errors import is_transient
 from .store_local import LocalStorage
 from .writer import TableWriter, WriterFailed
 
@@ -160,17 +162,11 @@ class Pipeline:
         size = config.journal_mb * (1 << 20)
         self._urged: Mark | None = None
         if config.journal is not None and not config.dry_run:
-            folder = Path(config.journal).expanduser().absolute()
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigError(
-                    f"journal: {config.journal!r} is not allowed: it is no folder, and cannot be made one: "
-                    f"{error.strerror}"
-                ) from None
-            for left in left_behind(folder, writer.table, self.url):
-                self._recover(left, writer, url, config)
-            self._journal = Journal(folder, writer.table, identity, place(self.url), size)
+                self._journal = self._open_journal(config.journal, size, url, config)
+            except BaseException:
+                self._storage.close()
+                raise
             self._urge_at = size / 2
         self.intake: Final = Intake(
             config.buffer_size,
@@ -183,6 +179,10 @@ class Pipeline:
         self._closed = False
         self._give_up_at = math.inf
         self._shutdown_seconds = config.shutdown_seconds
+        # pyarrow imports pandas when it first meets a Python value: in one of the threads, the lock of that
+        # import would stay taken for ever in a process that is forked off meanwhile
+        pa.scalar(1, pa.int64())
+        pa.array([b""], pa.binary())
         # daemons: a writer that nobody closes must not keep the interpreter from exiting
         self._threads = [
             threading.Thread(target=target, name=f"{writer.table} {name}", daemon=True)
@@ -227,17 +227,20 @@ class Pipeline:
         if not self._ended(seconds) and seconds is not None:
             self._abandon()
             self._ended(None)
+        self._let_go()
+        self.intake.raise_failure()
+
+    def _let_go(self) -> None:
+        """Ends what the threads used; one that hangs in a call to the store keeps it."""
         with self._closing:
-            # a thread that hangs in a call to the store keeps what it uses
             if not self._closed and self._end.is_reached:
-                self._closed = True
                 self._storage.close()
                 if self._journal is not None:
                     if self.intake.failed:
                         self._journal.close()
                     else:
                         self._journal.end()
-        self.intake.raise_failure()
+                self._closed = True  # last: the next call does again what an exception has ended
 
     def _ended(self, seconds: float | None) -> bool:
         """Waits until the threads are done; not much longer once they were told to give up."""
@@ -257,6 +260,7 @@ class Pipeline:
         self._abandon()
         self._stop()
         self._ended(None)
+        self._let_go()
 
     def _abandon(self) -> None:
         """Gives up what is not published."""
@@ -377,10 +381,26 @@ class Pipeline:
             self._urged = Mark(last=False)
             self.intake.pass_on([self._urged])
 
+    def _open_journal(
+        self, name: str, size: float, url: str | os.PathLike[str] | None, config: WriterConfig
+    ) -> Journal:
+        """Begins a journal, when those that dead writers left in its folder are published."""
+        folder = Path(name).expanduser().absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"journal: {name!r} is not allowed: it is no folder, and cannot be made one: {error.strerror}"
+            ) from None
+        for left in left_behind(folder, self._table, self.url):
+            self._recover(left, folder, url, config)
+        with _writing(folder):
+            return Journal(folder, self._table, self._identity, place(self.url), size)
+
     def _recover(
         self,
         left: Left,
-        writer: type[TableWriter[Any]],
+        folder: Path,
         url: str | os.PathLike[str] | None,
         config: WriterConfig,
     ) -> None:
@@ -390,10 +410,11 @@ class Pipeline:
         identity = writer_id()
         inner: Pipeline | None = None
         try:
-            known = published(self._storage, writer, lambda source: True, left.writers)
-            left.add_writer(identity)
+            known = published(self._storage, self._writer, lambda source: True, left.writers)
+            with _writing(folder):
+                left.add_writer(identity)
             config = config.model_copy(update={"journal": None})
-            inner = Pipeline(writer, url, config, self._on_published, identity)
+            inner = Pipeline(self._writer, url, config, self._on_published, identity)
             inner._known = known
             try:
                 for frame in left.frames():
@@ -575,6 +596,18 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Says of which folder an error of the system is."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"journal: {folder}: cannot be written: {error.strerror or error}",
+            transient=is_transient(error),
+        ) from None
 
 
 def _check_descriptors(config: WriterConfig) -> None:

@@ -76,7 +76,7 @@ class TableWriter(Generic[M]):
 
     Raises:
         ConfigError: an option is wrong; the message names it and what is allowed.
-        StorageError: the archive cannot be written.
+        StorageError: the archive cannot be written, or the journal.
     """
 
     table: ClassVar[str]

@@ -17,7 +17,9 @@ from typing import IO, Any
 import pytest
 
 from cdp_runtime.archive import run
+from cdp_runtime.journal import Journal
 from cdp_runtime.parquet import PublishedFile
+from cdp_runtime.store_local import LocalStorage
 from cdp_runtime.writer import WriterFailed
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
 from tests.faults import checks
@@ -287,6 +289,31 @@ class TestInterrupted:
         assert checks.numbers_in(tmp_path / "a") == list(range(1, 97))
         assert [path for path in folder.rglob("*") if path.is_file()] == []
 
+    @pytest.mark.parametrize("step", ["LocalStorage.close", "Journal.end"])
+    @pytest.mark.parametrize("done", [False, True])
+    def test_what_close_had_not_let_go_of_the_next_one_does(
+        self, step: str, done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kind, _, name = step.partition(".")
+        of: Any = {"LocalStorage": LocalStorage, "Journal": Journal}[kind]
+        real = getattr(of, name)
+
+        def interrupted(self: Any) -> None:
+            monkeypatch.undo()
+            if done:
+                real(self)
+            raise KeyboardInterrupt
+
+        writer = AssetDetailsWriter(tmp_path / "a", journal=tmp_path / "j")
+        writer.write(checks.payload(1))
+        monkeypatch.setattr(of, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.close()
+        writer.close()
+        assert checks.numbers_in(tmp_path / "a") == [1]
+        assert checks.leftovers(tmp_path / "a") == []
+        assert list((tmp_path / "j" / checks.TABLE).iterdir()) == []
+
     def test_a_recovery_is_made_again_and_nothing_of_the_first_is_left(
         self, tmp_path: Path
     ) -> None:
@@ -360,6 +387,25 @@ def test_a_process_that_is_forked_off_leaves_the_writer_alone(tmp_path: Path) ->
     assert not checks.files(tmp_path / "a")
     AssetDetailsWriter(tmp_path / "a", journal=tmp_path / "j").close()
     assert checks.numbers_in(tmp_path / "a") == list(range(1_000))
+
+
+IMPORTED = """
+import sys
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+assert "pandas" not in sys.modules
+from tests.faults import checks
+writer = AssetDetailsWriter(sys.argv[1], journal=sys.argv[2])
+before = set(sys.modules)
+writer.write_many([checks.payload(1), b"?"])
+writer.close()
+print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before} - {"google"}))
+"""
+
+
+def test_the_threads_of_a_writer_import_nothing_of_pyarrows(tmp_path: Path) -> None:
+    """The lock of an import is copied to a process that is forked off, where nobody lets go of it."""
+    done = python(IMPORTED, str(tmp_path / "a"), str(tmp_path / "j"))
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 FORGOTTEN = """

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dis
+import functools
+import itertools
+import sys
 import threading
 import time
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from cdp_runtime import intake as intake_module
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.intake import Chunk, Intake, Letter, Mark
 from cdp_runtime.metrics import Metrics
@@ -200,6 +207,193 @@ class TestJournaledIntake:
         [chunk] = new
         assert isinstance(chunk, Chunk)
         assert chunk.payloads == [b"1"]
+
+
+HANDLED_AFTER = ("CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME")
+"""The instructions after which Python calls the handler of a signal that has come."""
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+class Interruption:
+    """The exception of a signal's handler, where the intake may meet it for the nth time."""
+
+    def __init__(self, nth: int) -> None:
+        self._left = nth
+        self._before: dict[FrameType, str] = {}
+
+    @property
+    def came(self) -> bool:
+        return self._left <= 0
+
+    def meets(self, action: Callable[[], Any]) -> bool:
+        """Whether the action was ended by it."""
+        if self.came:
+            action()
+            return False
+        tracer = sys.gettrace()
+        sys.settrace(self._enter)
+        try:
+            action()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(tracer)
+            self._before.clear()
+        return False
+
+    def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if frame.f_code.co_filename not in (intake_module.__file__, threading.__file__):
+            return None
+        frame.f_trace_opcodes = True
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "opcode":
+            self._left -= self._before.get(frame) in HANDLED_AFTER
+            self._before[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if self.came:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self._step
+
+
+def written(buffer: Intake, interruption: Interruption) -> set[int]:
+    """Puts messages 1 to 9 in all ways; gives those whose call was not interrupted."""
+    calls: list[tuple[set[int], Callable[..., None], tuple[Any, ...]]] = [
+        ({1}, buffer.put_one, (b"1", "s", 1)),
+        ({2}, buffer.put_one, (b"2", "s", 2)),
+        ({3}, buffer.put_one, (b"3", "s", 3)),
+        ({4}, buffer.put_one, (b"4", "s", None)),
+        ({5, 6}, buffer.put_many, ([b"5", b"6"], "s", range(5, 7))),
+        ({7}, buffer.put_letter, (DeadLetter(b"7", "bad", "s", 7),)),
+        (set(), buffer.put_mark, (Mark(last=False),)),
+        ({8}, buffer.put_one, (b"8", "s", 8)),
+        ({9}, buffer.put_one, (b"9", "s", 9)),
+    ]
+    return {
+        number
+        for numbers, put, arguments in calls
+        if not interruption.meets(functools.partial(put, *arguments))
+        for number in numbers
+    }
+
+
+class TestInterrupted:
+    """By an exception of a signal's handler, which comes between any two steps of a caller."""
+
+    @pytest.fixture(autouse=True)
+    def hurry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(intake_module, "_LINGER_SECONDS", 0)
+
+    @pytest.mark.parametrize("journaled", [False, True])
+    def test_what_was_taken_before_and_after_is_whole_and_counted(self, journaled: bool) -> None:
+        for nth in itertools.count(1):
+            interruption = Interruption(nth)
+            buffer = intake(1_000, 1e6, journal_bytes=1e9 if journaled else None)
+            sure = written(buffer, interruption)
+            found: list[int] = []
+            while buffer._new or buffer._items:
+                if journaled and buffer._new:
+                    new = buffer.take_new()
+                    buffer.pass_on(new if isinstance(new, list) else [new])
+                taken = buffer.take()
+                if isinstance(taken, Letter):
+                    found.append(int(taken.letter.payload or b""))
+                elif isinstance(taken, list):
+                    for _, payloads, positions in chunks(taken):
+                        numbers = [int(payload) for payload in payloads]
+                        assert positions in (numbers, None)
+                        found += numbers
+            assert sure <= set(found)
+            assert len(found) == len(set(found))
+            assert buffer._metrics.messages == buffer._metrics.message_bytes == len(found)
+            assert (buffer._new_messages, buffer._new_bytes, buffer._controls) == (0, 0, 0)
+            assert (buffer._passed_messages, buffer._passed_bytes) == (0, 0)
+            if not interruption.came:
+                break
+
+    @pytest.mark.parametrize("journaled", [False, True])
+    @pytest.mark.parametrize("taken", [False, True])
+    def test_the_last_mark_is_put_by_who_tries_again_and_nothing_comes_behind_it(
+        self, journaled: bool, taken: bool
+    ) -> None:
+        for nth in itertools.count(1):
+            interruption = Interruption(nth)
+            buffer = intake(journal_bytes=1e9 if journaled else None)
+            buffer.put_one(b"1", "s", 1)
+            mark, passed = Mark(last=True), []
+            take: Any = buffer.take_new if journaled else buffer.take
+            interruption.meets(functools.partial(buffer.put_mark, mark))
+            while taken and buffer._new:
+                passed.append(take())
+            if mark in passed or mark in buffer._new:
+                with pytest.raises(ValueError, match="closed"):
+                    buffer.put_one(b"2", "s", 2)
+                with pytest.raises(ValueError, match="closed"):
+                    buffer.put_mark(Mark(last=False))
+            buffer.put_mark(mark)
+            while buffer._new:
+                passed.append(take())
+            assert [one for one in passed if not isinstance(one, list)] == [mark]
+            if not interruption.came:
+                break
+
+    def test_who_takes_is_told_of_what_comes_next(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        buffer = intake()
+        with monkeypatch.context() as patched:
+            patched.setattr(buffer, "_count", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                buffer.put_one(b"1", "s", None)
+        assert chunks(buffer.take()) == [("s", [b"1"], None)]
+        taken: list[Any] = []
+        thread = started(lambda: taken.append(buffer.take()))
+        while not buffer._filled._waiters:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        buffer.put_one(b"2", "s", None)
+        thread.join(5)
+        assert chunks(taken[0]) == [("s", [b"2"], None)]
+
+    def test_who_takes_is_told_of_what_was_half_put(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        buffer = intake()
+        taken: list[Any] = []
+        thread = started(lambda: taken.append(buffer.take()))
+        while not buffer._filled._waiters:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        with monkeypatch.context() as patched:
+            patched.setattr(buffer, "_count", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                buffer.put_one(b"1", "s", None)
+        thread.join(5)
+        assert chunks(taken[0]) == [("s", [b"1"], None)]
+
+    def test_who_does_not_wait_for_room_any_more_hurries_nobody(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        buffer = intake(2)
+        buffer.put_many([b"1", b"2"], "s", None)
+        with monkeypatch.context() as patched:
+            patched.setattr(buffer._filled, "notify", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                buffer.put_one(b"3", "s", None)
+        buffer.take()
+        assert not buffer._is_batch()
+
+    def test_another_exception_while_that_is_mended_is_mended_by_the_next_call(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        buffer = intake()
+        buffer.put_one(b"1", "s", 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(buffer, "_count", interrupt)
+            patched.setattr(intake_module, "size_of", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                buffer.put_one(b"2", "s", 2)
+        buffer.put_mark(Mark(last=True))
+        assert chunks(buffer.take()) == [("s", [b"1", b"2"], [1, 2])]
+        assert buffer._metrics.messages == 2
 
 
 class TestMark:

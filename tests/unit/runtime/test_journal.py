@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from cdp_runtime import journal as journal_module
 from cdp_runtime._native import crc32c
-from cdp_runtime.journal import Frame, Journal, decode, encode, left_behind
+from cdp_runtime.journal import Frame, Journal, Left, decode, encode, left_behind
 from generated.stellar.v1.asset_details_pb2 import AssetDetails
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
 from tests.faults import checks
@@ -107,6 +108,46 @@ class TestJournal:
         journal.append(frame(1), 1)
         journal.end()
         assert not list((tmp_path / "a.B").iterdir())
+
+    def test_nobody_recovers_what_is_being_removed(
+        self, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found: list[Left] = []
+
+        def others_look(call: Callable[..., None]) -> Callable[..., None]:
+            def looked(*arguments: Any, **options: Any) -> None:
+                found.extend(left_behind(tmp_path, "a.B", "/archive"))
+                call(*arguments, **options)
+                found.extend(left_behind(tmp_path, "a.B", "/archive"))
+
+            return looked
+
+        append(journal, range(3))
+        monkeypatch.setattr(shutil, "rmtree", others_look(shutil.rmtree))
+        monkeypatch.setattr(Path, "unlink", others_look(Path.unlink))
+        journal.end()
+        assert found == []
+        assert list((tmp_path / "a.B").iterdir()) == []
+
+    @pytest.mark.parametrize("of", [shutil, Path])
+    def test_an_end_that_was_interrupted_may_be_called_again(
+        self, of: Any, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name = {shutil: "rmtree", Path: "unlink"}[of]
+        real = getattr(of, name)
+
+        def interrupted(*arguments: Any, **options: Any) -> None:
+            real(*arguments, **options)
+            raise KeyboardInterrupt
+
+        append(journal, range(3))
+        with monkeypatch.context() as patched:
+            patched.setattr(of, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                journal.end()
+        journal.end()
+        journal.end()
+        assert list((tmp_path / "a.B").iterdir()) == []
 
     def test_a_segment_goes_when_all_of_it_is_published(
         self, journal: Journal, tmp_path: Path

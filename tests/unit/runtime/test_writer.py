@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import resource
 import socket
 import threading
@@ -14,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cdp_runtime import journal as journal_module
 from cdp_runtime.config import ConfigError
 from cdp_runtime.journal import Frame, Journal, encode
 from cdp_runtime.parquet import PublishedFile
+from cdp_runtime.storage import StorageError
 from cdp_runtime.writer import TableWriter, WriterFailed
 from generated.stellar.v1.asset_details_pb2 import AssetDetails
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
@@ -276,6 +280,33 @@ def test_a_journal_is_recovered_through_a_link_to_the_archive(tmp_path: Path) ->
     left.close()
     AssetDetailsWriter(tmp_path / "link", journal=tmp_path / "j").close()
     assert len(list((tmp_path / "real").rglob("*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("recovers", [False, True])
+def test_a_journal_that_cannot_be_begun_is_named_and_nothing_is_left(
+    recovers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "j"
+    if recovers:
+        left = Journal(folder, AssetDetailsWriter.table, "w", str(tmp_path / "a"), 1 << 20)
+        left.append(encode(Frame("s", [SOME[0]], range(1))), 1)
+        left.sync()
+        left.close()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal_module, "_write_about", full)
+        with pytest.raises(StorageError) as raised:
+            AssetDetailsWriter(tmp_path / "a", journal=folder)
+        assert str(raised.value) == f"journal: {folder}: cannot be written: No space left on device"
+        assert raised.value.transient
+    assert list((tmp_path / "a" / "_tmp").iterdir()) == []
+    assert len(list((folder / checks.TABLE).glob("*.lock"))) == recovers
+    AssetDetailsWriter(tmp_path / "a", journal=folder).close()
+    assert checks.numbers_in(tmp_path / "a") == [1] * recovers
+    assert list((folder / checks.TABLE).iterdir()) == []
 
 
 def test_what_a_dead_letter_says_may_quote_what_is_no_text(tmp_path: Path) -> None:
