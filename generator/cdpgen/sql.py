@@ -55,7 +55,7 @@ class Older:
     """What is to know of a table's files of other versions than today's.
 
     Attributes:
-        schemas: of them.
+        schemas: of all files, as those of today's version that were upgraded have retired columns.
         numbers: the ids of columns in which an enum's value may stand as its number, as it had no name then.
         raw: rows that are kept whole in `_raw`, some of which may fit today's columns.
         filled: ids of columns that files of today's version have though their rows are older.
@@ -171,11 +171,15 @@ def _older(storage: Storage, writer: type[TableWriter[Any]], paths: Sequence[str
         for parquet in readers.map(lambda path: open_parquet(storage, path), paths):
             footer = parquet.metadata
             told = footer.metadata or {}
-            fingerprint = told.get(b"cdpgen.fingerprint", b"")
-            if fingerprint.decode() == writer.fingerprint:
+            schema = parquet.schema_arrow
+            # Not by the fingerprint: files that were upgraded to one version have what each had before.
+            key = schema.remove_metadata().serialize().to_pybytes()
+            if key not in seen:
+                seen.add(key)
+                older.schemas.append(schema)
+            if told.get(b"cdpgen.fingerprint", b"").decode() == writer.fingerprint:
                 older.filled |= set(older_ids(told))
                 continue
-            schema = parquet.schema_arrow
             for i, leaf in enumerate(_leaves(schema)):
                 chunks = (footer.row_group(g).column(i) for g in range(footer.num_row_groups))
                 found: list[Any] = [chunk.statistics for chunk in chunks if chunk.statistics]
@@ -183,9 +187,6 @@ def _older(storage: Storage, writer: type[TableWriter[Any]], paths: Sequence[str
                     older.numbers.add(cast(int, field_id(leaf)))
                 if leaf.name == writer.converter.program.raw:
                     older.raw += sum(statistics.num_values for statistics in found)
-            if fingerprint not in seen:
-                seen.add(fingerprint)
-                older.schemas.append(schema)
     return older
 
 
@@ -518,11 +519,12 @@ class _Reading:
         known = [_with_id(schema, self.id) for schema in table.older.schemas]
         before = [each for each in known if each is not None]
         self.default = self._zero(column, column.name)
-        if pa.types.is_struct(column.type) and self.default != "NULL":
-            # All defaults stand in one MAP, which takes values of one type only: the others are texts.
-            self.default += "::VARCHAR"
         quoted = _DUCKDB.name(column.name)
         self.type, made = self._value(column.type, column, before, quoted, column.name)
+        if pa.types.is_struct(column.type) and self.default != "NULL":
+            # All defaults stand in one MAP, which takes values of one type only, and the others are texts.
+            made = f"coalesce({made}, {self.default}::{_DUCKDB.of(column)})"
+            self.default = "NULL"
         if column.name in self._cases:
             made = self._renamed(made, table.schema, table.older.schemas)
         self.expression = made if made != quoted else ""
@@ -556,16 +558,22 @@ class _Reading:
         enum = self._enums.get(path)
         if enum is not None and any(field_id(each) in self._table.older.numbers for each in before):
             ref = _case(ref, names_of(enum))
-        return cast(str, _DUCKDB.of(today)), ref
+        type_ = cast(str, _DUCKDB.of(today))
+        if type_ == "BLOB" and path != self.name and any(_is_text(each) for each in types):
+            # Within columns DuckDB makes bytes of a text by a cast, which takes `\x41` for `A` and fails
+            # at `ï`. Files of today have bytes, of which a text would be made as badly.
+            return "UNION(text VARCHAR, data BLOB)", f"coalesce(encode({ref}.text), {ref}.data)"
+        return type_, ref
 
     def _struct(self, kind: Any, types: Sequence[Any], ref: str, path: str) -> tuple[str, str]:
+        self._check_names(kind, types, path)
         members: dict[str, str] = {}
         made: list[str] = []
         changed = False
         for child in kind:
             matched = [_with_id(each, field_id(child)) for each in types]
             before = [each for each in matched if each is not None]
-            names = list(dict.fromkeys([child.name, *(each.name for each in before)]))
+            names = [each.name for each in _by_name([child, *before]).values()]
             refs = [f"{ref}.{_DUCKDB.name(name)}" for name in names]
             inner = refs[0] if len(refs) == 1 else f"coalesce({', '.join(refs)})"
             type_, value = self._value(child.type, child, before, inner, f"{path}.{child.name}")
@@ -575,13 +583,7 @@ class _Reading:
                 # As today's type: the one to read has the names of before among its members.
                 zero = self._zero(child, f"{path}.{child.name}")
                 value = f"coalesce({value}, {zero}::{_DUCKDB.of(child)})"
-            for name in names:
-                if name in members:
-                    raise UsageError(
-                        f"{self._table.name}: {path}.{name} was the name of another column in files of an "
-                        "older version, which DuckDB cannot tell from today's: run `cdpgen upgrade` first"
-                    )
-                members[name] = type_
+            members.update(dict.fromkeys(names, type_))
             changed = changed or value != f"{ref}.{_DUCKDB.name(child.name)}"
             made.append(f"{_DUCKDB.name(child.name)} := {value}")
         texts = [
@@ -589,6 +591,24 @@ class _Reading:
         ]
         whole = f"CASE WHEN {ref} IS NOT NULL THEN struct_pack({', '.join(made)}) END"
         return _DUCKDB.nested["struct"].format(", ".join(texts)), whole if changed else ref
+
+    def _check_names(self, kind: Any, types: Sequence[Any], path: str) -> None:
+        """Each name that is asked for has to mean the same column in all files, or none."""
+        todays = {field_id(child) for child in kind}
+        meant = {
+            child.name.lower(): field_id(child)
+            for fields in (*types, kind)
+            for child in fields
+            if field_id(child) in todays
+        }
+        for fields in types:
+            for name, child in _by_name(fields).items():
+                if meant.get(name, field_id(child)) != field_id(child):
+                    raise UsageError(
+                        f"{self._table.name}: {path}.{child.name} was the name of another column in files "
+                        "of an older version, which DuckDB cannot tell from today's: run `cdpgen upgrade` "
+                        "first"
+                    )
 
     def _renamed(self, ref: str, today: Any, before: Sequence[Any]) -> str:
         """The case of a oneof whose members had other names."""
@@ -620,6 +640,20 @@ def _case(ref: str, names: Mapping[str, str]) -> str:
     """A text, or another for some."""
     whens = " ".join(f"WHEN {_text(old)} THEN {_text(new)}" for old, new in names.items())
     return f"CASE {ref} {whens} ELSE {ref} END"
+
+
+def _is_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _by_name(fields: Iterable[pa.Field[Any]]) -> dict[str, pa.Field[Any]]:
+    """Columns within one, as DuckDB finds them: of names that differ in case alone it takes the first."""
+    found: dict[str, pa.Field[Any]] = {}
+    for each in fields:
+        found.setdefault(each.name.lower(), each)
+    return found
 
 
 def _with_id(fields: Any, number: int | None) -> pa.Field[Any] | None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +20,11 @@ import pyarrow.dataset as ds
 import pytest
 
 from cdp_runtime.program import Program
+from cdp_runtime.upgrade import upgrade
+from cdpgen import cli
 from cdpgen.errors import UsageError
-from cdpgen.sql import ArchivedTable, Dialect, Key, define
+from cdpgen.sql import ArchivedTable, Dialect, Key, define, definitions
+from tests.versions import History
 
 EVERYTHING = """
 syntax = "proto3";
@@ -105,17 +112,43 @@ class Shop:
         self.folder = folder
         self._sources = 0
 
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """What `build` or `sql` exits with and prints; in this process, as a new one takes a second."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(self.folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            cli.main(arguments)
+        return int(ended.value.code or 0), out.getvalue(), err.getvalue()
+
     def cdpgen(self, *arguments: str) -> str:
+        code, out, err = self.run(*arguments)
+        assert code == 0, err
+        return out
+
+    def apart(self, *arguments: str) -> None:
+        """Runs a command that knows messages: one process cannot have those of two versions."""
         command = [sys.executable, "-m", "cdpgen", *arguments]
         ran = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
-        return ran.stdout
 
     def build(self, proto: str, rules: str = "version: 1") -> None:
         (self.folder / "schemas").mkdir(exist_ok=True)
         (self.folder / "schemas/shop.proto").write_text(proto)
         (self.folder / "schemas/cdpgen.yaml").write_text(rules)
+        self._forget_generated()
         self.cdpgen("build", "schemas")
+
+    def _forget_generated(self) -> None:
+        # Python keeps modules, in this process and as bytecode, whose time it compares by seconds only.
+        generated = self.folder / "generated"
+        shutil.rmtree(generated, ignore_errors=True)
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "/").is_relative_to(generated):
+                del sys.modules[name]
 
     def archive(
         self,
@@ -128,8 +161,7 @@ class Shop:
         self._sources += 1  # the same source again would be in the archive already
         name = f"records_{self._sources}.ndjson"
         (self.folder / name).write_text(text)
-        source = ("--table", table, "--from", name, "--to", to)
-        self.cdpgen("archive", *source, *options)
+        self.apart("archive", "--table", table, "--from", name, "--to", to, *options)
 
     def query(self, query: str) -> list[tuple[Any, ...]]:
         with duckdb.connect() as database:
@@ -150,39 +182,40 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """An archive with a column of every type, to read only."""
+    shop = Shop(tmp_path_factory.mktemp("everything"))
+    shop.build(EVERYTHING, EVERYTHING_RULES)
+    shop.archive("shop.v1.Everything", FULL, {})
+    return shop
+
+
 class TestDuckdb:
-    def test_every_type_has_the_value_that_pyarrow_reads(self, shop: Shop) -> None:
-        shop.build(EVERYTHING, EVERYTHING_RULES)
-        shop.archive("shop.v1.Everything", FULL, {})
-        files = shop.folder / "archive/shop.v1.Everything"
+    def test_every_type_has_the_value_that_pyarrow_reads(self, everything: Shop) -> None:
+        files = everything.folder / "archive/shop.v1.Everything"
         table = ds.dataset(files, partitioning=None).to_table().drop_columns(["digits"])
         for name in ("exactly_at", "took"):  # Python has no nanoseconds, DuckDB no duration
             index = table.schema.get_field_index(name)
             table = table.set_column(index, name, table[name].cast(pa.int64()))
         expected = table.to_pylist(maps_as_pydicts="strict")
-        found = shop.rows(
+        found = everything.rows(
             "select * exclude (placed_at_day) replace (epoch_ns(exactly_at) as exactly_at) "
             "from shop_v1.everything order by small"
         )
         assert found == sorted(expected, key=lambda row: int(row["small"]))
         assert len(found) == 2
 
-    def test_what_it_cannot_read_is_left_out_with_a_comment(self, shop: Shop) -> None:
-        shop.build(EVERYTHING, EVERYTHING_RULES)
-        shop.archive("shop.v1.Everything", FULL)
-        text = shop.cdpgen("sql", "archive")
+    def test_what_it_cannot_read_is_left_out_with_a_comment(self, everything: Shop) -> None:
+        text = everything.cdpgen("sql", "archive")
         assert "-- digits: decimal256(76, 0) cannot be read; left out\n" in text
 
-    def test_partitions_that_are_no_columns_become_columns(self, shop: Shop) -> None:
-        shop.build(EVERYTHING, EVERYTHING_RULES)
-        shop.archive("shop.v1.Everything", FULL, {})
-        rows = shop.query('select placed_at_day, "select" from shop_v1.everything order by 1')
+    def test_partitions_that_are_no_columns_become_columns(self, everything: Shop) -> None:
+        rows = everything.query('select placed_at_day, "select" from shop_v1.everything order by 1')
         assert rows == [(date(2026, 1, 30), "it's/a=b"), (None, "")]
 
-    def test_a_filter_on_a_partition_reads_its_files_only(self, shop: Shop) -> None:
-        shop.build(EVERYTHING, EVERYTHING_RULES)
-        shop.archive("shop.v1.Everything", FULL, {})
-        [(_, plan)] = shop.query(
+    def test_a_filter_on_a_partition_reads_its_files_only(self, everything: Shop) -> None:
+        [(_, plan)] = everything.query(
             "explain analyze select count(large) from shop_v1.everything "
             "where placed_at_day = '2026-01-30'"
         )
@@ -285,7 +318,7 @@ class TestDuckdb:
         with (shop.folder / "newer.bin").open("wb") as stream:
             stream.write(b"\x04\x08\x02\x10\x05")  # x: 2, and a field that is not known yet
         source = ("--table", "shop.Order", "--from", "newer.bin", "--format", "delimited")
-        shop.cdpgen("archive", *source, "--to", "archive")
+        shop.apart("archive", *source, "--to", "archive")
         rules = "version: 1\nevolution: {defaults: {shop.Order.y: 7}}"
         shop.build(
             'syntax = "proto3"; package shop; message Order { int32 x = 1; int32 y = 2; }', rules
@@ -293,7 +326,7 @@ class TestDuckdb:
         said = shop.cdpgen("sql", "archive")
         assert "-- 1 row of older files is kept whole in _raw: until `cdpgen upgrade`" in said
         assert shop.query('select x, y from shop."order" order by x') == [(1, 7), (2, 7)]
-        shop.cdpgen("upgrade", "archive")
+        shop.apart("upgrade", "archive")
         said = shop.cdpgen("sql", "archive")
         assert "kept whole" not in said
         assert "-- y: the default of the rules is not in rows of upgraded files" in said
@@ -304,12 +337,203 @@ class TestDuckdb:
         shop.build(proto.format("string a = 1;"))
         shop.archive("shop.Order", {"line": {"a": "x"}})
         shop.build(proto.format("string b = 1; string a = 2;"))
-        command = [sys.executable, "-m", "cdpgen", "sql", "archive"]
-        ran = subprocess.run(command, cwd=shop.folder, capture_output=True, text=True, check=False)
-        assert ran.returncode == 2
-        assert "line.a was the name of another column" in ran.stderr
-        shop.cdpgen("upgrade", "archive")
+        code, _, said = shop.run("sql", "archive")
+        assert code == 2
+        assert "line.a was the name of another column" in said
+        shop.apart("upgrade", "archive")
         assert shop.query('select line.b, line.a from shop."order"') == [("x", "")]
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> History:
+    return History(tmp_path, "shop.Order")
+
+
+class TestDuckdbWithinMessages:
+    """There DuckDB finds columns by their names, and casts them."""
+
+    TEXTS = ("plain", "naïve", r"a\x41b", "\\", "\0", "")
+    BYTES = (b"a", rb"\x41", b"\x00\xff\x80", b"")
+    ORDER = (
+        "string top = 2; Line line = 3; repeated string texts = 4; repeated Line lines = 5; "
+        "map<string, string> by_text = 6; map<string, Line> by_name = 7;"
+    )
+    LINE = "string sku = 1; repeated string names = 2; optional string note = 3;"
+
+    def schema(self, order: str, line: str) -> str:
+        return (
+            'syntax = "proto3"; package shop; '
+            f"message Line {{ {line} }} message Order {{ int32 id = 1; {order} }}"
+        )
+
+    def order(self, id: int, text: str | bytes) -> dict[str, Any]:
+        value = text if isinstance(text, str) else base64.b64encode(text).decode()
+        line = {"sku": value, "names": [value, value], "note": value}
+        nested = {"line": line, "texts": [value], "lines": [line, {}]}
+        return {"id": id, "top": value, **nested, "by_text": {"k": value}, "by_name": {"k": line}}
+
+    def as_bytes(self, fields: str) -> str:
+        return re.sub(r"string( \w+ =|>)", r"bytes\1", fields)
+
+    def rows(self, orders: History) -> list[dict[str, Any]]:
+        """The rows of the view, which are those of `open_archive`."""
+        with duckdb.connect() as database:
+            database.execute(definitions(str(orders.archive), "duckdb", orders.today.generated))
+            table = database.sql('select * from shop."order" order by id').to_arrow_table()
+        rows: list[dict[str, Any]] = table.to_pylist(maps_as_pydicts="strict")
+        assert rows == self.opened(orders, with_raw=True)
+        return self.opened(orders)
+
+    def opened(self, orders: History, with_raw: bool = False) -> list[dict[str, Any]]:
+        names = [*orders.writer.converter.schema.names][: None if with_raw else -1]
+        return sorted(orders.rows(columns=names), key=lambda row: int(row["id"]))
+
+    def upgrade(self, orders: History) -> None:
+        assert not [
+            each.problem
+            for each in upgrade(orders.archive, generated=orders.today.generated)
+            if each.problem
+        ]
+
+    def refused(self, orders: History, name: str) -> None:
+        """The view is refused by that name until an upgrade, and right after it."""
+        said = f"shop.Order: {re.escape(name)} was the name of another column in files of an older"
+        with pytest.raises(UsageError, match=said):
+            definitions(str(orders.archive), "duckdb", orders.today.generated)
+        before = self.opened(orders)
+        self.upgrade(orders)
+        assert self.rows(orders) == before
+
+    def test_texts_that_became_bytes_are_the_bytes_of_the_texts(self, orders: History) -> None:
+        orders.build(self.schema(self.ORDER, self.LINE))
+        orders.write(*(self.order(i, text) for i, text in enumerate(self.TEXTS)), {"id": 6})
+        order, line = self.as_bytes(self.ORDER), self.as_bytes(self.LINE)
+        orders.build(self.schema(order, line))
+        rows = self.rows(orders)
+        assert len(rows) == 7
+        assert rows[2]["by_name"] == {
+            "k": {"sku": rb"a\x41b", "names": [rb"a\x41b"] * 2, "note": rb"a\x41b"}
+        }
+
+    def test_so_they_are_beside_files_that_have_bytes(self, orders: History) -> None:
+        orders.build(self.schema(self.ORDER, self.LINE))
+        orders.write(*(self.order(i, text) for i, text in enumerate(self.TEXTS)))
+        order, line = self.as_bytes(self.ORDER), self.as_bytes(self.LINE)
+        orders.build(self.schema(order, line))
+        orders.write(*(self.order(6 + i, value) for i, value in enumerate(self.BYTES)), {"id": 10})
+        rows = self.rows(orders)
+        assert [row["line"]["note"] for row in rows[:10]] == [
+            *(text.encode() for text in self.TEXTS),
+            *self.BYTES,
+        ]
+        self.upgrade(orders)
+        assert self.rows(orders) == rows
+
+    def test_so_they_are_under_a_new_name(self, orders: History) -> None:
+        orders.build(self.schema(self.ORDER, self.LINE))
+        orders.write(self.order(0, r"a\x41b"), {"id": 1, "line": {}})
+        line = self.LINE.replace("note", "remark")
+        orders.build(self.schema(self.ORDER, line))
+        orders.write({"id": 2, "line": {"remark": "naïve"}})
+        orders.build(self.schema(self.as_bytes(self.ORDER), self.as_bytes(line)))
+        orders.write({"id": 3, "line": {"remark": "AP+A"}}, {"id": 4, "line": {"remark": ""}})
+        notes = [row["line"]["remark"] for row in self.rows(orders)]
+        assert notes == [rb"a\x41b", None, "naïve".encode(), b"\x00\xff\x80", b""]
+
+    def test_bytes_that_a_required_message_has_by_default_are_those(self, orders: History) -> None:
+        proto = (
+            'syntax = "proto2"; package shop; message Order { required int32 id = 1; %s'
+            " message Line { required %s sku = 1; } }"
+        )
+        added = "required Line line = 2;"
+        rules = (
+            "version: 1\nevolution: {accept: [{rule: MESSAGE_SAME_REQUIRED_FIELDS, path: "
+            "shop.Order.line, reason: read by nobody else}], defaults: {%s}}"
+        )
+        orders.build(proto % ("", "string"))
+        orders.write({"id": 1})
+        orders.build(proto % (added, "string"), rules % "")
+        orders.write({"id": 2, "line": {"sku": r"\x41"}})
+        orders.build(proto % (added, "bytes"), rules % 'shop.Order.line.sku: "00ff"')
+        orders.write({"id": 3, "line": {"sku": "AP+A"}})
+        skus = [row["line"]["sku"] for row in self.rows(orders)]
+        assert skus == [b"\x00\xff", rb"\x41", b"\x00\xff\x80"]
+
+    @pytest.mark.parametrize(
+        "now",
+        ["reserved 1; string a = 3;", "reserved 1; string A = 3;", "reserved 1; int32 a = 3;"],
+        ids=["of-its-type", "in-another-case", "of-another-type"],
+    )
+    def test_a_new_column_has_nothing_of_a_retired_one_of_its_name(
+        self, orders: History, now: str
+    ) -> None:
+        orders.build(self.schema("Line line = 2;", "string a = 1; string b = 2;"))
+        orders.write({"id": 1, "line": {"a": "x", "b": "y"}}, {"id": 2})
+        orders.build(self.schema("Line line = 2;", f"{now} string b = 2;"))
+        self.refused(orders, "line.a")
+
+    @pytest.mark.parametrize(
+        ("field", "line", "path"),
+        [
+            ("repeated Line line = 2;", [{"a": "x"}], "line[]"),
+            ("map<string, Line> line = 2;", {"k": {"a": "x"}}, "line.value"),
+        ],
+        ids=["list", "map"],
+    )
+    def test_so_it_is_in_lists_and_maps(
+        self, orders: History, field: str, line: object, path: str
+    ) -> None:
+        orders.build(self.schema(field, "string a = 1; string b = 2;"))
+        orders.write({"id": 1, "line": line})
+        orders.build(self.schema(field, "reserved 1; string a = 3; string b = 2;"))
+        self.refused(orders, f"{path}.a")
+
+    def test_so_it_is_where_a_change_of_type_was_accepted(self, orders: History) -> None:
+        orders.build(self.schema("Line line = 2;", "string a = 1;"))
+        orders.write({"id": 1, "line": {"a": "x"}})
+        accept = "{rule: FIELD_WIRE_COMPATIBLE_TYPE, path: shop.Order.line.a, reason: unused}"
+        rules = f"version: 1\nevolution: {{accept: [{accept}]}}"
+        orders.build(self.schema("Line line = 2;", "int32 a = 1;"), rules)
+        orders.write({"id": 2, "line": {"a": 5}})
+        self.refused(orders, "line.a")
+
+    def test_a_column_that_was_dropped_and_came_back_goes_on(self, orders: History) -> None:
+        proto = self.schema("Line line = 2;", "string a = 1; string b = 2;")
+        orders.build(proto)
+        orders.write({"id": 1, "line": {"a": "x", "b": "y"}})
+        dropped = "version: 1\ntables: {shop.Order: {columns: {line.a: {drop: true}}}}"
+        orders.build(proto, dropped)
+        orders.write({"id": 2, "line": {"b": "y"}})
+        assert [row["line"] for row in self.rows(orders)] == [{"b": "y"}] * 2
+        orders.build(proto)
+        orders.write({"id": 3, "line": {"a": "z"}})
+        assert [row["line"]["a"] for row in self.rows(orders)] == ["x", "", "z"]
+
+    def test_a_former_name_that_a_retired_column_had_too_is_an_error(self, orders: History) -> None:
+        orders.build(self.schema("Line line = 2;", "optional string a = 1;"))
+        orders.write({"id": 1, "line": {"a": "x"}})
+        orders.build(self.schema("Line line = 2;", "optional string b = 1; optional string a = 2;"))
+        orders.write({"id": 2, "line": {"a": "retired"}})
+        orders.build(self.schema("Line line = 2;", "optional string b = 1; reserved 2;"))
+        self.refused(orders, "line.a")
+        # An upgraded file still has what is retired; a writer of the first version may run on.
+        orders.write({"id": 3, "line": {"b": "y"}}, version=1)
+        self.refused(orders, "line.a")
+
+    def test_two_retired_columns_of_one_name_are_none_of_todays(self, orders: History) -> None:
+        for number in (1, 2, 3):
+            gone = "".join(f"reserved {before};" for before in range(1, number))
+            field = f"optional string a = {number};" if number < 3 else ""
+            orders.build(self.schema("Line line = 2;", f"{gone} {field} string b = 9;"))
+            orders.write({"id": number, "line": {"b": "x"} | ({"a": "y"} if field else {})})
+        assert [row["line"] for row in self.rows(orders)] == [{"b": "x"}] * 3
+
+    def test_a_name_that_differs_in_case_from_the_former_is_found(self, orders: History) -> None:
+        orders.build(self.schema("Line line = 2;", "string skuId = 1;"))
+        orders.write({"id": 1, "line": {"skuId": "x"}})
+        orders.build(self.schema("Line line = 2;", "string skuid = 1;"))
+        orders.write({"id": 2, "line": {"skuid": "y"}})
+        assert [row["line"] for row in self.rows(orders)] == [{"skuid": "x"}, {"skuid": "y"}]
 
 
 LINE: list[pa.Field[Any]] = [pa.field("sku", pa.string()), pa.field("hash", pa.binary(4))]
@@ -428,10 +652,9 @@ class TestCommand:
     ORDERS = 'syntax = "proto3"; package shop; message Order { string id = 1; }'
 
     def fail(self, shop: Shop, *arguments: str) -> str:
-        command = [sys.executable, "-m", "cdpgen", "sql", *arguments]
-        ran = subprocess.run(command, cwd=shop.folder, capture_output=True, text=True, check=False)
-        assert (ran.returncode, ran.stdout) == (2, "")
-        return ran.stderr
+        code, out, said = shop.run("sql", *arguments)
+        assert (code, out) == (2, "")
+        return said
 
     def test_an_archive_without_a_known_table_is_an_error_that_says_what_there_is(
         self, shop: Shop
