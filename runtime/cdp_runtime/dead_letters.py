@@ -6,6 +6,11 @@ among the dead letters and in the table at once, whenever it is interrupted: unt
 published it lies in `_retry/`. What an interrupted retry had published carries the name of that file, by
 which the next retry finds and removes it before it begins anew: each letter ends up in one place, once.
 
+Where the store cannot rename, a move is a copy and a removal, and one that was interrupted in between leaves
+the file in both folders. Nothing has been begun with it then; it counts as taken, and the next retry ends the
+move first. That copies anew, from `_dead_letter/`, where the file is whole for as long as it is there, and
+removes no copy: a holder of the lock that was suspended in the midst may yet wake up and remove the other.
+
 A piece of a message that was cut at the end of its input goes when that message has come whole since.
 
 So that no retry takes another that is at work for an interrupted one, each holds a lock in the archive.
@@ -41,7 +46,10 @@ _RETRIED: Final = re.compile(r"r-\d+\.parquet$")
 
 
 class LetterFile(NamedTuple):
-    """A file of dead letters: its table, its path below the archive, and whether a retry has taken it."""
+    """A file of dead letters: its table, its path below the archive, and whether a retry has taken it.
+
+    One that is in `_dead_letter/` and taken is in `_retry/` too, by a move that has not ended.
+    """
 
     table: str
     path: str
@@ -64,10 +72,12 @@ class Retried(NamedTuple):
 def letter_files(storage: Storage, table: str | None = None) -> list[LetterFile]:
     """The files of dead letters in an archive, of one table or of all.
 
+    Those that a retry has written out of a file which it still has are left out, as they are taken back.
+
     Raises:
         StorageError: the archive has no files at all, or none of that table: most likely it is another one.
     """
-    found = []
+    found: dict[tuple[str, str], LetterFile] = {}
     tables = set()
     for file in storage.files():
         folder, _, rest = file.path.partition("/")
@@ -75,7 +85,9 @@ def letter_files(storage: Storage, table: str | None = None) -> list[LetterFile]
         if folder in (FOLDER, RETRY_FOLDER) and inside:
             tables.add(name)
             if table in (None, name):
-                found.append(LetterFile(name, file.path, folder == RETRY_FOLDER))
+                taken = folder == RETRY_FOLDER
+                file_of = found.get((name, inside), LetterFile(name, file.path, taken))
+                found[name, inside] = file_of._replace(taken=taken)
         else:
             tables.add(folder)
     if not tables:
@@ -84,7 +96,12 @@ def letter_files(storage: Storage, table: str | None = None) -> list[LetterFile]
         raise StorageError(
             f"{storage.url}: there are no files of {table}; it has {', '.join(sorted(tables))}"
         )
-    return found
+    taken_back = [(one.table, _identity(one.name)) for one in found.values() if one.taken]
+    return [
+        file
+        for file in found.values()
+        if not any(file.table == of and is_of_writer(file.path, one) for of, one in taken_back)
+    ]
 
 
 def read_letters(storage: Storage, path: str) -> Iterator[list[DeadLetter]]:
@@ -233,9 +250,7 @@ def _retry_file(
     decoder = _Decoder(writer)
     path, identity = file.path, _identity(file.name)
     still()
-    if file.taken:
-        _undo(storage, file.table, identity)
-    else:
+    if not file.taken:
         letters = 0
         for batch in read_letters(storage, path):
             if any(isinstance(one, bytes) for one in decoder.decode(batch)):
@@ -245,9 +260,12 @@ def _retry_file(
             letters += len(batch)
         else:
             return Retried(0, letters)  # nothing would change
-        if not config.dry_run:
-            path = f"{RETRY_FOLDER}/{file.table}/{file.name}"
-            storage.move(file.path, path)
+    if not config.dry_run:
+        path = _take(storage, file)
+        still()  # or another has taken it over, which needs no more than a suspension in the move
+    if file.taken:
+        next(read_letters(storage, path), None)  # raises before anything is removed for it
+        _undo(storage, file.table, identity)
     pipeline = Pipeline(writer, url, config, None, identity)
     try:
         rows = letters = gone = 0
@@ -261,6 +279,7 @@ def _retry_file(
                 else:
                     pipeline.intake.put_one(found, letter.source, letter.position)
                     rows += 1
+        still()
         pipeline.close()
     except BaseException:
         pipeline.give_up()
@@ -270,9 +289,22 @@ def _retry_file(
     return Retried(rows, letters, gone)
 
 
+def _take(storage: Storage, file: LetterFile) -> str:
+    """Moves a file into `_retry/`, unless it is there alone; its path there."""
+    if not file.path.startswith(f"{FOLDER}/"):
+        return file.path
+    path = f"{RETRY_FOLDER}/{file.table}/{file.name}"
+    try:
+        storage.move(file.path, path)
+    except FileNotFoundError:
+        if not file.taken:  # else who had begun the move has woken up and ended it
+            raise
+    return path
+
+
 def _undo(storage: Storage, table: str, identity: str) -> None:
-    """Removes what a retry that was interrupted had published."""
-    below = (f"{table}/", f"{FOLDER}/{table}/")
+    """Removes what a retry that was interrupted had published, and what others had begun with that."""
+    below = (f"{table}/", f"{FOLDER}/{table}/", f"{RETRY_FOLDER}/{table}/")
     for file in list(storage.files()):
         if file.path.startswith(below) and is_of_writer(file.path, identity):
             storage.delete(file.path)

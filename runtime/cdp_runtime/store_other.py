@@ -87,17 +87,21 @@ class RemoteStorage:
         return file
 
     def move(self, path: str, to: str) -> None:
-        """Copies a published file within the store, and removes it then."""
+        """Gives a published file another path."""
         before, after = f"{self.root}/{checked_path(path)}", f"{self.root}/{checked_path(to)}"
         with self.told(f"cannot move {path}"):
             there = self.size_of(before) is not None
             if there:
                 self.filesystem.makedirs(after.rpartition("/")[0], exist_ok=True)
-                self.filesystem.cp_file(before, after)
-                with contextlib.suppress(FileNotFoundError):  # an earlier attempt's answer was lost
-                    self.filesystem.rm_file(before)
+                self._move(before, after)
         if not there:
             raise FileNotFoundError(self.describe(path))
+
+    def _move(self, before: str, after: str) -> None:
+        """Copies within the store, and removes then."""
+        self.filesystem.cp_file(before, after)
+        with contextlib.suppress(FileNotFoundError):  # an earlier attempt's answer was lost
+            self.filesystem.rm_file(before)
 
     def delete(self, path: str) -> None:
         """Removes a published file."""
@@ -178,6 +182,10 @@ class OtherStorage(RemoteStorage):
     def create(self, path: str, *, replace: bool = False) -> Upload:
         """Begins a file."""
         return _SpooledUpload(self, f"{self.root}/{checked_path(path)}", self._temporary, replace)
+
+    def _move(self, before: str, after: str) -> None:
+        """As the store does it: some that rename, like SFTP, cannot copy."""
+        self.filesystem.mv(before, after)
 
     def _try_to_write(self) -> None:
         probe = f"{self._temporary}/{self.writer}.probe"

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
+from cdp_runtime.dead_letters import retry
 from cdp_runtime.metrics import Metrics
 from cdp_runtime.patience import Patience
 from cdp_runtime.storage import StorageError, open_storage, writer_id
@@ -21,6 +23,7 @@ from tests.integration.stores.test_stores import event, ids_in
 
 pytestmark = pytest.mark.timeout(60)
 
+WRITERS = {EventWriter.table: EventWriter}
 PASSING = ["reset", "reset-after", "stall", "truncate", "429", "500", "503"]
 SMALL, LARGE = 1_000, 2 * PART_BYTES + 1_000
 CASES = [
@@ -179,3 +182,27 @@ class TestWriter:
                 assert writer.metrics.retries <= len(wall.spoiled)
                 wall.choose = lambda request: None
             assert ids_in(archive) == Counter(f"{number:09}" for number in range(1_000))
+
+
+class TestRetry:
+    def test_a_move_that_ends_before_the_old_file_is_gone_is_ended_by_the_next(
+        self, server: Server
+    ) -> None:
+        with proxy.before(server.endpoint) as wall:
+            archive = behind(server, wall, "moves")
+            options: dict[str, Any] = {"storage_options": archive.options}
+            with EventWriter(archive.url, **options) as writer:
+                for number in range(10):
+                    writer.reject(event(number) if number % 2 else b"\xff", "not known then")
+
+            def choose(request: Request) -> str | None:
+                return "403" if request.method == "DELETE" and FOLDER in request.path else None
+
+            wall.choose = choose
+            with pytest.raises(StorageError, match="cannot move _dead_letter/"):
+                retry(archive.url, WRITERS, options=options)
+            wall.choose = lambda request: None
+            assert retry(archive.url, WRITERS, options=options) == {EventWriter.table: (5, 5, 0)}
+            assert retry(archive.url, WRITERS, options=options) == {EventWriter.table: (0, 5, 0)}
+            assert ids_in(archive) == Counter(f"{number:09}" for number in range(1, 10, 2))
+            assert not [name for name in archive.names() if name.startswith(f"{RETRY_FOLDER}/")]

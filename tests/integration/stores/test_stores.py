@@ -20,6 +20,8 @@ import pyarrow.dataset as ds
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
+from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from cdp_runtime import store_gcs, store_s3
 from cdp_runtime.storage import StorageError, open_storage, writer_id
@@ -217,6 +219,20 @@ class TestFiles:
         storage.delete("u/g-w-000001.parquet")
         storage.close()
         assert archive.names() == []
+
+    @pytest.mark.parametrize("archive", ["memory"], indirect=True)
+    def test_it_moves_where_the_store_renames_and_cannot_copy(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def renamed(filesystem: MemoryFileSystem, before: str, after: str) -> None:
+            filesystem.store[after] = filesystem.store.pop(before)
+
+        monkeypatch.setattr(MemoryFileSystem, "cp_file", AbstractFileSystem.cp_file)
+        monkeypatch.setattr(MemoryFileSystem, "mv", renamed)
+        archive.filesystem.pipe_file(f"{archive.root}/t/f-w-000001.parquet", b"bytes")
+        storage = open_storage(archive.url, None, archive.options)
+        storage.move("t/f-w-000001.parquet", "u/g-w-000001.parquet")
+        assert archive.names() == ["u/g-w-000001.parquet"]
 
 
 class TestWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from cdp_runtime.dead_letters import _identity, letter_files, read_letters, retr
 from cdp_runtime.positions import runs
 from cdp_runtime.storage import FileInfo, StorageError, open_storage
 from cdp_runtime.store_local import LocalStorage
+from cdp_runtime.writer import WriterFailed
 from generated.stellar.v1.event_pb2 import Event
 from generated.stellar.v1.event_writer import EventWriter
+from tests.faults.failing_store import FailingStore
 
 TABLE = "stellar.v1.Event"
 ROOT = Path(__file__).parents[3]
@@ -290,6 +293,123 @@ class TestInterrupted:
         assert run("list", str(tmp_path)) == 0
         assert "6 of them in a retry that runs or was interrupted" in capsys.readouterr().out
 
+    def test_each_call_to_a_store_that_cannot_rename_may_be_the_first_that_is_not_made(
+        self,
+    ) -> None:
+        url = "failing://bucket/letters"
+        calls = died_at = 0
+        while died_at <= calls:
+            FailingStore.empty()
+            set_apart(url)
+            FailingStore.calls = 0
+
+            def dead(call: int, name: str, done: bool, first: int = died_at) -> Exception | None:
+                return PermissionError("dead") if call >= first else None
+
+            if died_at:
+                FailingStore.plan = dead
+                with contextlib.suppress(
+                    StorageError, WriterFailed
+                ):  # the last ones let the lock go
+                    retry(url, WRITERS)
+                FailingStore.plan = None
+                for name in [name for name in FailingStore.store if name.endswith(".lock")]:
+                    del FailingStore.store[name]  # it counts for minutes
+            retry(url, WRITERS)
+            calls = calls or FailingStore.calls
+            assert calls > 40
+            rows: Counter[str] = Counter()
+            letters: Counter[bytes] = Counter()
+            for name, file in FailingStore.store.items():
+                assert RETRY_FOLDER not in name, died_at
+                if name.endswith(".parquet"):
+                    table = pq.read_table(pa.BufferReader(file.getvalue()))
+                    if FOLDER in name:
+                        letters.update(table["payload"].to_pylist())
+                    else:
+                        rows.update(table["id"].to_pylist())
+            assert (rows, letters) == (Counter(["row", "a", "b", "c"]), STAYING), died_at
+            died_at += 1
+
+
+class TestInBothFolders:
+    """Where a move is a copy and a removal, an interrupted one leaves a file in both folders."""
+
+    @pytest.fixture(params=["whole", "half"])
+    def archive(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+        set_apart(tmp_path)
+        (file,) = letter_files(open_storage(tmp_path))
+        data = (tmp_path / file.path).read_bytes()
+        copy = tmp_path / RETRY_FOLDER / TABLE / file.name
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(data if request.param == "whole" else data[: len(data) // 2])
+        return tmp_path
+
+    def test_a_retry_takes_it_once(self, archive: Path) -> None:
+        assert retry(str(archive), WRITERS) == {TABLE: (3, 3, 0)}
+        assert rows_in(archive) == Counter(["row", "a", "b", "c"])
+        assert letters_in(archive) == STAYING
+        assert letters_in(archive, RETRY_FOLDER) == Counter()
+        assert retry(str(archive), WRITERS) == {TABLE: (0, 3, 0)}
+
+    def test_its_letters_are_counted_once(
+        self, archive: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("list", str(archive)) == 0
+        shown = capsys.readouterr().out
+        assert f"{TABLE}: 6 dead letters\n" in shown
+        assert "6 of them in a retry that runs or was interrupted" in shown
+        assert run("show", str(archive)) == 0
+        assert capsys.readouterr().out.count("events.pb, position") == 6
+
+    def test_a_dry_run_changes_nothing(self, archive: Path) -> None:
+        before = {path: path.read_bytes() for path in archive.rglob("*.parquet")}
+        assert retry(str(archive), WRITERS, options={"dry_run": True}) == {TABLE: (3, 3, 0)}
+        assert {path: path.read_bytes() for path in archive.rglob("*.parquet")} == before
+
+    def test_who_has_lost_the_lock_in_the_midst_of_a_move_begins_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        set_apart(tmp_path)
+
+        def still() -> None:
+            if letters_in(tmp_path, RETRY_FOLDER):
+                raise StorageError("another has taken over")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStorage, "lock", lambda *_: contextlib.nullcontext(still))
+            with pytest.raises(StorageError, match="another has taken over"):
+                retry(str(tmp_path), WRITERS)
+        assert rows_in(tmp_path) == Counter(["row"])
+        assert letters_in(tmp_path) == Counter()
+        assert letters_in(tmp_path, RETRY_FOLDER).total() == 6
+
+    def test_nothing_is_removed_for_a_file_that_cannot_be_read(self, archive: Path) -> None:
+        (file,) = (archive / RETRY_FOLDER).rglob("*.parquet")
+        retry(str(archive), WRITERS)
+        file.write_bytes(b"PAR1")
+        before = rows_in(archive), letters_in(archive)
+        with pytest.raises(StorageError, match=r"_retry/.*: Parquet"):
+            retry(str(archive), WRITERS)
+        assert (rows_in(archive), letters_in(archive)) == before
+
+    def test_what_a_retry_had_begun_with_letters_that_it_had_written_itself_goes_with_them(
+        self, tmp_path: Path
+    ) -> None:
+        set_apart(tmp_path)
+        (file,) = letter_files(open_storage(tmp_path))
+        data = (tmp_path / file.path).read_bytes()
+        assert retry(str(tmp_path), WRITERS) == {TABLE: (3, 3, 0)}
+        (own,) = letter_files(open_storage(tmp_path))
+        (tmp_path / RETRY_FOLDER / TABLE / file.name).write_bytes(data)
+        assert [one.name for one in letter_files(open_storage(tmp_path))] == [file.name]
+        (tmp_path / own.path).rename(tmp_path / RETRY_FOLDER / TABLE / own.name)
+        assert [one.name for one in letter_files(open_storage(tmp_path))] == [file.name]
+        assert retry(str(tmp_path), WRITERS) == {TABLE: (3, 3, 0)}
+        assert rows_in(tmp_path) == Counter(["row", "a", "b", "c"])
+        assert letters_in(tmp_path) == STAYING
+        assert letters_in(tmp_path, RETRY_FOLDER) == Counter()
+
 
 class TestBesideAWriter:
     """A source is archived again while letters of it move: what is held is known all the same."""
@@ -313,6 +433,16 @@ class TestBesideAWriter:
             writer.skip_published(lambda source: True)
             writer.write_many([event("a")] * 7, source="events.pb", positions=range(7))
         assert retried == [{TABLE: (3, 3, 0)}]
+        assert writer.metrics.skipped == 7
+
+    def test_a_file_in_both_folders_is_held_once(self, tmp_path: Path) -> None:
+        set_apart(tmp_path)
+        (file,) = letter_files(open_storage(tmp_path))
+        (copy := tmp_path / RETRY_FOLDER / TABLE).mkdir(parents=True)
+        (copy / file.name).write_bytes((tmp_path / file.path).read_bytes())
+        with EventWriter(tmp_path) as writer:
+            writer.skip_published(lambda source: True)
+            writer.write_many([event("a")] * 7, source="events.pb", positions=range(7))
         assert writer.metrics.skipped == 7
 
     def test_a_file_that_is_gone_when_it_is_opened(
