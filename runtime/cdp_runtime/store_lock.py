@@ -4,12 +4,14 @@ On a disk the kernel holds the lock and lets it go when its process dies. In oth
 written anew every minute: each who wants the lock writes one under a name of its own and then looks for
 others. Of two who come at the same time at least one sees the other and withdraws, so that no condition is
 needed that only some stores know; a store need only list what was written. An object that was not written for
-ten minutes, by the clock of the store, was left by somebody who died.
+ten minutes, by the clock of the store, was left by somebody who died, or is suspended and will see that the
+lock is lost: by the store's times of what it wrote before and after, and by its own clock.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import random
 import secrets
@@ -80,6 +82,12 @@ def locked_remotely(storage: RemoteStorage, folder: str, name: str) -> Iterator[
         lock.leave()
 
 
+def _now() -> float:
+    """The time by a clock that nobody sets, and that goes on while the machine sleeps, where there is one."""
+    boot: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.time() if boot is None else time.clock_gettime(boot)
+
+
 class _Lock:
     def __init__(self, storage: RemoteStorage, folder: str, name: str) -> None:
         self._storage = storage
@@ -91,13 +99,18 @@ class _Lock:
         self._folder = folder
         self._name = name
         self._path = f"{folder}/{name}-{secrets.token_hex(8)}.lock"
-        self._lost = threading.Event()
+        self._lost = False
+        self._looking = threading.Lock()
+        self._began = 0.0  # the last write that is known to be there, by our clock
+        self._written: datetime.datetime | None = None  # the same by the store's
 
     def take(self) -> None:
         self._filesystem.makedirs(self._folder, exist_ok=True)
         for left in reversed(range(_TRIES)):
+            self._began = _now()
             self._write()
             try:
+                self._written = self._time()
                 other = self._other()
             except BaseException:
                 self.leave()
@@ -114,30 +127,51 @@ class _Lock:
 
     def renew(self) -> None:
         """Shows life, unless it was taken away."""
-        if not self._is_there():
-            self._lost.set()
-        if not self._lost.is_set():
-            self._write()
+        with self._looking:
+            if self._holds():
+                began = _now()
+                self._write()
+                if self._holds():
+                    self._began = began
+                else:  # suspended since the look, it has written anew what another had removed
+                    self.leave()
 
     def check(self) -> None:
-        with self._storage.told(f"cannot see whether it is still locked for {self._name}"):
-            if self._lost.is_set() or not self._is_there():
+        with (
+            self._storage.told(f"cannot see whether it is still locked for {self._name}"),
+            self._looking,
+        ):
+            if not self._holds():
+                self.leave()
                 raise StorageError(
-                    f"{self._storage.url}: another {self._name} has taken over: this one showed no life for "
-                    f"{LEASE_SECONDS // 60} minutes; it ends here, and the other goes on"
+                    f"{self._storage.url}: another {self._name} may have taken over: this one showed no life "
+                    f"for {LEASE_SECONDS // 60} minutes; it ends here, and the other, or the next, goes on"
                 )
+
+    def _holds(self) -> bool:
+        """Whether nobody can have taken it away; once somebody can, it is lost for good."""
+        if not self._lost:
+            before, self._written = self._written, self._time()
+            self._lost = (
+                before is None
+                or self._written is None
+                or (self._written - before).total_seconds() > LEASE_SECONDS
+                or _now() - self._began > LEASE_SECONDS
+            )
+        return not self._lost
 
     def leave(self) -> None:
         with contextlib.suppress(Exception):
             self._filesystem.rm_file(self._path)
 
-    def _is_there(self) -> bool:
+    def _time(self) -> datetime.datetime | None:
+        """When it was last written, by the store; None when it is gone."""
         self._filesystem.invalidate_cache()
         try:
-            self._filesystem.info(self._path)
+            written: datetime.datetime = self._filesystem.modified(self._path)
         except FileNotFoundError:
-            return False
-        return True
+            return None
+        return written
 
     def _write(self) -> None:
         who = f"process {os.getpid()} on {socket.gethostname()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -88,12 +89,68 @@ class TestLock:
     def test_one_that_shows_no_life_loses_it_and_sees_so(
         self, archive: Archive, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with opened(archive).lock("work") as still:
-            monkeypatch.setattr(store_lock, "LEASE_SECONDS", -1)
+        with opened(archive).lock("work") as still, monkeypatch.context() as patch:
+            patch.setattr(store_lock, "LEASE_SECONDS", -1)
             with opened(archive).lock("work") as others:
-                with pytest.raises(StorageError, match="another work has taken over"):
+                patch.undo()
+                with pytest.raises(StorageError, match="another work may have taken over"):
                     still()
                 others()
+
+    @pytest.mark.parametrize("archive", ["memory", *SERVERS], indirect=True)
+    @pytest.mark.parametrize("answer", ["comes", "is lost"])
+    def test_one_that_is_suspended_between_its_look_and_its_write_does_not_bring_it_back(
+        self, archive: Archive, answer: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = (
+            store_lock._Lock(opened(archive), f"{archive.root}/_tmp", "work")  # type: ignore[arg-type]
+            for _ in range(2)
+        )
+        monkeypatch.setattr(store_lock, "LEASE_SECONDS", 1)
+        # of the whole machine, while no clock of its own goes on
+        monkeypatch.setattr(store_lock, "_now", lambda: 0.0)
+        write = first._write
+
+        def suspended() -> None:
+            time.sleep(2.2)  # some stores tell no parts of a second
+            second.take()
+            write()
+            if answer == "is lost":
+                raise TimeoutError
+
+        first.take()
+        monkeypatch.setattr(first, "_write", suspended)
+        with contextlib.suppress(TimeoutError):
+            first.renew()
+        with pytest.raises(StorageError, match="another work may have taken over"):
+            first.check()
+        second.check()
+        left = [name for name in archive.filesystem.find(archive.root) if name.endswith(".lock")]
+        assert [name.rpartition("/")[2] for name in left] == [second._path.rpartition("/")[2]]
+
+    @pytest.mark.parametrize("archive", ["memory"], indirect=True)
+    def test_one_that_another_may_take_any_time_is_no_longer_held(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = store_lock._now()
+        with opened(archive).lock("work") as still:
+            monkeypatch.setattr(store_lock, "_now", lambda: now + store_lock.LEASE_SECONDS)
+            still()
+            monkeypatch.setattr(store_lock, "_now", lambda: now + store_lock.LEASE_SECONDS + 60)
+            for _ in range(2):
+                with pytest.raises(StorageError, match="another work may have taken over"):
+                    still()
+                monkeypatch.setattr(store_lock, "_now", lambda: now)
+
+    @pytest.mark.parametrize("archive", ["memory"], indirect=True)
+    def test_it_is_not_lost_to_one_who_only_asks_for_it(self, archive: Archive) -> None:
+        with opened(archive).lock("work") as still:
+            lock = still.__self__  # type: ignore[attr-defined]
+            other = store_lock._Lock(opened(archive), f"{archive.root}/_tmp", "work")  # type: ignore[arg-type]
+            other._write()
+            lock.renew()
+            still()
+            other.leave()
 
     @pytest.mark.parametrize("archive", ["memory", *SERVERS], indirect=True)
     def test_one_that_works_for_long_shows_life(
