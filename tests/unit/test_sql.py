@@ -8,9 +8,9 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
+from cdp_runtime.archive import load_tables
 from cdp_runtime.program import Program
 from cdp_runtime.upgrade import upgrade
 from cdpgen import cli
 from cdpgen.errors import UsageError
 from cdpgen.sql import ArchivedTable, Dialect, Key, define, definitions
-from tests.versions import History
+from tests.versions import History, messages_of
 
 EVERYTHING = """
 syntax = "proto3";
@@ -113,7 +114,7 @@ class Shop:
         self._sources = 0
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        """What `build` or `sql` exits with and prints; in this process, as a new one takes a second."""
+        """What a command exits with and prints; in this process, as a new one takes a second to start."""
         out, err = io.StringIO(), io.StringIO()
         with (
             contextlib.chdir(self.folder),
@@ -129,18 +130,19 @@ class Shop:
         assert code == 0, err
         return out
 
-    def apart(self, *arguments: str) -> None:
-        """Runs a command that knows messages: one process cannot have those of two versions."""
-        command = [sys.executable, "-m", "cdpgen", *arguments]
-        ran = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-
     def build(self, proto: str, rules: str = "version: 1") -> None:
         (self.folder / "schemas").mkdir(exist_ok=True)
         (self.folder / "schemas/shop.proto").write_text(proto)
         (self.folder / "schemas/cdpgen.yaml").write_text(rules)
         self._forget_generated()
         self.cdpgen("build", "schemas")
+        self._set_messages()
+
+    def _set_messages(self) -> None:
+        # One process cannot have the generated messages of two versions.
+        messages = messages_of(self.folder / "schemas", "shop.proto")
+        for name, writer in load_tables(self.folder / "generated").items():
+            type.__setattr__(writer, "message_type", partial(messages.__getitem__, name))
 
     def _forget_generated(self) -> None:
         # Python keeps modules, in this process and as bytecode, whose time it compares by seconds only.
@@ -161,7 +163,7 @@ class Shop:
         self._sources += 1  # the same source again would be in the archive already
         name = f"records_{self._sources}.ndjson"
         (self.folder / name).write_text(text)
-        self.apart("archive", "--table", table, "--from", name, "--to", to, *options)
+        self.cdpgen("archive", "--table", table, "--from", name, "--to", to, *options)
 
     def query(self, query: str) -> list[tuple[Any, ...]]:
         with duckdb.connect() as database:
@@ -318,7 +320,7 @@ class TestDuckdb:
         with (shop.folder / "newer.bin").open("wb") as stream:
             stream.write(b"\x04\x08\x02\x10\x05")  # x: 2, and a field that is not known yet
         source = ("--table", "shop.Order", "--from", "newer.bin", "--format", "delimited")
-        shop.apart("archive", *source, "--to", "archive")
+        shop.cdpgen("archive", *source, "--to", "archive")
         rules = "version: 1\nevolution: {defaults: {shop.Order.y: 7}}"
         shop.build(
             'syntax = "proto3"; package shop; message Order { int32 x = 1; int32 y = 2; }', rules
@@ -326,7 +328,7 @@ class TestDuckdb:
         said = shop.cdpgen("sql", "archive")
         assert "-- 1 row of older files is kept whole in _raw: until `cdpgen upgrade`" in said
         assert shop.query('select x, y from shop."order" order by x') == [(1, 7), (2, 7)]
-        shop.apart("upgrade", "archive")
+        shop.cdpgen("upgrade", "archive")
         said = shop.cdpgen("sql", "archive")
         assert "kept whole" not in said
         assert "-- y: the default of the rules is not in rows of upgraded files" in said
@@ -340,7 +342,7 @@ class TestDuckdb:
         code, _, said = shop.run("sql", "archive")
         assert code == 2
         assert "line.a was the name of another column" in said
-        shop.apart("upgrade", "archive")
+        shop.cdpgen("upgrade", "archive")
         assert shop.query('select line.b, line.a from shop."order"') == [("x", "")]
 
 
