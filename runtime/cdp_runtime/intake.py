@@ -172,7 +172,12 @@ class Intake:
                 isinstance(last, Chunk)
                 and last.source == source
                 and type(last.payloads) is list
-                and type(last.positions) is (list if position is not None else type(None))
+                and (
+                    last.positions is None
+                    if position is None
+                    # of as many, unless a signal's handler writes in the midst of this
+                    else type(last.positions) is list and len(last.positions) == len(last.payloads)
+                )
                 and len(last.payloads) < self._batch_rows
                 and last.size + len(payload) <= self._batch_bytes
             ):
