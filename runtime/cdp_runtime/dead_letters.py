@@ -23,21 +23,29 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
 
 from .config import ConfigError, WriterConfig, check, destination_of, nested
-from .dead_letter import FOLDER, RETRY_FOLDER, DeadLetter
+from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, RETRY_FOLDER, DeadLetter
 from .dry_run import DryRun
 from .resume import Published, published
 from .sources.identity import PIECE
 from .storage import Storage, StorageError, is_of_writer, open_storage
 from .writer import TableWriter, WriterFailed
 
+if TYPE_CHECKING:
+    from pyarrow.parquet import RowGroupMetaData
+
 __all__ = ["LetterFile", "Retried", "is_unfinished", "letter_files", "read_letters", "retry", "run"]
 
-_BATCH: Final = 1_024
+_BATCH_ROWS: Final = 1_024
+_BATCH_BYTES: Final = 16 << 20
+_UNEVEN_ROWS: Final = 8
+"""How many are read at once, at most, where all together are more than that: the footer tells what letters take
+on the average, and the largest may stand side by side."""
+
 _REASONS_SHOWN: Final = 20
 _PAYLOAD_SHOWN: Final = 64
 _NAME_BYTES: Final = 120
@@ -104,35 +112,57 @@ def letter_files(storage: Storage, table: str | None = None) -> list[LetterFile]
     ]
 
 
-def read_letters(storage: Storage, path: str) -> Iterator[list[DeadLetter]]:
+def read_letters(
+    storage: Storage, path: str, *, payloads: bool = True
+) -> Iterator[list[DeadLetter]]:
     """The letters of a file, some at a time.
+
+    Args:
+        storage: the archive.
+        path: of the file.
+        payloads: whether to read these too; they are null otherwise.
 
     Raises:
         StorageError: it cannot be read.
     """
     import pyarrow.parquet as pq
 
+    columns = None if payloads else [one for one in DEAD_LETTER_SCHEMA.names if one != "payload"]
     try:
         with storage.open(path) as opened, pq.ParquetFile(opened) as file:
-            for batch in file.iter_batches(_BATCH):
-                yield [
-                    DeadLetter(
-                        row["payload"],
-                        row["reason"],
-                        row["source"] or "",
-                        row["position"],
-                        row["offset"],
-                        form=row.get("form", "message"),
-                        time=row["time"],
-                    )
-                    for row in batch.to_pylist()
-                ]
+            for group in range(file.num_row_groups):
+                rows = _rows_at_once(file.metadata.row_group(group)) if payloads else _BATCH_ROWS
+                for batch in file.iter_batches(rows, [group], columns):
+                    yield [
+                        DeadLetter(
+                            row["payload"] if payloads else None,
+                            row["reason"],
+                            row["source"] or "",
+                            row["position"],
+                            row["offset"],
+                            form=row.get("form", "message"),
+                            time=row["time"],
+                        )
+                        for row in batch.to_pylist()
+                    ]
     except KeyError as error:
         raise StorageError(
             f"{storage.describe(path)}: is no file of dead letters: it has no column {error}"
         ) from None
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{storage.describe(path)}: {error}") from error
+
+
+def _rows_at_once(group: RowGroupMetaData) -> int:
+    """How many letters of a row group may be in memory together."""
+    size = group.total_byte_size
+    for payloads in map(group.column, range(group.num_columns)):
+        if payloads.path_in_schema == "payload" and payloads.has_dictionary_page:
+            # it holds once what any number of letters may have, and one of them may be all of it
+            return max(1, min(_BATCH_BYTES // payloads.total_uncompressed_size, _BATCH_ROWS))
+    if size <= _BATCH_BYTES:
+        return _BATCH_ROWS
+    return max(1, min(_BATCH_BYTES * group.num_rows // size, _UNEVEN_ROWS))
 
 
 def retry(
@@ -421,7 +451,7 @@ def _print_list(storage: Storage, files: Sequence[LetterFile]) -> None:
         reasons: defaultdict[str, _Reason] = defaultdict(_Reason)
         taken = 0
         for file in (one for one in files if one.table == table):
-            for batch in read_letters(storage, file.path):
+            for batch in read_letters(storage, file.path, payloads=False):
                 taken += len(batch) * file.taken
                 for letter in batch:
                     reasons[_plain(letter.reason)].add(letter)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -465,6 +466,44 @@ class TestBesideAWriter:
         assert writer.metrics.skipped == 7
 
 
+class TestReadLetters:
+    @staticmethod
+    def read(folder: Path, payloads: Iterable[bytes]) -> list[list[int]]:
+        """Sizes of letters, in the lists that they come in when they were written."""
+        with EventWriter(folder) as writer:
+            for payload in payloads:
+                writer.reject(payload, "no message")
+        (file,) = letter_files(open_storage(folder))
+        return [
+            [len(letter.payload or b"") for letter in batch]
+            for batch in read_letters(open_storage(folder), file.path)
+        ]
+
+    @pytest.mark.parametrize("alike", [True, False])
+    def test_of_large_ones_no_more_come_at_once_than_memory_bears(
+        self, tmp_path: Path, alike: bool
+    ) -> None:
+        found = self.read(tmp_path, (bytes([not alike and n]) * 3_000_000 for n in range(60)))
+        assert sum(map(sum, found)) == 60 * 3_000_000
+        assert max(map(sum, found)) <= 16 << 20
+
+    def test_nor_of_large_ones_among_small_ones(self, tmp_path: Path) -> None:
+        sizes = [9] * 3_000 + [3_000_000] * 20 + [9] * 3_000
+        found = self.read(tmp_path, (bytes([n % 251]) * size for n, size in enumerate(sizes)))
+        assert [size for batch in found for size in batch] == sizes
+        assert max(map(sum, found)) <= 8 * 3_000_000
+
+    def test_small_ones_come_many_at_once(self, tmp_path: Path) -> None:
+        found = self.read(tmp_path, (os.urandom(20) for _ in range(20_000)))
+        assert [len(batch) for batch in found] == [1_024] * 19 + [544]
+        found = self.read(tmp_path / "few", (b"%d" % (n % 9) for n in range(3_000)))
+        assert [len(batch) for batch in found] == [1_024, 1_024, 952]
+
+    def test_those_that_are_larger_than_that_come_one_by_one(self, tmp_path: Path) -> None:
+        found = self.read(tmp_path, (bytes([n]) * 20_000_000 for n in range(3)))
+        assert [len(batch) for batch in found] == [1, 1, 1]
+
+
 class TestRun:
     def test_list_counts_letters_by_reason(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -479,6 +518,23 @@ class TestRun:
         assert lines[1] == "  2 x no object"
         assert lines[2].endswith("UTC, from a.ndjson, b.ndjson")
         assert lines[3] == "  1 x too long"
+
+    def test_list_reads_no_payloads(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.reject(b"\xff" * 100, "no object")
+        (path,) = (tmp_path / FOLDER / TABLE).iterdir()
+        payloads = pq.read_metadata(path).row_group(0).column(0)
+        assert payloads.path_in_schema == "payload"
+        start = payloads.dictionary_page_offset or payloads.data_page_offset
+        with path.open("r+b") as file:
+            file.seek(start)
+            file.write(b"\xff" * payloads.total_compressed_size)
+        assert run("show", str(tmp_path)) == 1
+        capsys.readouterr()
+        assert run("list", str(tmp_path)) == 0
+        assert "  1 x no object\n" in capsys.readouterr().out
 
     def test_show_tells_where_what_and_how_it_begins(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
