@@ -4,10 +4,11 @@ Today's program writes today's fields: a column that was retired since has none,
 another number, or whose field went from `float` to something else, would come back as another field than the
 one that it was. A file's footer holds the descriptor of its messages, and its schema the columns. Together they
 are the program of then, but for two things that only the rules said: which of `hex`, `base64` and
-`base32` a text was, and the names that rules gave to columns. Those are taken from today's program,
-by the ids of the columns. What remains are retired columns with such a rule, for which there is no message.
-Which unit an integer counted in is what the writer called the column's type: Parquet itself has no seconds, and
-they are read back as milliseconds.
+`base32` a text was, and which columns have other names than their fields. The latter the footer tells too
+(`cdpgen.fields`), if need be; both are taken from today's program, by the ids of the columns. What remains are
+retired columns, for which there is no message: texts with such a rule, and in files that do not tell fields
+those that could be of several. Which unit an integer counted in is what the writer called the column's type:
+Parquet itself has no seconds, and they are read back as milliseconds.
 
 A field that became `optional` has zeros in old rows where nothing was written. An upgrade leaves them so and
 gives the file today's descriptor; its footer then keeps the ids of such columns (`cdpgen.implicit`).
@@ -16,28 +17,57 @@ gives the file today's descriptor; its footer then keeps the ids of such columns
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 import pyarrow as pa
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
+from google.protobuf.message import DecodeError
 
 from .converter import Converter
-from .descriptor import KEY
+from .descriptor import KEY, descriptor_of
 from .program import Encoding, Enum, Field, Kind, Presence, Program
 from .provenance import FIRST_FIELD_ID
 from .versions import children_of, field_id
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+    from google.protobuf.message import Message
 
-__all__ = ["IMPLICIT", "Former", "former_of", "implicit_ids"]
+__all__ = [
+    "FIELDS",
+    "IMPLICIT",
+    "Former",
+    "cases_of_footer",
+    "enums_of_footer",
+    "footer_of",
+    "former_of",
+    "implicit_ids",
+    "told_fields",
+]
 
 IMPLICIT: Final = "cdpgen.implicit"
 """The key in a footer with the ids of columns in which zero is absent, though their fields are `optional`."""
 
+_UPGRADED: Final = b"cdpgen.written_as"
+
+FIELDS: Final = "cdpgen.fields"
+"""The key in a footer with the fields of columns whose names do not tell them; see `footer_of`."""
+
 # The stubs of pyarrow lack too much to type these.
 ArrowField: TypeAlias = Any
+
+Path: TypeAlias = tuple[int, ...]
+"""The numbers of fields from the message of a struct to that of a column: several where messages are
+flattened. The last of a column with the case of a oneof is the negative number of its first member."""
+
+Shape: TypeAlias = tuple[str, ...]
+
+_MOST_FREE: Final = 10_000
+"""A message of which more fields have no column, those within others too, says nothing by their names."""
 
 _TYPES: Final[Mapping[int, Kind]] = {
     1: "double",
@@ -84,7 +114,7 @@ _MESSAGES: Final[Mapping[str, Kind]] = {
 class _Known(NamedTuple):
     """What a program says of a column: the fields from the message around it, encoding and presence."""
 
-    path: tuple[int, ...]
+    path: Path
     encoding: Encoding
     presence: Presence
 
@@ -120,19 +150,9 @@ def former_of(
     text = metadata.get(KEY.encode())
     if text is None:
         return None
-    pool = descriptor_pool.DescriptorPool()
-    try:
-        for file in descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(text)).file:
-            pool.Add(file)
-        message = pool.FindMessageTypeByName(today.program.message)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{KEY} of the footer cannot be read: {error}") from error
-    told = metadata.get(IMPLICIT.encode(), b"").decode()
-    implicit = frozenset(int(number) for number in told.split(",") if number)
+    pool, message = _message(text, today.program.message)
+    implicit = metadata.get(IMPLICIT.encode(), b"").decode()
     written = _written(metadata, schema)
-    former = _Former(
-        pool, dict(_known(today.program, today.schema)), implicit, seconds_told=written is not None
-    )
     fields: list[ArrowField] = [
         field
         for field in cast("Sequence[ArrowField]", written or schema)
@@ -140,8 +160,15 @@ def former_of(
     ]
     raw = _raw(fields, today)
     columns = {field.name: field for field in fields if field.name != raw}
+    former = _Former(
+        pool,
+        dict.fromkeys(_retired(fields, raw)) | told_fields(metadata),
+        _known_by_id(today),
+        frozenset(int(number) for number in implicit.split(",") if number),
+        seconds_told=written is not None,
+        names_told=FIELDS.encode() in metadata and _UPGRADED not in metadata,
+    )
     program = former.program(message, columns)
-    former.lost.extend((name,) for name in columns)
 
     class FormerConverter(Converter[Any]):
         pass
@@ -153,18 +180,116 @@ def former_of(
     return Former(FormerConverter(), former.lost)
 
 
+def told_fields(metadata: Mapping[bytes, bytes]) -> dict[int, Path | None]:
+    """The fields of columns, by their ids, as a footer has them; None where nobody knows the field.
+
+    Raises:
+        ValueError: it has them not as they should be.
+    """
+    try:
+        told = json.loads(metadata.get(FIELDS.encode(), b"{}"))
+        return {int(number): tuple(map(int, path or ())) or None for number, path in told.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{FIELDS} of the footer cannot be read: {error}") from error
+
+
+def footer_of(
+    message_type: Callable[[], type[Message]], converter: Converter[Any]
+) -> dict[str, str]:
+    """What a footer says of the messages that its rows are made of.
+
+    Args:
+        message_type: gives the type, and imports it for that.
+        converter: of the rows.
+
+    Returns:
+        The descriptor, and under `FIELDS` which fields the columns are of that names would mistake: JSON, by
+        the ids of the columns. It is there, if need be without any, as soon as somebody who does not know
+        that there are no others could mistake one.
+    """
+    descriptor = descriptor_of(message_type)
+    if descriptor is None:
+        return {}
+    told = _mistaken(descriptor, converter)
+    own = {} if told is None else {FIELDS: json.dumps(told, separators=(",", ":"))}
+    return {KEY: descriptor, **own}
+
+
+def _mistaken(descriptor: str, converter: Converter[Any]) -> dict[int, Path] | None:
+    pool, message = _message(descriptor, converter.program.message)
+    fields = _known_by_id(converter)
+    encodings = {number: one._replace(path=()) for number, one in fields.items()}
+
+    def mistaken(told: Mapping[int, Path], names_told: bool) -> dict[int, Path]:
+        former = _Former(pool, told, encodings, names_told=names_told)
+        columns = {field.name: field for field in cast("Any", converter.schema)}
+        columns.pop(converter.program.raw, None)
+        former.program(message, columns)
+        return {
+            number: one.path
+            for number, one in fields.items()
+            if number in former.seen and former.paths.get(number) != one.path
+        }
+
+    if not mistaken({}, False):
+        return None
+    told: dict[int, Path] = {}
+    # those within a struct are seen only when that is found
+    while (more := mistaken(told, True)).keys() - told.keys():
+        told |= more
+    return told
+
+
+def enums_of_footer(metadata: Mapping[bytes, bytes]) -> list[Enum]:
+    """The enums that the descriptor in a footer has, whatever uses them."""
+    return [
+        Enum(enum.name, *((value.number, value.name) for value in enum.value))
+        for part in _parts(metadata)
+        for enum in part.enum_type
+    ]
+
+
+def cases_of_footer(metadata: Mapping[bytes, bytes]) -> list[str]:
+    """The names that columns with the case of a oneof have, if no rule gives them another one."""
+    messages = (part for part in _parts(metadata) if isinstance(part, DescriptorProto))
+    return [f"{oneof.name}_case" for message in messages for oneof in message.oneof_decl]
+
+
+def _parts(metadata: Mapping[bytes, bytes]) -> Iterator[FileDescriptorProto | DescriptorProto]:
+    """The files and messages of the descriptor in a footer."""
+    left: list[FileDescriptorProto | DescriptorProto] = [*_files(metadata.get(KEY.encode(), b""))]
+    while left:
+        part = left.pop()
+        yield part
+        left += part.message_type if isinstance(part, FileDescriptorProto) else part.nested_type
+
+
+def _message(descriptor: str | bytes, name: str) -> tuple[Any, Descriptor]:
+    """A message as a footer has it, and the pool that it is in."""
+    pool = descriptor_pool.DescriptorPool()
+    files = _files(descriptor)
+    try:
+        for file in files:
+            pool.Add(file)
+        return pool, pool.FindMessageTypeByName(name)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{KEY} of the footer cannot be read: {error}") from error
+
+
+def _files(descriptor: str | bytes) -> Sequence[FileDescriptorProto]:
+    try:
+        return FileDescriptorSet.FromString(base64.b64decode(descriptor)).file
+    except (ValueError, DecodeError) as error:
+        raise ValueError(f"{KEY} of the footer cannot be read: {error}") from error
+
+
 def implicit_ids(former: Former, today: Converter[Any]) -> list[int]:
     """The ids of columns in which zero is absent in the rows of a file, and a value by today's program."""
-    then = _known(former.converter.program, former.converter.schema)
-    optional = {
-        number
-        for number, known in _known(today.program, today.schema)
-        if known.presence == "optional"
-    }
+    known = _known_by_id(today)
     return sorted(
         number
-        for number, known in then
-        if number is not None and number in optional and known.presence == "implicit"
+        for number, then in _known_by_id(former.converter).items()
+        if then.presence == "implicit" and number in known and known[number].presence == "optional"
     )
 
 
@@ -191,11 +316,24 @@ def _raw(fields: Sequence[ArrowField], today: Converter[Any]) -> str:
     return ""
 
 
-def _known(
-    program: Program, fields: Any, path: tuple[int, ...] = ()
-) -> Iterator[tuple[int | None, _Known]]:
+def _retired(fields: Sequence[ArrowField], raw: str) -> list[int]:
+    """The ids of columns of which an upgraded file's descriptor tells nothing, as they were retired before."""
+    names = [field.name for field in fields]
+    behind = fields[names.index(raw) + 1 :] if raw else []  # there an upgrade puts them
+    return [number for field in behind if (number := field_id(field)) is not None]
+
+
+def _known_by_id(converter: Converter[Any]) -> dict[int, _Known]:
+    known = _known(converter.program, converter.schema)
+    return {number: one for number, one in known if number is not None}
+
+
+def _known(program: Program, fields: Any, path: Path = ()) -> Iterator[tuple[int | None, _Known]]:
     """What a program says of columns, by their ids."""
     columns = {field.name: field for field in fields}
+    for oneof, case in program.oneof_cases:
+        first = min((item.number for item in program.fields if item.oneof == oneof), default=1)
+        yield field_id(columns[case]), _Known((*path, -first), "", "optional")
     for item in program.fields:
         if item.column is None:
             continue
@@ -210,105 +348,278 @@ def _known(
             yield from _known(item.program, children_of(kind))
 
 
+class _Taken:
+    """Which field of a message each column of its struct is of, as far as that is known."""
+
+    def __init__(self) -> None:
+        self.columns: Final[dict[Path, ArrowField]] = {}
+        self.names: Final[set[str]] = set()
+        self.flattened: Final[set[Path]] = set()
+        """The fields that have no column of their own, as those within them have."""
+
+    def copy(self) -> _Taken:
+        other = _Taken()
+        for path, column in self.columns.items():
+            other.add(path, column)
+        return other
+
+    def add(self, path: Path, column: ArrowField) -> None:
+        self.columns[path] = column
+        self.names.add(column.name)
+        self.flattened.update(path[:end] for end in range(1, len(path)))
+
+    def is_free(self, path: Path) -> bool:
+        """Whether a field can have a column beside those that are known."""
+        prefixes = (path[:end] for end in range(1, len(path) + 1))
+        return path not in self.flattened and not any(one in self.columns for one in prefixes)
+
+
 class _Former:
-    """Makes programs of descriptors and the columns that there are."""
+    """Makes programs of descriptors and the columns that there are.
+
+    Args:
+        pool: has the messages.
+        told: the fields of columns by their ids, as the footer has them; None where nobody knows.
+        known: what today's program says of columns, by their ids.
+        implicit: the ids of columns in which zero is absent.
+        seconds_told: whether times in milliseconds cannot be seconds.
+        names_told: whether columns that are not told have the names of their fields.
+    """
 
     def __init__(
         self,
         pool: Any,
-        known: Mapping[int | None, _Known],
-        implicit: frozenset[int],
+        told: Mapping[int, Path | None],
+        known: Mapping[int, _Known],
+        implicit: frozenset[int] = frozenset(),
         *,
-        seconds_told: bool,
+        seconds_told: bool = True,
+        names_told: bool,
     ) -> None:
         self.lost: Final[list[tuple[str, ...]]] = []
+        self.paths: Final[dict[int | None, Path]] = {}
+        self.seen: Final[set[int | None]] = set()
         self._pool = pool
+        self._told = told
         self._known = known
+        self._known_paths = {number: one.path for number, one in known.items()}
         self._implicit = implicit
         self._seconds_told = seconds_told
+        self._names_told = names_told
 
     def program(
         self,
         message: Descriptor,
         columns: dict[str, ArrowField],
-        path: tuple[int, ...] = (),
+        around: frozenset[str] = frozenset(),
         above: tuple[str, ...] = (),
     ) -> Program:
-        """The program of a message; takes the columns that it writes from those given.
+        """The program of a message; takes the columns that it writes from those given, and tells the rest.
 
         Args:
             message: its descriptor.
-            columns: those of the struct that it is, or is flattened into.
-            path: where flattened, the numbers of the fields from the message of that struct.
+            columns: those of the struct that it is.
+            around: the messages that the struct is within.
             above: the names of the columns that the struct is within.
         """
-        items: list[FieldDescriptor] = [
-            *message.fields,
-            *self._pool.FindAllExtensions(message),
-        ]
-        found: dict[int, Field] = {}
-        by_path = {
-            self._known[number].path: name
+        around = around | {message.full_name}
+        self.seen.update(map(field_id, columns.values()))
+        taken = self._by_names(message, columns, self._by_ids(message, columns), around)
+        program = self._program(message, columns, taken, around, above)
+        self.lost.extend((*above, column.name) for column in columns.values() if self._has(column))
+        return program
+
+    def _has(self, column: ArrowField) -> bool:
+        """Whether a column has values of its own; a case says of others which of them is set."""
+        number = field_id(column) or 0
+        path = self._told.get(number) or self._known_paths.get(number)
+        return not path or path[-1] >= 0
+
+    # ---- which field a column is of
+
+    def _by_ids(self, message: Descriptor, columns: Mapping[str, ArrowField]) -> _Taken:
+        taken = _Taken()
+        for paths in (self._told, self._known_paths):
+            for name, column in columns.items():
+                path = paths.get(field_id(column) or 0)
+                if (
+                    path
+                    and name not in taken.names
+                    and taken.is_free(path)
+                    and self._is_at(message, path, column)
+                ):
+                    taken.add(path, column)
+        return taken
+
+    def _is_at(self, message: Descriptor, path: Path, column: ArrowField) -> bool:
+        """Whether there is a field at a path that a column can be of."""
+        for number in path[:-1]:
+            item = self._item(message, number)
+            if item is None or not _may_be_flattened(item):
+                return False
+            message = _type(item)
+        item = self._item(message, abs(path[-1]))
+        if item is None:
+            return False
+        if path[-1] < 0:
+            return bool(_oneof(item)) and pa.types.is_dictionary(column.type)
+        return _holds(_shape(item), column.type)
+
+    def _by_names(
+        self,
+        message: Descriptor,
+        columns: Mapping[str, ArrowField],
+        known: _Taken,
+        around: frozenset[str],
+    ) -> _Taken:
+        """The columns that are known, and those that have the names of their fields.
+
+        A rule may have given a column any name, that of another field too, and made columns of fields within a
+        message: where nobody told that it did not, a name says something only if no other field could have
+        the column.
+        """
+        left = {
+            name: column
             for name, column in columns.items()
-            if (number := field_id(column)) in self._known
+            if name not in known.names and field_id(column) not in self._told
         }
-        for take in (lambda item: by_path.get((*path, item.number)), lambda item: item.name):
-            for item in items:
-                name = take(item)
-                if item.number in found or name not in columns:
+        while left:
+            taken = known.copy()
+            for path, item in self._free(message, taken, around):
+                column = left.get(item.name)
+                if column is None or column.name in taken.names:
                     continue
-                made = self._field(item, columns[name], above)
+                if _holds(_shape(item), column.type):
+                    taken.add(path, column)
+                    if len(taken.names) == len(known.names) + len(left):
+                        break
+            if self._names_told:
+                return taken
+            others = list(self._free(message, taken, around))
+            shapes = {_shape(item) for _, item in others}
+            doubtful = [
+                name
+                for name, column in left.items()
+                if name in taken.names
+                and (len(others) == _MOST_FREE or any(_holds(one, column.type) for one in shapes))
+            ]
+            if not doubtful:
+                return taken
+            for name in doubtful:
+                del left[name]
+        return known
+
+    def _free(
+        self, message: Descriptor, taken: _Taken, around: frozenset[str]
+    ) -> Iterator[tuple[Path, FieldDescriptor]]:
+        """The fields that have no column, then those within messages that may be flattened, and so on."""
+        left: deque[tuple[Descriptor, Path, frozenset[str]]] = deque([(message, (), around)])
+        count = 0
+        while left:
+            message, path, around = left.popleft()
+            if path in taken.columns:
+                continue
+            for item in self._items(message):
+                own = (*path, item.number)
+                if own in taken.columns:
+                    continue
+                if own not in taken.flattened:
+                    yield own, item
+                    count += 1
+                    if count == _MOST_FREE:
+                        return
+                if _may_be_flattened(item) and _type(item).full_name not in around:
+                    left.append((_type(item), own, around | {_type(item).full_name}))
+
+    def _items(self, message: Descriptor) -> list[FieldDescriptor]:
+        return [*message.fields, *self._pool.FindAllExtensions(message)]
+
+    def _item(self, message: Descriptor, number: int) -> FieldDescriptor | None:
+        found: FieldDescriptor | None = message.fields_by_number.get(number)
+        if found is None:
+            extensions = self._pool.FindAllExtensions(message)
+            found = next((item for item in extensions if item.number == number), None)
+        return found
+
+    # ---- what they become
+
+    def _program(
+        self,
+        message: Descriptor,
+        columns: dict[str, ArrowField],
+        taken: _Taken,
+        around: frozenset[str],
+        above: tuple[str, ...],
+        path: Path = (),
+    ) -> Program:
+        cases = list(self._cases(message, columns, taken, path))
+        fields: list[Field] = []
+        for item in self._items(message):
+            own = (*path, item.number)
+            column = taken.columns.get(own)
+            if column is not None:
+                made = self._field(item, column, around, above)
                 if made is not None:
-                    found[item.number] = made
-                    del columns[name]
-        cases = list(_cases(message, columns))
-        for item in items:  # those that are flattened have no column of their own
-            if item.number not in found and item.message_type and not _is_repeated(item):
-                inner = (*path, item.number)
-                program = self.program(item.message_type, columns, inner, above)
+                    fields.append(made)
+                    self.paths[field_id(column)] = own
+                    del columns[column.name]
+            elif own in taken.flattened:
+                inner = around | {_type(item).full_name}
+                program = self._program(_type(item), columns, taken, inner, above, own)
                 if program.fields:
-                    found[item.number] = Field(
-                        item.number,
-                        _TYPES[item.type],
-                        "",
-                        _presence(item),
-                        encoding="flatten",
-                        oneof=_oneof(item),
-                        name=item.name,
-                        program=program,
+                    fields.append(
+                        Field(
+                            item.number,
+                            _TYPES[item.type],
+                            "",
+                            _presence(item),
+                            encoding="flatten",
+                            oneof=_oneof(item),
+                            name=item.name,
+                            program=program,
+                        )
                     )
-        fields = (found[item.number] for item in items if item.number in found)
         return Program(message.full_name, *fields, oneof_cases=cases)
 
+    def _cases(
+        self, message: Descriptor, columns: dict[str, ArrowField], taken: _Taken, path: Path
+    ) -> Iterator[tuple[str, str]]:
+        """The columns that say which member of a oneof is set; they are taken."""
+        for oneof in message.oneofs:
+            numbers = sorted(member.number for member in oneof.fields)
+            by_ids = (taken.columns.get((*path, -number)) for number in numbers)
+            column = next((one for one in by_ids if one is not None), None)
+            if column is None and f"{oneof.name}_case" not in taken.names:
+                column = columns.get(f"{oneof.name}_case")
+            if column is not None and pa.types.is_dictionary(column.type):
+                self.paths[field_id(column)] = (*path, -numbers[0])
+                del columns[column.name]
+                yield oneof.name, column.name
+
     def _field(
-        self, item: FieldDescriptor, column: ArrowField, above: tuple[str, ...]
+        self,
+        item: FieldDescriptor,
+        column: ArrowField,
+        around: frozenset[str],
+        above: tuple[str, ...],
     ) -> Field | None:
         """The program of a field and its column; None where nobody knows how the one became the other."""
         kind = column.type
         above = (*above, column.name)
-        if item.message_type is not None and item.message_type.GetOptions().map_entry:
-            if not pa.types.is_map(kind):
-                return None
+        if _is_map(item):
             members = {"key": kind.key_field, "value": kind.item_field}
-            fields = [
-                self._value(
-                    each,
-                    members[each.name].type,
-                    each.name,
-                    members[each.name],
-                    (*above, each.name),
-                )
-                for each in item.message_type.fields
-            ]
+            fields = []
+            for each in _type(item).fields:
+                member = members[each.name]
+                own = (*above, each.name)
+                fields.append(self._value(each, member.type, each.name, member, around, own))
             if None in fields:
                 return None
-            program = Program(item.message_type.full_name, *cast("list[Field]", fields))
+            program = Program(_type(item).full_name, *cast("list[Field]", fields))
             return Field(item.number, "map", column.name, "repeated", program=program)
         if _is_repeated(item):
-            if not pa.types.is_list(kind):
-                return None
             kind = kind.value_type
-        return self._value(item, kind, column.name, column, above)
+        return self._value(item, kind, column.name, column, around, above)
 
     def _value(
         self,
@@ -316,22 +627,21 @@ class _Former:
         kind: Any,
         name: str,
         column: ArrowField,
+        around: frozenset[str],
         above: tuple[str, ...],
     ) -> Field | None:
-        wire = _TYPES[item.type]
+        wire = _kind(item)
         encoding: Encoding = ""
         enum: Enum | None = None
         program: Program | None = None
         if item.message_type is not None:
-            wire = _MESSAGES.get(item.message_type.full_name, wire)
             program = Program(item.message_type.full_name)
             if wire == "wrapper":
                 (inner,) = item.message_type.fields
                 program = Program(program.message, Field(1, _TYPES[inner.type], "value"))
             elif wire in ("message", "group") and pa.types.is_struct(kind):
                 children = {child.name: child for child in children_of(kind)}
-                program = self.program(item.message_type, children, (), above)
-                self.lost.extend((*above, child) for child in children)
+                program = self.program(item.message_type, children, around, above)
             elif wire in ("message", "group"):
                 encoding = "serialized"
             elif wire != "json":
@@ -344,8 +654,8 @@ class _Former:
             if kind.unit == "ms" and not self._seconds_told:
                 return None  # they may be seconds, and today's unit need not be the one of then
             encoding = cast(Encoding, f"unix_{kind.unit}")
-        elif wire == "string" and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            known = self._known.get(field_id(column))
+        elif wire == "string" and not _is_text(kind):
+            known = self._known.get(field_id(column) or 0)
             if known is None or not known.encoding:
                 return None
             encoding = known.encoding
@@ -361,12 +671,91 @@ class _Former:
         )
 
 
-def _cases(message: Descriptor, columns: dict[str, ArrowField]) -> Iterator[tuple[str, str]]:
-    """The columns that say which member of a oneof is set; they are taken."""
-    for oneof in message.oneofs:
-        if f"{oneof.name}_case" in columns:
-            del columns[f"{oneof.name}_case"]
-            yield oneof.name, f"{oneof.name}_case"
+def _type(item: FieldDescriptor) -> Descriptor:
+    """The message that a field of that type is."""
+    return cast("Descriptor", item.message_type)
+
+
+def _kind(item: FieldDescriptor) -> Kind:
+    wire = _TYPES[item.type]
+    # delimited, a well-known message is a struct as any other
+    return _MESSAGES.get(_type(item).full_name, wire) if wire == "message" else wire
+
+
+def _may_be_flattened(item: FieldDescriptor) -> bool:
+    return _kind(item) in ("message", "group") and not _is_repeated(item)
+
+
+def _shape(item: FieldDescriptor) -> Shape:
+    """What of a field says which columns it can have."""
+    if _is_map(item):
+        return "map", *(_shape(each)[-1] for each in _type(item).fields)
+    kind: str = _kind(item)
+    if kind == "wrapper":
+        (inner,) = _type(item).fields
+        kind = _TYPES[inner.type]
+    return ("list", kind) if _is_repeated(item) else (kind,)
+
+
+def _holds(shape: Shape, kind: Any) -> bool:
+    """Whether a column of a type can be that of a field."""
+    if shape[0] == "map":
+        return (
+            pa.types.is_map(kind)
+            and _holds(shape[1:2], kind.key_type)
+            and _holds(shape[2:], kind.item_type)
+        )
+    if shape[0] == "list":
+        return pa.types.is_list(kind) and _holds(shape[1:], kind.value_type)
+    return any(test(kind) for test in _COLUMNS[shape[0]])
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_bytes(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+_Tests: TypeAlias = tuple[Callable[[Any], bool], ...]
+
+_INT32: Final[_Tests] = (pa.types.is_int32, pa.types.is_timestamp)
+_INT64: Final[_Tests] = (pa.types.is_int64, pa.types.is_timestamp)
+_UINT32: Final[_Tests] = (pa.types.is_uint32, pa.types.is_timestamp)
+_UINT64: Final[_Tests] = (pa.types.is_uint64, pa.types.is_timestamp)
+_BYTES: Final[_Tests] = (_is_bytes, pa.types.is_fixed_size_binary)
+
+_COLUMNS: Final[Mapping[str, _Tests]] = {
+    "double": (pa.types.is_float64,),
+    "float": (pa.types.is_float32, pa.types.is_float64),
+    "int32": _INT32,
+    "sint32": _INT32,
+    "sfixed32": _INT32,
+    "int64": _INT64,
+    "sint64": _INT64,
+    "sfixed64": _INT64,
+    "uint32": _UINT32,
+    "fixed32": _UINT32,
+    "uint64": _UINT64,
+    "fixed64": _UINT64,
+    "bool": (pa.types.is_boolean,),
+    "string": (_is_text, pa.types.is_decimal, *_BYTES),
+    "bytes": _BYTES,
+    "enum": (pa.types.is_dictionary, _is_text, pa.types.is_int32),
+    "message": (pa.types.is_struct, _is_bytes),
+    "group": (pa.types.is_struct, _is_bytes),
+    "timestamp": (pa.types.is_timestamp,),
+    "duration": (pa.types.is_duration,),
+    "date": (pa.types.is_date32,),
+    "time_of_day": (pa.types.is_time64,),
+    "json": (_is_text,),
+}
+"""The types of columns that the values of a kind of field can have, by any rule."""
+
+
+def _is_map(item: FieldDescriptor) -> bool:
+    return item.message_type is not None and bool(item.message_type.GetOptions().map_entry)
 
 
 def _is_repeated(item: Any) -> bool:

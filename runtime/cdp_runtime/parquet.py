@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from .descriptor import KEY as DESCRIPTOR_KEY
 from .memory import BLOCKS
 from .parquet_file import Compressor, Layout, ParquetFile
 from .payloads import Positions, concat_positions
@@ -103,9 +102,9 @@ class Table(NamedTuple):
         folder: of its files below the archive.
         schema: of its files.
         sort_by: the columns by which rows are sorted within a row group.
-        metadata: what the footers say besides positions and descriptor.
+        metadata: what the footers say besides positions and messages.
         dead_letters: whether these are the table's dead letters.
-        descriptor: gives what the footers say of the schema of the messages.
+        messages: gives what the footers say of the messages that the rows are made of.
         bloom_filters: the columns that get a bloom filter.
     """
 
@@ -115,7 +114,7 @@ class Table(NamedTuple):
     sort_by: Sequence[str]
     metadata: Mapping[str, str]
     dead_letters: bool
-    descriptor: Callable[[], str | None] | None = None
+    messages: Callable[[], Mapping[str, str]] | None = None
     bloom_filters: Sequence[str] = ()
 
 
@@ -442,9 +441,8 @@ class _OpenFile:
         """Writes the rest and the footer, makes the file appear, and gives its size in bytes."""
         self.write_row_group()
         told = {**self._table.metadata, KEY: self.positions.metadata(prefixes)}
-        descriptor = self._table.descriptor and self._table.descriptor()
-        if descriptor:
-            told[DESCRIPTOR_KEY] = descriptor
+        if self._table.messages is not None:
+            told |= self._table.messages()
         self._file.finish(told)
         self._count_written()
         self._output.publish()

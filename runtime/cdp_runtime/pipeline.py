@@ -22,8 +22,8 @@ from . import _native
 from .config import ConfigError
 from .converter import Rejected
 from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, DeadLetter, to_batch
-from .descriptor import descriptor_of
 from .dry_run import DryRun
+from .former import footer_of
 from .intake import LOOK_SECONDS, Chunk, Intake, Letter, Mark
 from .journal import Frame, Journal, Left, encode, left_behind
 from .metrics import Metrics
@@ -133,7 +133,7 @@ class Pipeline:
             writer.sort_by,
             metadata,
             False,
-            functools.cache(lambda: descriptor_of(writer.message_type)),
+            functools.cache(lambda: footer_of(writer.message_type, self._converter)),
             writer.bloom_filters,
         )
         letters = Table(

@@ -35,8 +35,9 @@ from .archive import import_messages, load_tables, writer_of
 from .config import ConfigError, destination_of
 from .dataset import ArchiveError, ahead, folder_keys, older_ids, open_parquet
 from .dead_letter import FOLDER, RETRY_FOLDER, counted
-from .former import IMPLICIT, former_of
+from .former import IMPLICIT, cases_of_footer, enums_of_footer, former_of, told_fields
 from .positions import Spans, spans
+from .program import Enum
 from .provenance import FIRST_FIELD_ID, other_lock
 from .replay_order import KEY, Held, Rows
 from .replay_output import BYTES, compressed, delimited, lines, output_of
@@ -44,7 +45,7 @@ from .sources import format_of
 from .sources.files import compression_of
 from .sources.identity import place
 from .storage import Storage, open_storage
-from .versions import Evolution, children_of, field_id, zero_scalar
+from .versions import Evolution, children_of, field_id, zero_of, zero_scalar
 from .writer import TableWriter
 
 if TYPE_CHECKING:
@@ -594,6 +595,7 @@ class _File:
         self.runs: Final = _runs_of(footer, storage.describe(path))
         self._evolution: Evolution | None = None
         self._lost: list[tuple[str, ...]] = []
+        self._enums: list[Enum] = []
         schema = self._parquet.schema_arrow
         if letters:
             self._columns = ["payload", "form"]
@@ -603,13 +605,13 @@ class _File:
             raise ArchiveError(f"{storage.describe(path)}: {clash}")
         current = told.get(b"cdpgen.fingerprint", b"").decode() == writer.fingerprint
         if current and IMPLICIT.encode() not in told:
-            self._lost = list(_lost(schema, converter.schema))
+            self._lost = _lost(told, schema, converter.schema)
         else:
             former = former_of(told, schema, converter)
             if former is not None:
-                self._converter, self._lost = former
+                self._converter, self._lost = former.converter, former.lost
             else:
-                self._lost = list(_lost(schema, converter.schema))
+                self._lost = _lost(told, schema, converter.schema)
                 self._evolution = Evolution(
                     converter,
                     converter.schema,
@@ -618,6 +620,8 @@ class _File:
                     older=older_ids(told),
                     defaults=None,
                 )
+        if self._lost:
+            self._enums = enums_of_footer(told)
         self._columns = list(self._converter.schema.names)
         if self._evolution is not None:
             self._columns = self._evolution.needs(self._columns)
@@ -642,7 +646,9 @@ class _File:
             # a message that is kept whole has them
             made_of = batch.filter(batch.column(raw).is_null()) if raw else batch
             for path in self._lost:
-                self._counts.lost[".".join(path)] += _values(made_of.column(path[0]), path[1:])
+                self._counts.lost[".".join(path)] += _values(
+                    made_of.column(path[0]), path[1:], self._enums
+                )
         if self._evolution is None:
             own = batch.select(self._converter.schema.names)
             return self._converter.to_protobuf(own).cast(BYTES)
@@ -651,41 +657,81 @@ class _File:
         return encoded if raw is None else pc.coalesce(batch.column(raw).cast(BYTES), encoded)
 
 
-def _lost(fields: Any, today: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The columns of a file that today's schema has not, each as the names that lead to it."""
+def _lost(told: Mapping[bytes, bytes], schema: Any, today: Any) -> list[tuple[str, ...]]:
+    """The columns of a file that today's schema has not, each as the names that lead to it.
+
+    Less those with the case of a oneof, which only say of others which of them is set.
+    """
+    found = list(_retired(schema, today))
+    if not found:
+        return []
+    cases = {number for number, path in told_fields(told).items() if path and path[-1] < 0}
+    names = cases_of_footer(told)
+    return [
+        (*above, field.name)
+        for above, field in found
+        if field_id(field) not in cases
+        and not (field.name in names and pa.types.is_dictionary(field.type))
+    ]
+
+
+def _retired(
+    fields: Any, today: Any, above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     known = {field_id(field): field for field in today}
     for field in fields:
         number = field_id(field)
         if number is not None and number >= FIRST_FIELD_ID:
             continue
         if number not in known:
-            yield *above, field.name
+            yield above, field
         else:
             inner, target = field.type, known[number].type
             if pa.types.is_list(inner) and pa.types.is_list(target):
                 inner, target = inner.value_type, target.value_type
-            yield from _lost(children_of(inner), children_of(target), (*above, field.name))
+            yield from _retired(children_of(inner), children_of(target), (*above, field.name))
 
 
-def _values(array: Array, path: Sequence[str]) -> int:
-    """How many values a column has, or one within it, that are not absent, zero or empty."""
+def _values(array: Array, path: Sequence[str], enums: Sequence[Enum] = ()) -> int:
+    """How many values a column has, or one within it, that are not absent, zero or empty.
+
+    Args:
+        array: the column.
+        path: the names that lead from it to the one within it.
+        enums: those that columns of names may be of.
+    """
     kind = array.type
     if path and pa.types.is_list(kind):
-        return _values(array.flatten(), path)
+        return _values(array.flatten(), path, enums)
     if path and pa.types.is_map(kind):
-        return _values(array.keys if path[0] == "key" else array.items, path[1:])
+        return _values(array.keys if path[0] == "key" else array.items, path[1:], enums)
     if path:
-        return _values(array.flatten()[kind.get_field_index(path[0])], path[1:])
+        return _values(array.flatten()[kind.get_field_index(path[0])], path[1:], enums)
     if pa.types.is_list(kind) or pa.types.is_map(kind):
         offsets = array.offsets
         there: Array = pc.not_equal(offsets[1:], offsets[:-1])
     elif pa.types.is_struct(kind):
         there = array.is_valid()
+    elif pa.types.is_dictionary(kind):
+        names: Array = array.dictionary_decode()
+        there = pc.not_equal(names, pa.scalar(_zero_of_names(names, enums)))
     else:
-        plain = array.dictionary_decode() if pa.types.is_dictionary(kind) else array
-        there = pc.not_equal(plain, zero_scalar(plain.type))
+        there = pc.not_equal(array, zero_scalar(kind))
     found: int | None = pc.sum(there).as_py()
     return found or 0
+
+
+def _zero_of_names(names: Array, enums: Sequence[Enum]) -> str:
+    """What zero is called among names; empty where the enums that have them all do not agree on it."""
+    there = {name for name in names.unique().to_pylist() if name and not _is_number(name)}
+    zeros = {
+        zero_of(names.type, enum) for enum in enums if there <= {name for _, name in enum.values}
+    }
+    return str(zeros.pop()) if len(zeros) == 1 else ""
+
+
+def _is_number(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()  # of one that had no name
 
 
 # ---- What goes out

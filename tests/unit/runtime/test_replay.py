@@ -439,11 +439,164 @@ class TestVersions:
         assert found == history.payloads({"id": 1, "count": 3})
         assert counts.lost == {"note": 1}
 
+    def test_a_message_that_holds_itself_and_was_dropped_is_no_matter(self, tmp_path: Path) -> None:
+        history = History(tmp_path, "shop.v1.Sale")
+        node = "message Node { Node up = 1; string name = 2; }"
+        history.build(SALE.format("Node node = 2;") + node, columns("node: {drop: true}"))
+        written = history.write({"id": 1})
+        history.build(
+            SALE.format("Node node = 2; int32 n = 3;") + node, columns("node: {drop: true}")
+        )
+        assert told(history) == (written, {})
+
+    def test_of_what_was_dropped_no_more_is_looked_at_than_a_table_can_have(
+        self, tmp_path: Path
+    ) -> None:
+        levels = [f"message L{n} {{ L{n + 1} a = 1; L{n + 1} b = 2; }}" for n in range(40)]
+        fields = "".join(levels) + " message L40 { string note = 1; }"
+        history = History(tmp_path, "shop.v1.Sale")
+        history.build(
+            SALE.format("L0 all = 2; string note = 3;") + fields, columns("all: {drop: true}")
+        )
+        written = history.write({"id": 1, "note": "ring twice"})
+        history.build(SALE.format("L0 all = 2; reserved 3;") + fields, columns("all: {drop: true}"))
+        assert told(history) == (written, {})
+        forget(history)
+        assert told(history) == (history.payloads({"id": 1}), {"note": 1})
+
+    def test_well_known_messages_may_be_delimited(self, tmp_path: Path) -> None:
+        proto = (
+            'edition = "2023"; package shop.v1; option features.message_encoding = DELIMITED;'
+            'import "google/protobuf/timestamp.proto"; import "google/protobuf/wrappers.proto";'
+            "message Sale {{ int32 id = 1; google.protobuf.Timestamp at = 2;"
+            " repeated google.protobuf.StringValue notes = 3; {} }}"
+        )
+        history = History(tmp_path, "shop.v1.Sale")
+        history.build(proto.format(""))
+        written = history.write({"id": 1, "at": "2026-01-01T00:00:00Z", "notes": ["a", ""]}, {})
+        history.build(proto.format("int32 n = 4;"))
+        assert told(history) == (written, {})
+
+    @pytest.mark.parametrize(
+        ("fields", "rules", "later", "later_rules", "record", "rest"),
+        [
+            (
+                "string price = 2; string price_v2 = 3;",
+                "price: {drop: true}, price_v2: {name: price}",
+                "string price = 2; reserved 3;",
+                "price: {drop: true}",
+                {"priceV2": "x"},
+                {},
+            ),
+            (
+                "string host = 2; Meta meta = 3;",
+                "host: {drop: true}, meta: {flatten: true}",
+                "string host = 2; Meta meta = 3;",
+                "host: {drop: true}, meta: {flatten: true}, meta.host: {drop: true}",
+                {"meta": {"host": "h", "port": 1}},
+                {"meta": {"port": 1}},
+            ),
+            (
+                "string host_name = 2; Meta meta = 3;",
+                "host_name: {name: host}, meta: {drop: true}",
+                "reserved 2; Meta meta = 3;",
+                "meta: {drop: true}",
+                {"hostName": "h"},
+                {},
+            ),
+            (
+                "Meta meta = 2; repeated Meta all = 3;",
+                "meta: {flatten: true, prefix: m_}, all.port: {name: host}, all.host: {name: h}",
+                "reserved 2; repeated Meta all = 3;",
+                "all.port: {drop: true}, all.host: {drop: true}",
+                {"meta": {"host": "h"}, "all": [{"host": "x", "port": 1}, {"port": 2}]},
+                {"all": [{}, {}]},
+            ),
+        ],
+        ids=["a name", "flattened", "the name of one within", "a prefix, in a list"],
+    )
+    def test_a_retired_column_goes_where_it_came_from_and_where_no_one_knows_nowhere(
+        self,
+        fields: str,
+        rules: str,
+        later: str,
+        later_rules: str,
+        record: dict[str, Any],
+        rest: dict[str, Any],
+        tmp_path: Path,
+    ) -> None:
+        meta = "message Meta { string host = 1; int32 port = 2; bool more = 3; }"
+        rest, record = {"id": 1, **rest}, {"id": 1, **record}
+        history = History(tmp_path, "shop.v1.Sale")
+        history.build(SALE.format(fields) + meta, columns(rules))
+        written = history.write(record, {"id": 2})
+        history.build(SALE.format(later) + meta, columns(later_rules))
+        assert told(history) == (written, {})
+        forget(history)
+        found, lost = told(history)
+        assert found == history.payloads(rest, {"id": 2})
+        assert lost
+
+    def test_footers_tell_fields_only_where_names_do_not(self, tmp_path: Path) -> None:
+        history = History(tmp_path, "shop.v1.Sale")
+        meta = "message Meta { string host = 1; int32 port = 2; }"
+        proto = "string a = 2; string b = 3; Meta meta = 4; oneof o { int32 x = 5; string y = 6; }"
+        flat = "meta: {flatten: true}, a: {encoding: hex}"
+        for rules, wanted in (
+            ("o: {case: true}", None),
+            (flat, None),
+            (f"{flat}, o: {{case: true, name: which}}", {"6": [-5]}),
+            ("b: {drop: true}", {}),
+            ("meta.host: {name: at}, b: {name: c}", {"3": [3], "5": [1]}),
+        ):
+            shutil.rmtree(tmp_path)
+            tmp_path.mkdir()
+            history.build(SALE.format(proto) + meta, columns(rules))
+            history.write({"id": 1})
+            (path,) = history.archive.rglob("*.parquet")
+            found = pq.read_metadata(path).metadata.get(b"cdpgen.fields")
+            assert (None if found is None else json.loads(found)) == wanted, rules
+
+    def test_a_case_is_no_value_and_the_zero_of_an_enum_is_none(self, tmp_path: Path) -> None:
+        enum = "enum Kind { NONE = 0; GIFT = 1; }"
+        oneof = "Kind kind = 2; oneof o { int32 x = 5; string y = 6; }"
+        case = "o: {case: true, name: which}"
+        history = History(tmp_path, "shop.v1.Sale")
+        history.build(SALE.format(oneof) + enum, columns(f"kind: {{name: sort}}, {case}"))
+        history.write({"id": 1, "x": 0}, {"id": 2, "kind": "GIFT"}, {"id": 3})
+        forget(history)
+        history.build(SALE.format(oneof.replace("Kind kind =", "reserved")) + enum, columns(case))
+        found, lost = told(history)
+        assert found == history.payloads({"id": 1, "x": 0}, {"id": 2}, {"id": 3})
+        assert lost == {"sort": 1}
+
 
 SALE = """syntax = "proto3";
 package shop.v1;
 message Sale {{ int32 id = 1; {} }}
 """
+
+
+def columns(rules: str) -> str:
+    return f"version: 1\ntables: {{shop.v1.Sale: {{columns: {{{rules}}}}}}}"
+
+
+def told(history: History) -> tuple[list[bytes], dict[str, int]]:
+    """What a replay gives, and what it says is in no message."""
+    counts = Counts()
+    generated = history.today.generated
+    found = replayed(history.archive, history.table, generated=generated, counts=counts)
+    return found, dict(+counts.lost)
+
+
+def forget(history: History) -> None:
+    """Makes the files as they were before footers told the fields of columns."""
+    for path in history.archive.rglob("*.parquet"):
+        footer = dict(pq.read_metadata(path).metadata)
+        for key in (b"cdpgen.fields", b"ARROW:schema"):
+            footer.pop(key, None)
+        table = pq.read_table(path, partitioning=None)
+        pq.write_table(table.replace_schema_metadata(footer), path)
 
 
 def every_version(folder: Path) -> tuple[History, list[bytes]]:
