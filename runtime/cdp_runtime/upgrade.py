@@ -6,39 +6,45 @@ once (a rename on a disk, the end of an upload in an object store): a reader see
 never both or none, whatever becomes of the process. Run again, it goes on with the files that are left.
 
 What the footer says of positions stays true, so a stream resumes as before. Columns that are retired stay in
-the file, and messages that had something in them are kept whole in `_raw` from then on, as the footer no longer
-tells what they were made of: a replay gives the same bytes before and after. Defaults of the rules are not
-written down, as no message had them: the footer keeps the ids of the columns that the rows are older than
-(`cdpgen.older`), and `open_archive` fills them as before. Nor is a zero of a field that became `optional` made
-null: the footer keeps that it was absent, or zero, for the replay (`cdpgen.implicit`).
+the file, but the footer no longer tells what they were made of: each message that a replay would make something
+else of from then on is kept whole in `_raw`, so that it gives the same before and after. Defaults of the
+rules are not written down, as no message had them: the footer keeps the ids of the columns that the rows are
+older than (`cdpgen.older`), and `open_archive` fills them as before. Nor is a zero of a field that became
+`optional` made null: the footer keeps that it was absent, or zero, for the replay (`cdpgen.implicit`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from . import descriptor
 from .archive import load_tables, writer_of
 from .config import ConfigError, destination_of
-from .converter import Converter
+from .converter import ConversionError, Converter
 from .dataset import OLDER, WRITTEN_AS, ArchiveError, older_ids, open_parquet, written_as
 from .dead_letters import is_unfinished
-from .former import IMPLICIT, Former, former_of, implicit_ids
+from .former import FIELDS, IMPLICIT, footer_of, former_of, implicit_ids
 from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
+from .program import Field, Program
 from .provenance import other_lock
 from .storage import FileInfo, Storage, open_storage, writer_id
-from .versions import Evolution, with_retired
+from .versions import Evolution, ids_of, with_retired
 from .writer import TableWriter
 
 __all__ = ["Upgraded", "run", "upgrade"]
+
+# The stubs of pyarrow lack too much to type these.
+Array: TypeAlias = Any
 
 
 class Upgraded(NamedTuple):
@@ -193,27 +199,35 @@ def _upgrade_file(
         OLDER: ",".join(map(str, evolution.older)),
         WRITTEN_AS: written_as(footer),
     }
-    told.pop(descriptor.KEY, None)
-    told.pop(IMPLICIT, None)
-    today = descriptor.descriptor_of(writer.message_type())
-    if today is not None:
-        told[descriptor.KEY] = today
+    for key in (descriptor.KEY, FIELDS, IMPLICIT):
+        told.pop(key, None)
+    told |= footer_of(writer.message_type, converter)
+    retired = sorted({*ids_of(schema)} - {*ids_of(converter.schema)})
+    if descriptor.KEY in told and retired:
+        # today's descriptor has none of them, and may have others by their names
+        told[FIELDS] = json.dumps({**json.loads(told.get(FIELDS, "{}")), **dict.fromkeys(retired)})
     codec = (
         parquet.metadata.row_group(0).column(0).compression if parquet.num_row_groups else "ZSTD"
     ).lower()
     patience = Patience(f"upgrade {identity}", Metrics())
     upload = storage.create(file.path, replace=True)
     try:
-        former = former_of(footer, source, converter)
-        if former is not None and (implicit := implicit_ids(former, converter)):
-            told[IMPLICIT] = ",".join(map(str, implicit))
         # that rows are sorted is not told: what comes out of `_raw` need not be
         layout = Layout(schema, Compressor(codec), bloom_filters=writer.bloom_filters)
+        former = former_of(footer, source, converter)
+        ways = None
+        if former is not None:
+            if implicit := implicit_ids(former, converter):
+                told[IMPLICIT] = ",".join(map(str, implicit))
+            # without it nobody knows the units of times, and what a replay gives is not all of a row
+            is_all = b"ARROW:schema" in footer
+            replayed = _replayed(told, layout, schema, converter) if is_all else None
+            ways = _Ways(former.converter, replayed, _undropping(converter))
         made = ParquetFile(layout, upload.write)
         for group in range(parquet.num_row_groups):
             for batch in parquet.read_row_group(group).to_batches():
                 rows = evolution.apply(batch, schema.names)
-                made.append(rows if former is None else _whole(rows, batch, former, converter))
+                made.append(rows if ways is None else _whole(rows, batch, ways))
             made.end_row_group()
             patience.call(upload.drain, f"write {shown}")
         made.finish(told)
@@ -228,20 +242,119 @@ def _upgrade_file(
     return Upgraded(writer.table, shown, version, parquet.metadata.num_rows, (file.size, after))
 
 
-def _whole(
-    rows: pa.RecordBatch, before: pa.RecordBatch, former: Former, converter: Converter[Any]
-) -> pa.RecordBatch:
-    """Rows of today, with the messages in `_raw` that today's columns cannot hold."""
-    raw = converter.program.raw
+class _Ways(NamedTuple):
+    """What makes messages of rows, in a replay of the file and of the upgraded one, and as it should be."""
+
+    before: Converter[Any]
+    after: Converter[Any] | None
+    """None where that may make more of a row than the replay of the file does."""
+    today: Converter[Any]
+
+
+def _replayed(
+    told: Mapping[str, str], layout: Layout, schema: pa.Schema, converter: Converter[Any]
+) -> Converter[Any]:
+    """What makes messages of the rows of an upgraded file in a replay."""
+    if IMPLICIT not in told:
+        return converter
+    own = {key: value.encode() for key, value in told.items()}
+    footer = {key.encode(): value for key, value in (layout.metadata | own).items()}
+    found = former_of(footer, schema, converter)
+    return converter if found is None else found.converter
+
+
+def _undropping(converter: Converter[Any]) -> Converter[Any]:
+    """Today's converter, but for what rules drop: messages that have some of that are kept whole, too."""
+
+    def program_of(program: Program) -> Program:
+        fields = (
+            Field(
+                item.number,
+                item.kind,
+                item.column,
+                item.presence,
+                encoding=item.encoding,
+                oneof=item.oneof,
+                name=item.name,
+                enum=item.enum,
+                program=item.program
+                if item.program is None or item.encoding == "serialized"
+                else program_of(item.program),
+            )
+            for item in program.fields
+            if item.column is not None
+        )
+        return Program(
+            program.message,
+            *fields,
+            oneof_cases=program.oneof_cases,
+            raw=program.raw,
+            contents=program.contents,
+        )
+
+    class Undropping(Converter[Any]):
+        schema = converter.schema
+        program = program_of(converter.program)
+
+    return Undropping()
+
+
+def _whole(rows: pa.RecordBatch, before: pa.RecordBatch, ways: _Ways) -> pa.RecordBatch:
+    """Rows of today, with the messages in `_raw` that a replay would make something else of.
+
+    Args:
+        rows: of today.
+        before: the same as they are in the file.
+        ways: to their messages.
+    """
+    raw = ways.today.program.raw
     if not raw:
         return rows
-    messages = former.converter.to_protobuf(before.select(former.converter.schema.names))
-    batches, rejected = converter.decode(messages)
-    # after an accepted breaking change there may be none for today's fields
-    if rejected or len(batches) != 1:
-        return rows
     place = rows.schema.get_field_index(raw)
-    return rows.set_column(place, rows.schema.field(place), batches[0].column(raw))
+    field = rows.schema.field(place)
+    rows = rows.set_column(place, field, pa.nulls(rows.num_rows, field.type))
+    messages: Array = ways.before.to_protobuf(before.select(ways.before.schema.names))
+    made: Array = None
+    is_other: Array = messages.is_valid()
+    if ways.after is not None:
+        wanted = ways.after.schema
+        made = _encoded(ways.after, rows.select(wanted.names).cast(wanted))
+        is_other = pc.not_equal(messages, made)
+        is_other = is_other.fill_null(True)
+    # other bytes may be the same message: fields in another order, or packed by now
+    others = pc.indices_nonzero(is_other)
+    batches, rejected = ways.today.decode(messages.take(others))
+    bad = pa.array([one.row for one in rejected], pa.uint64())
+    is_good: Array = pc.invert(pc.is_in(_places(len(others)), value_set=bad))
+    others = others.filter(is_good)
+    held = [pa.array([], pa.uint64())]
+    for batch in batches:
+        own, others = others[: batch.num_rows], others[batch.num_rows :]
+        is_held: Array = batch.column(raw).is_null()
+        if made is not None:
+            is_held = pc.equal(ways.today.to_protobuf(batch), made.take(own))
+        held.append(own.filter(is_held))
+    is_held = pc.is_in(_places(rows.num_rows), value_set=pa.concat_arrays(held))
+    kept: Array = pc.if_else(pc.and_not(is_other, is_held), messages, None)
+    return rows.set_column(place, field, kept.cast(field.type))
+
+
+def _encoded(converter: Converter[Any], rows: pa.RecordBatch) -> Array:
+    """The messages of rows; null where no message can hold a value."""
+    try:
+        return converter.to_protobuf(rows)
+    except ConversionError:
+        if rows.num_rows == 1:
+            return pa.nulls(1, pa.binary())
+    places = _places(rows.num_rows)
+    middle = rows.num_rows // 2
+    # no slices: the encoder makes room for all that they are of
+    halves = (rows.take(part) for part in (places[:middle], places[middle:]))
+    return pa.concat_arrays([_encoded(converter, half) for half in halves])
+
+
+def _places(rows: int) -> Array:
+    return pa.array(range(rows), pa.uint64())
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ __all__ = [
     "children_of",
     "enums_of",
     "field_id",
+    "ids_of",
     "is_nested",
     "names_of",
     "renames",
@@ -77,12 +78,15 @@ class Evolution:
         self._enums = {} if current else dict(enums_of(converter.program, converter.schema))
         self._names = dict(enums_of(converter.program, converter.schema))
         self._cases = {} if current else dict(_oneofs_of(converter.program, converter.schema))
+        self._rivals = {} if current else _rivals_of(converter.program, converter.schema)
         self._renames = renames(schema, source)
+        self._known = frozenset(ids_of(converter.schema))
+        self._never_null = frozenset(ids_of(source, nullable=False))
         self._older = frozenset(older)
         self._defaults = defaults or {}
         self._raw = self._raw_of(current)
-        known = set(_ids(source))
-        self.older: Final = sorted(set(_ids(converter.schema)) - known | self._older)
+        self._new = self._known - set(ids_of(source))
+        self.older: Final = sorted(self._new | self._older)
         """The ids of today's columns that the rows are older than."""
 
     def _raw_of(self, current: bool) -> str | None:
@@ -245,11 +249,11 @@ class Evolution:
         return _repeated(zero_of(kind, self._names.get(name)), kind, rows)
 
     def _absent(self, array: Array, target: Field, name: str) -> Array:
-        """Where protobuf would say that nothing is tat: null, zero or empty."""
+        """Where protobuf would say that nothing is there: null, zero or empty."""
         if target.nullable or pa.types.is_struct(target.type):
             return array.is_null()
         if is_nested(target.type):
-            return pc.equal(array.offsets[1:], array.offsets[:-1])
+            return pc.equal(_sizes(array), pa.scalar(0, pa.int32()))
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         if pa.types.is_floating(array.type):
@@ -278,20 +282,25 @@ class Evolution:
         for i, place in enumerate(places):
             order[place] = len(raw) + i
         taken = pa.array(order, pa.int64())
-        known = {field_id(field): field.name for field in self._converter.schema}
+
+        def found(name: str) -> Array:
+            columns = [batch.column(name) for batch in decoded]
+            return columns[0] if len(columns) == 1 else pa.concat_arrays(columns)
+
+        kept = found(self._converter.program.raw).is_valid()
+        names = {field_id(field): field.name for field in self._converter.schema}
         made = []
         for field, array in zip(fields, arrays, strict=True):
-            name = known.get(field_id(field))
+            name = names.get(field_id(field))
             if name is None:  # retired
                 made.append(array)
                 continue
-            found = pa.concat_arrays([batch.column(name) for batch in decoded])
-            if name == self._converter.program.raw:
-                again = found
-            else:
-                again = self._merged(
-                    self._retyped(found, field, name), array.take(rows), field, name
-                )
+            again = found(name)
+            if name != self._converter.program.raw:
+                again = self._retyped(again, field, name)
+                if self.source_of(name) is not None or name in self._cases:
+                    at = _Again(kept, self._alone(name, found, len(kept)))
+                    again = self._merged(again, array.take(rows), field, name, at)
                 again = self._older_default(again, field, name)
             made.append(pa.concat_arrays([array, again]).take(taken))
         return made
@@ -309,35 +318,89 @@ class Evolution:
             return _chosen(array, default, self._absent(array, target, name))
         return self._with_default(array, target, name)
 
-    def _merged(self, again: Array, before: Array, target: Field, name: str) -> Array:
-        """What decoding again gives, and the value of before where that is nothing.
+    def _merged(self, again: Array, before: Array, target: Field, name: str, at: _Again) -> Array:
+        """What decoding again gives, and the value of before where that is nothing and can be right.
 
-        For it knows a field by its number, and a declared rename may have given it another one.
+        For it knows a field by its number, and a declared rename may have given it another one: one that is
+        unknown to today's converter, so that a message of which its columns hold everything has no such field.
+        Of a field that became `optional` the zeros of before are no nulls.
         """
-        top = name.partition(".")[0].partition("[")[0]
-        if self.source_of(top) is None and top not in self._cases:
-            return again
-        if pa.types.is_struct(target.type):
-            children = [
-                self._merged(again.field(i), before.field(i), child, f"{name}.{child.name}")
-                for i, child in enumerate(target.type)
-            ]
-            mask = pc.and_(again.is_null(), before.is_null())
-            return pa.StructArray.from_arrays(children, fields=list(target.type), mask=mask)
-        return _chosen(again, before, self._absent(again, target, name))
+        number = field_id(target)
+        if number is not None and number not in self._known:  # retired
+            return before
+        may = at.alone
+        if not (
+            (number in self._never_null and target.nullable)
+            or (name in self._defaults and (number in self._older or number in self._new))
+        ):
+            may = pc.and_(may, at.kept)
+        made = _chosen(again, before, pc.and_(may, self._absent(again, target, name)))
+        kind = target.type
+        if pa.types.is_struct(kind):
+            return self._merged_struct(made, before, kind, name, at)
+        if any(is_nested(child.type) for child in children_of(kind)):
+            return self._merged_items(made, before, kind, name, at)
+        return made
+
+    def _merged_struct(
+        self, again: Array, before: Array, kind: DataType, name: str, at: _Again
+    ) -> Array:
+        def values(inner: str) -> Array:
+            return again.field(kind.get_field_index(inner))
+
+        there = pc.and_(at.alone, before.is_valid())
+        children = []
+        for i, child in enumerate(kind):
+            inner = f"{name}.{child.name}"
+            alone = pc.and_(there, self._alone(inner, values, len(again)))
+            children.append(
+                self._merged(
+                    again.field(i), before.field(i), child, inner, at._replace(alone=alone)
+                )
+            )
+        return pa.StructArray.from_arrays(children, fields=list(kind), mask=again.is_null())
+
+    def _merged_items(
+        self, again: Array, before: Array, kind: DataType, name: str, at: _Again
+    ) -> Array:
+        """Lists or maps, item by item where there are as many."""
+        is_alike: Array = pc.equal(_sizes(again), _sizes(before))
+        before = _chosen(again, before, is_alike)
+        is_map = pa.types.is_map(kind)
+        field, inner = (
+            (kind.item_field, f"{name}.value") if is_map else (kind.value_field, f"{name}[]")
+        )
+        items, others = (array.items if is_map else array.values for array in (again, before))
+        rows = pc.list_parent_indices(pa.ListArray.from_arrays(again.offsets, items))
+        alone: Array = pc.and_(at.alone, is_alike)
+        alone = alone.take(rows)
+        if is_map:
+            alone = pc.and_(alone, pc.equal(again.keys, before.keys))
+        made = self._merged(items, others, field, inner, _Again(at.kept.take(rows), alone))
+        if is_map:
+            entries = [again.keys, made]
+            made = pa.StructArray.from_arrays(entries, fields=[kind.key_field, field])
+        return _rebuilt(again, kind, made)
+
+    def _alone(self, name: str, values: Callable[[str], Array], rows: int) -> Array:
+        """Where no other member of a column's oneof is set."""
+        alone: Array = pa.repeat(pa.scalar(True), rows)
+        for other in self._rivals.get(name, ()):
+            alone = pc.and_(alone, values(other).is_null())
+        return alone
 
 
 def _by_id(fields: Any) -> dict[int | None, Field]:
     return {number: field for field in fields if (number := field_id(field)) is not None}
 
 
-def _ids(fields: Any) -> Iterator[int]:
-    """The ids of columns and of what is nested in them."""
+def ids_of(fields: Any, *, nullable: bool = True) -> Iterator[int]:
+    """The ids of columns and of what is nested in them; of all, or of those that are never null."""
     for field in fields:
         number = field_id(field)
-        if number is not None:
+        if number is not None and (nullable or not field.nullable):
             yield number
-        yield from _ids(children_of(field.type))
+        yield from ids_of(children_of(field.type), nullable=nullable)
 
 
 def children_of(kind: DataType) -> list[Field]:
@@ -403,34 +466,63 @@ class _Member(NamedTuple):
 _Members: TypeAlias = Sequence[_Member]
 
 
-def _oneofs_of(program: Program, fields: Any, prefix: str = "") -> Iterator[tuple[str, _Members]]:
-    """The oneofs that have a column for the case, by its dotted path; columns are named as beside it."""
+class _Again(NamedTuple):
+    """Of messages that are decoded again, or of what is nested in them."""
+
+    kept: Array
+    """Where the message has something that today's columns do not hold."""
+    alone: Array
+    """Where the value of before can be beside what decoding again gives: there is one, and no other member of
+    its oneof is set."""
+
+
+def _programs_of(program: Program, fields: Any, prefix: str = "") -> Iterator[tuple[str, Program]]:
+    """A program and those within it, each with what stands before the names of its columns in dotted paths."""
+    yield prefix, program
     types = {field.name: field.type for field in fields}
-    for oneof, column in program.oneof_cases:
-        members = [item for item in program.fields if item.oneof == oneof]
-        yield (
-            prefix + column,
-            [
-                _Member(
-                    item.name or item.column or "",
-                    list(_columns_of(item)),
-                    item.encoding == "flatten",
-                )
-                for item in members
-            ],
-        )
     for item in program.fields:
         if item.encoding == "flatten" and item.program is not None:
-            yield from _oneofs_of(item.program, fields, prefix)
+            yield from _programs_of(item.program, fields, prefix)
         if not item.column or item.column not in types or item.program is None:
             continue
         name, kind = prefix + item.column, types[item.column]
         if pa.types.is_list(kind):
             name, kind = f"{name}[]", kind.value_type
         if pa.types.is_map(kind):
-            yield from _oneofs_of(item.program, [kind.key_field, kind.item_field], f"{name}.")
+            yield from _programs_of(item.program, [kind.key_field, kind.item_field], f"{name}.")
         elif pa.types.is_struct(kind):
-            yield from _oneofs_of(item.program, kind, f"{name}.")
+            yield from _programs_of(item.program, kind, f"{name}.")
+
+
+def _oneofs_of(program: Program, fields: Any) -> Iterator[tuple[str, _Members]]:
+    """The oneofs that have a column for the case, by its dotted path; columns are named as beside it."""
+    for prefix, inner in _programs_of(program, fields):
+        for oneof, column in inner.oneof_cases:
+            members = [item for item in inner.fields if item.oneof == oneof]
+            yield (
+                prefix + column,
+                [
+                    _Member(
+                        item.name or item.column or "",
+                        list(_columns_of(item)),
+                        item.encoding == "flatten",
+                    )
+                    for item in members
+                ],
+            )
+
+
+def _rivals_of(program: Program, fields: Any) -> dict[str, list[str]]:
+    """By the dotted path of a column, the columns beside it of the other members of its oneof."""
+    rivals: dict[str, list[str]] = {}
+    for prefix, inner in _programs_of(program, fields):
+        members = [item for item in inner.fields if item.oneof]
+        for item in members:
+            others = [each for each in members if each.oneof == item.oneof and each is not item]
+            for column in _columns_of(item):
+                found = rivals.setdefault(prefix + column, [])
+                found += (name for other in others for name in _columns_of(other))
+    return rivals
 
 
 def _columns_of(item: Item) -> Iterator[str]:
@@ -574,6 +666,11 @@ def _rebuilt(array: Array, kind: DataType, child: Array) -> Array:
         offset=array.offset,
         children=[child],
     )
+
+
+def _sizes(array: Array) -> Array:
+    """How many items lists or maps have."""
+    return pc.subtract(array.offsets[1:], array.offsets[:-1])
 
 
 def zero_of(kind: DataType, enum: Enum | None = None) -> Any:

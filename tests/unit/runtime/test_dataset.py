@@ -211,6 +211,73 @@ class TestVersions:
         orders.build(message(moved, "google.protobuf.Timestamp at = 3;"), rules)
         assert [row["customer"] for row in orders.rows()] == ["Ann", "Bo"]
 
+    @pytest.mark.parametrize("upgraded", [False, True])
+    def test_so_does_one_within_lists_and_maps(self, orders: History, upgraded: bool) -> None:
+        line = "message Line { %s string z = 9; } message Box { repeated Line lines = 1; }"
+        fields = "repeated Line many = 2; map<string, Line> by = 3; repeated Box boxes = 4;"
+        orders.build(message(fields, before=line % "string a = 1;"))
+        # what no version knows keeps a message whole
+        unknown = b"\xfa\x07\x01q"
+        parts = [
+            b"\x12\x03\x0a\x01x",
+            b"\x12\x03\x4a\x01z",
+            b"\x1a\x08\x0a\x01k\x12\x03\x0a\x01x",
+            b"\x22\x00",
+            b"\x22\x07\x0a\x00\x0a\x03\x0a\x01x",
+        ]
+        orders.write_payloads([b"".join(parts) + unknown, unknown, b"".join(parts[::-1])])
+        paths = ("many[]", "by.value", "boxes[].lines[]")
+        renames = ", ".join(f"'shop.Order.{path}.a': b" for path in paths)
+        orders.build(
+            message(fields, before=line % "reserved 1; string b = 2;"),
+            f"version: 1\nevolution: {{renames: {{{renames}}}}}",
+        )
+        if upgraded:
+            list(upgrade(orders.archive, generated=orders.today.generated))
+        many = [{"b": "x", "z": ""}, {"b": "", "z": "z"}]
+        boxes = [{"lines": []}, {"lines": [{"b": "", "z": ""}, {"b": "x", "z": ""}]}]
+        by = {"k": {"b": "x", "z": ""}}
+        assert orders.rows(columns=["many", "by", "boxes"]) == [
+            {"many": many, "by": by, "boxes": boxes},
+            {"many": [], "by": {}, "boxes": []},
+            {"many": many[::-1], "by": by, "boxes": boxes[::-1]},
+        ]
+
+    @pytest.mark.parametrize("upgraded", [False, True])
+    @pytest.mark.parametrize("noise", [b"", b"\xfa\x07\x01q"])
+    def test_of_a_oneof_only_the_member_that_came_last_is_set(
+        self, orders: History, upgraded: bool, noise: bytes
+    ) -> None:
+        flat = "version: 1\ntables: {shop.Order: {columns: {flat: {flatten: true}}}}"
+        line = (
+            "message Line { oneof how { string a = 1; %s } } message Flat { repeated int32 n = 1; }"
+        )
+        fields = "oneof pay { string a = 1; Line line = 4; Flat flat = 5; %s }"
+        fields += " Line one = 2; repeated Line many = 3;"
+        orders.build(message(fields % "", before=line % ""), flat)
+        orders.build(message(fields % "string b = 7;", before=line % "string b = 2;"), flat)
+        both = b"\x0a\x01a\x12\x01b"
+        within = b"\x12\x06%b\x1a\x06%b\x1a\x03\x0a\x01a" % (both, both)
+        payloads = [
+            b"\x0a\x01a\x3a\x01b" + within + noise,
+            b"\x22\x03\x0a\x01a\x3a\x01b" + noise,
+            b"\x2a\x03\x0a\x01\x05\x3a\x01b" + noise,
+            b"\x3a\x01b\x0a\x01a" + noise,
+        ]
+        orders.write_payloads(payloads, version=1)
+        if upgraded:
+            list(upgrade(orders.archive, generated=orders.today.generated))
+        rows = orders.rows()
+        names = ("a", "line", "n", "b")
+        assert [[row[name] for name in names] for row in rows] == [
+            [None, None, None, "b"],
+            [None, None, None, "b"],
+            [None, None, None, "b"],
+            ["a", None, None, None],
+        ]
+        assert rows[0]["one"] == {"a": None, "b": "b"}
+        assert rows[0]["many"] == [{"a": None, "b": "b"}, {"a": "a", "b": None}]
+
     @pytest.mark.parametrize(
         ("before", "after", "value", "expected"),
         [

@@ -19,6 +19,7 @@ import pytest
 from google.protobuf.proto import parse_length_prefixed
 
 import cdp_runtime
+from cdp_runtime.converter import split_delimited
 from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
 from cdp_runtime.positions import runs
 from cdp_runtime.replay import run as replay
@@ -37,6 +38,88 @@ DEFAULTS = "version: 1\nevolution: {defaults: {shop.Order.status: PAID, shop.Ord
 
 def order(fields: str, before: str = "") -> str:
     return f'syntax = "proto3"; package shop; {TIMES} {before} message Order {{ {fields} }}'
+
+
+def accepted(rule: str, path: str) -> str:
+    return f"evolution: {{accept: [{{rule: {rule}, path: shop.Order.{path}, reason: so be it}}]}}"
+
+
+def ruled(columns: str, path: str, rule: str = "COLUMN_TYPE_CHANGED") -> str:
+    return f"tables: {{shop.Order: {{columns: {{{columns}}}}}}}\n{accepted(rule, path)}"
+
+
+NODE = order("Node m = 2;", "message Node { int32 a = 1; Node n = 2; }")
+SALES = order(
+    "int64 x = 1; M one = 2; repeated M many = 3;", "message M { int32 a = 1; int32 b = 2; }"
+)
+NEEDED = (
+    'syntax = "proto2"; package shop; message M { required int32 q = 1; optional string s = 2; }'
+    " message Order { required string id = 1; optional M m = 2; optional string n = 3; }"
+)
+TEXTS = 'edition = "2023"; package shop; %s message Order { string a = 1; %s }'
+
+CHANGES: dict[str, tuple[str, str, str, list[bytes]]] = {
+    "another type": (
+        order("int64 x = 2;"),
+        order("int32 x = 2;"),
+        accepted("FIELD_SAME_TYPE", "x"),
+        [b"\x10\x05", b""],
+    ),
+    "another enum": (
+        order("E e = 2;", "enum E { Z = 0; X = 1; }"),
+        order("enum E2 { Z = 0; X = 1; } E2 e = 2;"),
+        accepted("FIELD_SAME_TYPE", "e"),
+        [b"\x10\x01", b""],
+    ),
+    "a value of an enum that is reserved": (
+        order("E e = 1; repeated E es = 2;", "enum E { Z = 0; X = 1; }"),
+        order("E e = 1; repeated E es = 2;", "enum E { Z = 0; reserved 1; reserved 'X'; }"),
+        "",
+        [b"", b"\x08\x01", b"\x08\x02", b"\x12\x02\x00\x01", b"\x08\x01", b""],
+    ),
+    "a message that is flattened": (
+        NODE,
+        NODE,
+        ruled("m: {flatten: true, prefix: m_}", "m", "COLUMN_SAME_NESTING"),
+        [b"\x12\x02\x08\x03", b""],
+    ),
+    "another depth": (
+        NODE,
+        NODE,
+        ruled("m: {depth: 2}", "m.n"),
+        [b"\x12\x0a\x08\x01\x12\x06\x08\x02\x12\x02\x08\x03", b"\x12\x02\x08\x01"],
+    ),
+    "texts that are decimals": (
+        order("string p = 2;"),
+        order("string p = 2;"),
+        ruled("p: {type: 'decimal(10, 2)'}", "p"),
+        [b"\x12\x041.50", b"\x12\x04oops", b""],
+    ),
+    "what is dropped": (
+        SALES,
+        SALES,
+        "tables: {shop.Order: {columns: {x: {drop: true}, one.a: {drop: true}, many: {drop: true}}}}",
+        [b"\x08\x05", b"\x12\x02\x08\x01", b"\x1a\x00", b"\x12\x02\x10\x01"],
+    ),
+    "what was required": (
+        NEEDED,
+        NEEDED.replace("required", "optional"),
+        "",
+        [b"\x0a\x01a\x12\x02\x08\x01", b"\x1a\x01n", b"\x0a\x01x\x12\x03\x12\x01s"],
+    ),
+    "one text that is not UTF-8 any more": (
+        TEXTS % ("option features.utf8_validation = NONE;", "string old = 2;"),
+        TEXTS % ("", "reserved 2;"),
+        "",
+        [b"\x0a\x01\xff\x12\x01o", b"\x0a\x01a\x12\x01o", b"\x0a\x01b", b"\x0a\x01\xff"],
+    ),
+    "one message that is none any more": (
+        order("string id = 1; string old = 2;"),
+        order("string id = 1; reserved 2; M m = 5;", "message M { string a = 1; }"),
+        "",
+        [b"\x0a\x01x\x2a\x02\xff\xff", b"\x0a\x01a\x12\x01o", b"\x0a\x01b"],
+    ),
+}
 
 
 @pytest.fixture
@@ -243,6 +326,63 @@ class TestUpgrade:
         (done,) = upgrade(history.archive, generated=history.today.generated)
         assert not done.problem
         assert _replayed(history) == history.payloads({"t": 5, "u": 6})
+
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_what_the_columns_of_today_make_another_message_of_is_kept_whole(
+        self, tmp_path: Path, change: str
+    ) -> None:
+        before, after, rules, payloads = CHANGES[change]
+        history = History(tmp_path, "shop.Order")
+        history.build(before)
+        history.write_payloads(payloads)
+        more = after.replace("message Order {", "message Order { repeated string more = 99;")
+        for proto in (after, more):
+            history.build(proto, f"version: 1\n{rules}")
+            assert _replayed_as_it_is(history) == payloads
+            (done,) = upgrade(history.archive, generated=history.today.generated)
+            assert not done.problem
+            assert _replayed_as_it_is(history) == payloads
+
+    def test_a_retired_column_is_of_no_field_that_has_its_name(self, tmp_path: Path) -> None:
+        history = History(tmp_path, "shop.Order")
+        rules = "version: 1\ntables: {shop.Order: {columns: {block: {drop: true}%s}}}"
+        proto = order("string a = 1; Block block = 3; %s", "message Block { string hash = 1; }")
+        history.build(proto % "string b = 2;", rules % ", b: {name: hash}")
+        written = history.write({"a": "x", "b": "ff"}, {"a": "y"}, {})
+        for later in ("", "string c = 4;", "string c = 4; string d = 5;"):
+            history.build(proto % f"reserved 2; {later}", rules % "")
+            assert _replayed_as_it_is(history) == written
+            (done,) = upgrade(history.archive, generated=history.today.generated)
+            assert not done.problem
+            assert _replayed_as_it_is(history) == written
+
+    def test_what_they_hold_is_not(self, tmp_path: Path) -> None:
+        history = History(tmp_path, "shop.Order")
+        fields = "int32 x = 1; optional string gone = 2; repeated int32 many = 3"
+        history.build(order(f"{fields};"))
+        written = history.write({"x": 1}, {"x": 2, "gone": ""}, {"many": [1, 2]}, {})
+        fields = fields.replace("int32 x", "optional int64 x").replace(
+            "optional string gone =", "reserved"
+        )
+        history.build(order(f"{fields} [packed = false];"))
+        (done,) = upgrade(history.archive, generated=history.today.generated)
+        assert not done.problem
+        assert [row["_raw"] for row in history.rows()] == [None, written[1], None, None]
+        unpacked = b"\x18\x01\x18\x02"
+        assert _replayed_as_it_is(history) == [*written[:2], unpacked, b""]
+
+    def test_a_zero_that_was_written_when_the_field_was_optional_stays_one(
+        self, tmp_path: Path
+    ) -> None:
+        history = History(tmp_path, "shop.Order")
+        history.build(order("int32 x = 1;"))
+        history.build(order("optional int32 x = 1; string note = 2;"))
+        written = history.write({"x": 0, "note": "n"}, {"note": "n"}, {"x": 5}, {}, version=1)
+        for _ in range(2):
+            assert _replayed_as_it_is(history) == written
+            assert [row["x"] for row in history.rows()] == [0, 0, 5, 0]
+            list(upgrade(history.archive, generated=history.today.generated))
+        assert [row["_raw"] for row in history.rows()] == [written[0], None, None, None]
 
     def test_retired_columns_stay_in_the_file(self, orders: History) -> None:
         fewer = "reserved 2; " + NEW.replace("string customer = 2;", "")
@@ -451,6 +591,15 @@ def _replayed(history: History) -> list[bytes]:
     found = []
     while (message := parse_length_prefixed(history.message, stream)) is not None:
         found.append(message.SerializeToString(deterministic=True))
+    return found
+
+
+def _replayed_as_it_is(history: History) -> list[bytes]:
+    """The same, and messages that protobuf would not write, or not read."""
+    output = history.archive.parent / "replayed.pb"
+    generated = str(history.today.generated)
+    assert replay(str(history.archive), generated=generated, output=str(output)) == 0
+    found: list[bytes] = split_delimited(output.read_bytes())[0].to_pylist()
     return found
 
 
