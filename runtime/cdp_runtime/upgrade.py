@@ -209,6 +209,7 @@ def _upgrade_file(
     codec = (
         parquet.metadata.row_group(0).column(0).compression if parquet.num_row_groups else "ZSTD"
     ).lower()
+    codec = "none" if codec == "uncompressed" else codec
     patience = Patience(f"upgrade {identity}", Metrics())
     upload = storage.create(file.path, replace=True)
     try:

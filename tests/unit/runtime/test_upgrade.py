@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import duckdb
 import fsspec
@@ -19,6 +20,7 @@ import pytest
 from google.protobuf.proto import parse_length_prefixed
 
 import cdp_runtime
+from cdp_runtime.config import Compression
 from cdp_runtime.converter import split_delimited
 from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
 from cdp_runtime.positions import runs
@@ -433,6 +435,18 @@ class TestUpgrade:
         list(upgrade(orders.archive, generated=orders.today.generated))
         assert pq.read_metadata(path).num_row_groups == groups
         assert pq.read_table(path, partitioning=None)["number"].to_pylist() == [*range(60_000)]
+
+    @pytest.mark.parametrize("compression", get_args(Compression))
+    def test_a_file_stays_compressed_as_it_was(self, orders: History, compression: str) -> None:
+        orders.write({"number": 7}, version=1, compression=compression)
+        for _ in upgrade(orders.archive, generated=orders.today.generated):
+            pass
+        codecs = [
+            pq.read_metadata(path).row_group(0).column(0).compression for path in files(orders)
+        ]
+        named = {"none": "UNCOMPRESSED"}.get(compression, compression.upper())
+        assert sorted(codecs) == sorted(["ZSTD", "ZSTD", named])
+        assert sorted(row["number"] for row in orders.rows()) == [0, 1, 2, 3, 5, 7]
 
     def test_a_store_that_is_no_disk_is_upgraded_too(self, orders: History) -> None:
         memory = fsspec.filesystem("memory")
