@@ -29,7 +29,6 @@ footers of the files that it published say is there: a message is known by sourc
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -46,6 +45,7 @@ import pyarrow.compute as pc
 from ._native import crc32c, join_payloads
 from .payloads import Payloads, Positions
 from .sources.identity import place
+from .store_lock import lock_of_dead, lock_of_living
 
 __all__ = ["Frame", "Journal", "Left", "decode", "encode", "left_behind"]
 
@@ -110,7 +110,8 @@ class Journal:
         self._sizes: dict[int, int] = {}
         self._unpublished: Counter[int] = Counter()
         self._next_position = 0
-        self._lock_path, self._lock_file = _new_lock(own, writer)
+        self._lock_path = own / f"{writer}.lock"
+        self._lock_file = lock_of_living(self._lock_path)
         try:
             self._folder.mkdir()
             _write_about(self._folder, {"url": url, "table": table, "writers": [writer]})
@@ -354,23 +355,16 @@ class Left:
 def left_behind(folder: Path, table: str, url: str) -> Iterator[Left]:
     """The journals that dead writers of this machine left for an archive."""
     for lock in sorted((folder / table).glob("*.lock")):
-        with contextlib.suppress(FileNotFoundError):
-            file = lock.open("r+b")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                continue
-            if not lock.exists():  # recovered by another in the meantime
-                file.close()
-                continue
-            left = Left(lock, file)
-            if left.url and place(left.url) == place(url):
-                yield left
-            elif not left.url:
-                left.remove()
-            else:
-                left.close()
+        file = lock_of_dead(lock)
+        if file is None:
+            continue
+        left = Left(lock, file)
+        if left.url and place(left.url) == place(url):
+            yield left
+        elif not left.url:
+            left.remove()
+        else:
+            left.close()
 
 
 def encode(frame: Frame) -> list[Any]:
@@ -478,15 +472,6 @@ def _bodies(data: bytes, path: Path) -> Iterator[bytes]:
             return
         yield body
         at += size
-
-
-def _new_lock(folder: Path, writer: str) -> tuple[Path, IO[bytes]]:
-    path = folder / f"{writer}.lock"
-    unlocked = folder / f".{writer}.new"
-    file = unlocked.open("wb")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    unlocked.rename(path)  # nobody ever sees it without its lock
-    return path, file
 
 
 def _write_about(folder: Path, about: Mapping[str, Any]) -> None:

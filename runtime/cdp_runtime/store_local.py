@@ -14,7 +14,7 @@ from typing import IO
 
 from .storage import TEMPORARY, FileInfo, Upload, checked_path, is_archive_file, temporary_name
 from .store_errors import StorageError, is_transient
-from .store_lock import locked_on_disk
+from .store_lock import lock_of_dead, lock_of_living, locked_on_disk
 from .store_upload import BufferedUpload
 
 __all__ = ["LocalStorage"]
@@ -176,15 +176,9 @@ class _Life:
     """
 
     def __init__(self, folder: Path, writer: str) -> None:
-        import fcntl
-
         self._path = folder / f"{writer}@{socket.gethostname()}.lock"
-        unlocked = self._path.with_suffix(".new")
-        self._file = unlocked.open("wb")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        if self._path.exists():  # of a retry that was killed and begins anew
-            self._bury(self._path)
-        unlocked.rename(self._path)  # nobody ever sees it without its lock
+        self._file = lock_of_living(self._path)
+        self._remove_orphans(self._path)  # of a retry that was killed and begins anew
         for lock in folder.glob(f"*@{socket.gethostname()}.lock"):
             if lock != self._path:
                 self._bury(lock)
@@ -196,22 +190,23 @@ class _Life:
         self._path.unlink(missing_ok=True)
         self._file.close()
 
-    @staticmethod
-    def _bury(lock: Path) -> None:
-        import fcntl
+    def _bury(self, lock: Path) -> None:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            file = lock_of_dead(lock)
+            if file is not None:
+                with file:
+                    self._remove_orphans(lock)
+                    lock.unlink(missing_ok=True)
 
-        with contextlib.suppress(FileNotFoundError, PermissionError), lock.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            dead = re.escape(lock.name.partition("@")[0])
-            # not those of a retry of its dead letters, whose name goes on from that
-            own = re.compile(rf".*-{dead}-\d+\.parquet\.tmp")
-            for orphan in lock.parent.iterdir():
-                if own.fullmatch(orphan.name):
-                    orphan.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
+    @staticmethod
+    def _remove_orphans(lock: Path) -> None:
+        """Removes what the dead one whose lock that is has begun and not published."""
+        dead = re.escape(lock.name.partition("@")[0])
+        # not those of a retry of its dead letters, whose name goes on from that
+        own = re.compile(rf".*-{dead}-\d+\.parquet\.tmp")
+        for orphan in lock.parent.iterdir():
+            if own.fullmatch(orphan.name):
+                orphan.unlink(missing_ok=True)
 
 
 def _leads_back(folder: Path) -> bool:

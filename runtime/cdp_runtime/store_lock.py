@@ -1,4 +1,4 @@
-"""One at a time: what must not run twice at once on an archive holds a lock in it.
+"""Locks: what must not run twice at once on an archive holds one in it, and who lives holds one of its own.
 
 On a disk the kernel holds the lock and lets it go when its process dies. In other stores it is a small object,
 written anew every minute: each who wants the lock writes one under a name of its own and then looks for
@@ -20,14 +20,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from .store_errors import StorageError
 
 if TYPE_CHECKING:
     from .store_other import RemoteStorage
 
-__all__ = ["locked_on_disk", "locked_remotely"]
+__all__ = ["lock_of_dead", "lock_of_living", "locked_on_disk", "locked_remotely"]
 
 LEASE_SECONDS: Final = 600
 RENEW_SECONDS: Final = 60
@@ -49,14 +49,54 @@ def locked_on_disk(folder: Path, name: str) -> Iterator[Callable[[], None]]:
                 raise StorageError(
                     f"{folder.parent}: another {name} is at work there; try again when it is done"
                 ) from None
-            # whoever held it may have removed it since it was opened
-            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            if not _is_at(path, file):
                 continue
             try:
                 yield lambda: None
             finally:
                 path.unlink()
             return
+
+
+def lock_of_living(path: Path) -> IO[bytes]:
+    """Makes a file and holds its lock, by which others tell the living from the dead, until it is closed.
+
+    One that is there is taken over: it was left by somebody who died.
+    """
+    import fcntl
+
+    while True:
+        file = path.open("ab")
+        fcntl.flock(
+            file, fcntl.LOCK_EX
+        )  # waits for who takes it for that of a dead one, and removes it
+        if _is_at(path, file):
+            return file
+        file.close()
+
+
+def lock_of_dead(path: Path) -> IO[bytes] | None:
+    """The lock of a file that nobody holds any more; None where somebody does, or it is gone."""
+    import fcntl
+
+    try:
+        file = path.open("r+b")
+    except FileNotFoundError:
+        return None
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(path, file):
+            return file
+    file.close()
+    return None
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether a file is there still: whoever held its lock may have removed it since it was opened."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from cdp_runtime import journal as journal_module
 from cdp_runtime._native import crc32c
 from cdp_runtime.journal import Frame, Journal, Left, decode, encode, left_behind
+from cdp_runtime.store_lock import lock_of_dead, lock_of_living
 from generated.stellar.v1.asset_details_pb2 import AssetDetails
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
 from tests.faults import checks
@@ -307,6 +310,52 @@ class TestLeftBehind:
         (tmp_path / "a.B" / "w0.lock").touch()
         assert list(left_behind(tmp_path, "a.B", "/archive")) == []
         assert not list((tmp_path / "a.B").iterdir())
+
+    @pytest.mark.parametrize("locks", [0, 1])
+    def test_who_dies_before_it_holds_its_lock_leaves_nothing_for_ever(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: int
+    ) -> None:
+        folder, archive = tmp_path / "journal", tmp_path / "archive"
+        left, flock = [locks], fcntl.flock
+
+        def die(*arguments: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            flock(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(fcntl, "flock", die)
+            with pytest.raises(KeyboardInterrupt):
+                AssetDetailsWriter(archive, journal=str(folder))
+        assert list((archive / "_tmp" if locks == 0 else folder).rglob("*.*"))
+        AssetDetailsWriter(archive, journal=str(folder)).close()
+        assert not list(folder.glob("*/*"))
+        assert not list(archive.glob("_tmp/*"))
+
+    def test_the_living_have_their_locks_whoever_looks_for_the_dead(self, tmp_path: Path) -> None:
+        ended = threading.Event()
+
+        def bury() -> None:
+            while not ended.is_set():
+                for lock in tmp_path.glob("*.lock"):
+                    file = lock_of_dead(lock)
+                    if file is not None:
+                        with file:
+                            lock.unlink()
+
+        threads = [threading.Thread(target=bury) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(500):
+                path = tmp_path / f"{number % 3}.lock"
+                with lock_of_living(path) as file:
+                    assert os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
 
     def test_who_recovers_is_among_the_writers_from_then_on(
         self, journal: Journal, tmp_path: Path
