@@ -29,6 +29,7 @@ from cdp_runtime.versions import (
     children_of,
     enums_of,
     field_id,
+    is_text,
     names_of,
     renames,
     zero_of,
@@ -559,7 +560,13 @@ class _Reading:
         if enum is not None and any(field_id(each) in self._table.older.numbers for each in before):
             ref = _case(ref, names_of(enum))
         type_ = cast(str, _DUCKDB.of(today))
-        if type_ == "BLOB" and path != self.name and any(_is_text(each) for each in types):
+        if (
+            type_ == "BLOB"
+            and path != self.name
+            and any(
+                is_text(each.value_type if pa.types.is_dictionary(each) else each) for each in types
+            )
+        ):
             # Within columns DuckDB makes bytes of a text by a cast, which takes `\x41` for `A` and fails
             # at `ï`. Files of today have bytes, of which a text would be made as badly.
             return "UNION(text VARCHAR, data BLOB)", f"coalesce(encode({ref}.text), {ref}.data)"
@@ -640,12 +647,6 @@ def _case(ref: str, names: Mapping[str, str]) -> str:
     """A text, or another for some."""
     whens = " ".join(f"WHEN {_text(old)} THEN {_text(new)}" for old, new in names.items())
     return f"CASE {ref} {whens} ELSE {ref} END"
-
-
-def _is_text(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _by_name(fields: Iterable[pa.Field[Any]]) -> dict[str, pa.Field[Any]]:

@@ -31,15 +31,14 @@ from pyarrow.fs import LocalFileSystem
 from .archive import load_tables, writer_of
 from .config import ConfigError
 from .partition import Column, Day, Hour, Partition, Range
-from .provenance import other_lock
+from .provenance import WRITTEN_AS, other_lock
 from .router import NULL
 from .storage import Storage, open_storage
-from .versions import Evolution, field_id, is_nested, with_retired, without_columns
+from .versions import Evolution, field_id, is_nested, is_text, with_retired, without_columns
 from .writer import TableWriter
 
 __all__ = [
     "OLDER",
-    "WRITTEN_AS",
     "Archive",
     "ArchiveError",
     "Scan",
@@ -64,9 +63,6 @@ R = TypeVar("R")
 
 OLDER: Final = "cdpgen.older"
 """The key in a footer with the ids of columns that the file has though its rows are older."""
-
-WRITTEN_AS: Final = "cdpgen.written_as"
-"""The key in the footer of an upgraded file with the version that first wrote its rows."""
 
 _FORMAT: Final = ds.ParquetFileFormat()
 _NOWHERE: Final = LocalFileSystem()
@@ -634,8 +630,7 @@ def _folder_value(text: str, kind: Any) -> Scalar | None:
         return pa.scalar(text == "true")
     if pa.types.is_integer(kind):
         return pa.scalar(int(text)).cast(kind)
-    text_like = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if "~" in text or not (text_like or pa.types.is_dictionary(kind)):
+    if "~" in text or not (is_text(kind) or pa.types.is_dictionary(kind)):
         return None
     if pa.types.is_dictionary(kind) and _is_number(text):
         return None  # it may have a name by now

@@ -30,8 +30,8 @@ from google.protobuf.message import DecodeError
 from .converter import Converter
 from .descriptor import KEY, descriptor_of
 from .program import Encoding, Enum, Field, Kind, Presence, Program
-from .provenance import FIRST_FIELD_ID
-from .versions import children_of, field_id
+from .provenance import FIRST_FIELD_ID, WRITTEN_AS
+from .versions import children_of, field_id, is_text
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -51,8 +51,6 @@ __all__ = [
 
 IMPLICIT: Final = "cdpgen.implicit"
 """The key in a footer with the ids of columns in which zero is absent, though their fields are `optional`."""
-
-_UPGRADED: Final = b"cdpgen.written_as"
 
 FIELDS: Final = "cdpgen.fields"
 """The key in a footer with the fields of columns whose names do not tell them; see `footer_of`."""
@@ -166,7 +164,7 @@ def former_of(
         _known_by_id(today),
         frozenset(int(number) for number in implicit.split(",") if number),
         seconds_told=written is not None,
-        names_told=FIELDS.encode() in metadata and _UPGRADED not in metadata,
+        names_told=FIELDS.encode() in metadata and WRITTEN_AS.encode() not in metadata,
     )
     program = former.program(message, columns)
 
@@ -194,13 +192,16 @@ def told_fields(metadata: Mapping[bytes, bytes]) -> dict[int, Path | None]:
 
 
 def footer_of(
-    message_type: Callable[[], type[Message]], converter: Converter[Any]
+    message_type: Callable[[], type[Message]],
+    converter: Converter[Any],
+    retired: Sequence[int] = (),
 ) -> dict[str, str]:
     """What a footer says of the messages that its rows are made of.
 
     Args:
         message_type: gives the type, and imports it for that.
         converter: of the rows.
+        retired: the ids of columns beside them that are of none of the fields, whatever their names.
 
     Returns:
         The descriptor, and under `FIELDS` which fields the columns are of that names would mistake: JSON, by
@@ -211,8 +212,10 @@ def footer_of(
     if descriptor is None:
         return {}
     told = _mistaken(descriptor, converter)
-    own = {} if told is None else {FIELDS: json.dumps(told, separators=(",", ":"))}
-    return {KEY: descriptor, **own}
+    if told is None and not retired:
+        return {KEY: descriptor}
+    fields = {**(told or {}), **dict.fromkeys(retired)}
+    return {KEY: descriptor, FIELDS: json.dumps(fields, separators=(",", ":"))}
 
 
 def _mistaken(descriptor: str, converter: Converter[Any]) -> dict[int, Path] | None:
@@ -654,7 +657,7 @@ class _Former:
             if kind.unit == "ms" and not self._seconds_told:
                 return None  # they may be seconds, and today's unit need not be the one of then
             encoding = cast(Encoding, f"unix_{kind.unit}")
-        elif wire == "string" and not _is_text(kind):
+        elif wire == "string" and not is_text(kind):
             known = self._known.get(field_id(column) or 0)
             if known is None or not known.encoding:
                 return None
@@ -710,10 +713,6 @@ def _holds(shape: Shape, kind: Any) -> bool:
     return any(test(kind) for test in _COLUMNS[shape[0]])
 
 
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
 def _is_bytes(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
@@ -740,16 +739,16 @@ _COLUMNS: Final[Mapping[str, _Tests]] = {
     "uint64": _UINT64,
     "fixed64": _UINT64,
     "bool": (pa.types.is_boolean,),
-    "string": (_is_text, pa.types.is_decimal, *_BYTES),
+    "string": (is_text, pa.types.is_decimal, *_BYTES),
     "bytes": _BYTES,
-    "enum": (pa.types.is_dictionary, _is_text, pa.types.is_int32),
+    "enum": (pa.types.is_dictionary, is_text, pa.types.is_int32),
     "message": (pa.types.is_struct, _is_bytes),
     "group": (pa.types.is_struct, _is_bytes),
     "timestamp": (pa.types.is_timestamp,),
     "duration": (pa.types.is_duration,),
     "date": (pa.types.is_date32,),
     "time_of_day": (pa.types.is_time64,),
-    "json": (_is_text,),
+    "json": (is_text,),
 }
 """The types of columns that the values of a kind of field can have, by any rule."""
 

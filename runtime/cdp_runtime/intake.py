@@ -304,11 +304,7 @@ class Intake:
         with self._lock:
             self._filled.wait_for(lambda: self._new)
             self._wait_for_batch()
-            taken = self._pop_new()
-            messages, size = _sizes(taken)
-            self._passed_messages += messages
-            self._passed_bytes += size
-            return taken
+            return self._pop_new()
 
     def pass_on(self, items: Sequence[Chunk | Letter | Mark]) -> None:
         """Leaves to the write thread what the journal holds."""
@@ -330,6 +326,9 @@ class Intake:
         self._new_bytes -= size
         self._taken_messages += messages
         self._taken_bytes += size
+        if self._items is not self._new:
+            self._passed_messages += messages
+            self._passed_bytes += size
         if not isinstance(taken, list):
             self._controls -= 1
             self._is_last_taken = isinstance(taken, Mark) and taken.last

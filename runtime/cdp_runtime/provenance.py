@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 __all__ = [
     "FIELDS",
     "FIRST_FIELD_ID",
+    "WRITTEN_AS",
     "forbid_other_versions",
     "other_lock",
     "schema_with",
     "with_provenance",
 ]
+
+WRITTEN_AS: Final = "cdpgen.written_as"
+"""The key in the footer of an upgraded file with the version that first wrote its rows."""
 
 FIRST_FIELD_ID: Final = 2_000_000_001
 """Ids from here on are for columns that no lock has."""

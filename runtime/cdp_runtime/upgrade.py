@@ -16,7 +16,6 @@ older than (`cdpgen.older`), and `open_archive` fills them as before. Nor is a z
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,14 +28,14 @@ from . import descriptor
 from .archive import load_tables, writer_of
 from .config import ConfigError, destination_of
 from .converter import ConversionError, Converter
-from .dataset import OLDER, WRITTEN_AS, ArchiveError, older_ids, open_parquet, written_as
+from .dataset import OLDER, ArchiveError, older_ids, open_parquet, written_as
 from .dead_letters import is_unfinished
 from .former import FIELDS, IMPLICIT, footer_of, former_of, implicit_ids
 from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
 from .program import Field, Program
-from .provenance import other_lock
+from .provenance import WRITTEN_AS, other_lock
 from .storage import FileInfo, Storage, open_storage, writer_id
 from .versions import Evolution, ids_of, with_retired
 from .writer import TableWriter
@@ -201,11 +200,8 @@ def _upgrade_file(
     }
     for key in (descriptor.KEY, FIELDS, IMPLICIT):
         told.pop(key, None)
-    told |= footer_of(writer.message_type, converter)
     retired = sorted({*ids_of(schema)} - {*ids_of(converter.schema)})
-    if descriptor.KEY in told and retired:
-        # today's descriptor has none of them, and may have others by their names
-        told[FIELDS] = json.dumps({**json.loads(told.get(FIELDS, "{}")), **dict.fromkeys(retired)})
+    told |= footer_of(writer.message_type, converter, retired)
     codec = (
         parquet.metadata.row_group(0).column(0).compression if parquet.num_row_groups else "ZSTD"
     ).lower()

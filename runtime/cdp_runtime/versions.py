@@ -27,6 +27,7 @@ __all__ = [
     "field_id",
     "ids_of",
     "is_nested",
+    "is_text",
     "names_of",
     "renames",
     "with_retired",
@@ -417,6 +418,11 @@ def is_nested(kind: DataType) -> bool:
     return bool(children_of(kind))
 
 
+def is_text(kind: DataType) -> bool:
+    """Whether a type is of texts, and no dictionary of them."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def enums_of(program: Program, fields: Any, prefix: str = "") -> Iterator[tuple[str, Enum]]:
     """The enums that columns hold the names of, by the dotted path of the column."""
     types = {field.name: field.type for field in fields}
@@ -677,7 +683,7 @@ def zero_of(kind: DataType, enum: Enum | None = None) -> Any:
     """What protobuf says of a field that is not there, as the column has it."""
     if enum is not None:
         return dict(reversed(enum.values)).get(0, "0")
-    if pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_dictionary(kind) or is_text(kind):
         return ""
     if is_nested(kind):
         return []
@@ -705,7 +711,7 @@ def _repeated(value: Any, kind: DataType, rows: int) -> Array:
         width = pa.int64() if kind.bit_width == 64 else pa.int32()
         point: Any = pa.scalar(value, width).cast(kind)
         return pa.repeat(point, rows)
-    if isinstance(value, str) and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if isinstance(value, str) and not is_text(kind):
         return pa.repeat(pa.scalar(value).cast(kind), rows)
     return pa.repeat(pa.scalar(value, kind), rows)
 

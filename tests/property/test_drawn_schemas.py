@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, assume, event, given, note, settings
 from hypothesis import strategies as st
 
@@ -69,41 +70,22 @@ def check(table: Table, drawn: list[bytes]) -> None:
     assert converter.to_protobuf(converter.to_arrow(back)).to_pylist() == back
 
 
-def test_a_dropped_string_need_not_be_utf8_where_its_message_is_kept_as_bytes() -> None:
-    proto = """syntax = "proto2";
-package dropped.v1;
-message Link {
-  oneof what {
-    Link next = 1;
-    string text = 2;
-  }
-}
-"""
-    rules = "version: 1\ntables: {dropped.v1.Link: {columns: {text: {drop: true}}}}\n"
-    drawn = DrawnSchema(
-        "dropped.v1", "dropped/v1/dropped.proto", proto, rules, ("dropped.v1.Link",)
-    )
-    with tables(drawn) as built:
+@pytest.mark.parametrize(
+    ("package", "syntax", "fields", "is_message"),
+    [
+        ("dropped", "proto2", "oneof what { Link next = 1; string text = 2; }", True),
+        ("recurring", "proto3", "Link next = 1; string text = 2;", False),
+    ],
+)
+def test_a_dropped_string_is_checked_as_protobuf_does_where_its_message_is_kept_as_bytes(
+    package: str, syntax: str, fields: str, is_message: bool
+) -> None:
+    name = f"{package}.v1.Link"
+    proto = f'syntax = "{syntax}"; package {package}.v1; message Link {{ {fields} }}'
+    rules = f"version: 1\ntables: {{{name}: {{columns: {{text: {{drop: true}}}}}}}}\n"
+    path = f"{package}/v1/{package}.proto"
+    with tables(DrawnSchema(f"{package}.v1", path, proto, rules, (name,))) as built:
         (table,) = built
         payload = b"\x0a\x05\x0a\x03\x12\x01\xff"
-        assert parse(table.message, payload) is not None
-        check(table, [payload])
-
-
-def test_what_a_rule_drops_is_checked_within_what_recurs_as_bytes() -> None:
-    proto = """syntax = "proto3";
-package recurring.v1;
-message Link {
-  Link next = 1;
-  string text = 2;
-}
-"""
-    rules = "version: 1\ntables: {recurring.v1.Link: {columns: {text: {drop: true}}}}\n"
-    drawn = DrawnSchema(
-        "recurring.v1", "recurring/v1/recurring.proto", proto, rules, ("recurring.v1.Link",)
-    )
-    with tables(drawn) as built:
-        (table,) = built
-        payload = b"\x0a\x05\x0a\x03\x12\x01\xff"
-        assert parse(table.message, payload) is None
+        assert (parse(table.message, payload) is not None) == is_message
         check(table, [payload])

@@ -282,6 +282,24 @@ def written(buffer: Intake, interruption: Interruption) -> set[int]:
     }
 
 
+def read(buffer: Intake, journaled: bool) -> list[int]:
+    """Takes all that is there: the messages, each of which has its number for a position, if any."""
+    found: list[int] = []
+    while buffer._new or buffer._items:
+        if journaled and buffer._new:
+            new = buffer.take_new()
+            buffer.pass_on(new if isinstance(new, list) else [new])
+        taken = buffer.take()
+        if isinstance(taken, Letter):
+            found.append(int(taken.letter.payload or b""))
+        elif isinstance(taken, list):
+            for _, payloads, positions in chunks(taken):
+                numbers = [int(payload) for payload in payloads]
+                assert positions in (numbers, None)
+                found += numbers
+    return found
+
+
 class TestInterrupted:
     """By an exception of a signal's handler, which comes between any two steps of a caller."""
 
@@ -295,19 +313,7 @@ class TestInterrupted:
             interruption = Interruption(nth)
             buffer = intake(1_000, 1e6, journal_bytes=1e9 if journaled else None)
             sure = written(buffer, interruption)
-            found: list[int] = []
-            while buffer._new or buffer._items:
-                if journaled and buffer._new:
-                    new = buffer.take_new()
-                    buffer.pass_on(new if isinstance(new, list) else [new])
-                taken = buffer.take()
-                if isinstance(taken, Letter):
-                    found.append(int(taken.letter.payload or b""))
-                elif isinstance(taken, list):
-                    for _, payloads, positions in chunks(taken):
-                        numbers = [int(payload) for payload in payloads]
-                        assert positions in (numbers, None)
-                        found += numbers
+            found = read(buffer, journaled)
             assert sure <= set(found)
             assert len(found) == len(set(found))
             assert buffer._metrics.messages == buffer._metrics.message_bytes == len(found)
@@ -348,17 +354,9 @@ class TestInterrupted:
             write = functools.partial(buffer.put_one, b"0", "s", 0)
             interruption = Interruption(nth, write)
             assert written(buffer, interruption) == set(range(1, 10))
-            found: list[int] = []
-            while buffer._new:
-                taken = buffer.take()
-                if isinstance(taken, Letter):
-                    found.append(int(taken.letter.payload or b""))
-                elif isinstance(taken, list):
-                    for _, payloads, positions in chunks(taken):
-                        numbers = [int(payload) for payload in payloads]
-                        assert positions in (numbers, None)
-                        found += numbers
-            assert sorted(found) == list(range(0 if interruption.came else 1, 10))
+            assert sorted(read(buffer, journaled=False)) == list(
+                range(0 if interruption.came else 1, 10)
+            )
             if not interruption.came:
                 break
 
