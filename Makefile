@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard runtime/native/*.* runtime/native/parquet/*)
 
-.PHONY: demo test servers test-asan fuzz bench lint format
+.PHONY: demo test servers engines test-asan fuzz bench lint format
 
 $(VENV)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,10 @@ test: $(VENV)/dev
 servers: $(VENV)/pip
 	GOBIN=$(CURDIR)/$(BIN) go install github.com/minio/minio@latest
 	GOBIN=$(CURDIR)/$(BIN) go install github.com/fsouza/fake-gcs-server@latest
+
+# ClickHouse (chdb) and Spark for tests/integration: a minute, and a GB.
+engines: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench,spark]'
 
 # The whole suite, or what PYTEST says of it, against a core with AddressSanitizer and UBSan, which is
 # installed into an environment of its own; all that it needs beside the core it finds in the other one.

@@ -452,9 +452,7 @@ def _duckdb(table: ArchivedTable, folder: str) -> Iterator[str]:
     yield f"CREATE OR REPLACE VIEW {database}.{name} AS"
     replace = " REPLACE (\n  " + ",\n  ".join(replaced) + "\n)" if replaced else ""
     yield f"SELECT * EXCLUDE ({file_name}){replace}" + "".join(
-        f",\n  nullif(regexp_extract({file_name}, {_text(f'/{key.name}=([^/]*)/')}, 1), "
-        f"{_text(NULL)}){'::DATE' if key.is_day else ''} AS {_DUCKDB.name(key.name)}"
-        for key in table.keys
+        f",\n  {_of_folder(key, file_name)} AS {_DUCKDB.name(key.name)}" for key in table.keys
     )
     yield "FROM read_parquet("
     yield f"  {_text(files)},"
@@ -466,6 +464,13 @@ def _duckdb(table: ArchivedTable, folder: str) -> Iterator[str]:
         for each in readings
     )
     yield "  });"
+
+
+def _of_folder(key: Key, file_name: str) -> str:
+    """What the folder of a level says, out of the name of a file."""
+    value = f"regexp_extract({file_name}, {_text(f'/{key.name}=([^/]*)/')}, 1)"
+    found = f"nullif({value}, {_text(NULL)})"
+    return f"{found}::DATE" if key.is_day else f"url_decode({found})"
 
 
 def _literal_glob(folder: str) -> str:
@@ -707,6 +712,8 @@ def _spark(table: ArchivedTable, folder: str) -> Iterator[str]:
     lines = [f"  {_SPARK.name(name)} {type_}" for name, type_ in partitions]
     location = folder if "://" in folder else f"file://{folder}"
     location = re.sub("^s3://", "s3a://", location)
+    if not partitions:  # else Spark lists what is below the folder, and has no pattern
+        _check_no_pattern(folder, "Spark", r"[*?{[\\]")
     yield from columns.comments
     yield _BY_NAME
     yield f"CREATE DATABASE IF NOT EXISTS {database};"
@@ -729,15 +736,35 @@ def _clickhouse(table: ArchivedTable, folder: str) -> Iterator[str]:
     protocol = folder.partition("://")[0] if "://" in folder else "file"
     if protocol not in _CLICKHOUSE_FUNCTIONS:
         raise UsageError(f"{folder}: ClickHouse does not read {protocol}://")
+    _check_no_pattern(folder, "ClickHouse", r"[*?{]")
     structure = ", ".join(line.strip() for line in columns.lines())
     yield from columns.comments
     yield _BY_NAME
     yield f"CREATE DATABASE IF NOT EXISTS {database};"
     yield f"CREATE OR REPLACE VIEW {database}.{name} AS"
-    yield f"SELECT * FROM {_CLICKHOUSE_FUNCTIONS[protocol]}("
+    yield "SELECT *" + "".join(
+        f",\n  {_of_path(key)} AS {_CLICKHOUSE.name(key.name)}" for key in table.keys
+    )
+    yield f"FROM {_CLICKHOUSE_FUNCTIONS[protocol]}("
     yield f"  {_backslashed(f'{folder}/**/*.parquet')}, 'Parquet',"
     yield f"  {_backslashed(structure)}"
-    yield ");"
+    # else a column that is a folder too would have what the folder's name says, escaped
+    yield ")\nSETTINGS use_hive_partitioning = 0;"
+
+
+def _check_no_pattern(folder: str, engine: str, special: str) -> None:
+    if found := re.search(special, folder):
+        raise UsageError(
+            f"{folder}: {engine} takes `{found[0]}` for part of a pattern, and reads other folders than this; "
+            "rename the folder, or copy the archive to one without it"
+        )
+
+
+def _of_path(key: Key) -> str:
+    """What the folder of a level says, out of ClickHouse's column of where a file is."""
+    value = f"extract(_path, {_backslashed(f'/{key.name}=([^/]*)/')})"
+    found = f"nullIf({value}, {_text(NULL)})"
+    return f"toDate32OrNull({found})" if key.is_day else f"decodeURLComponent({found})"
 
 
 _BY_NAME: Final = "-- Found by name: a column renamed since a file was written is not found in it."

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -607,13 +608,16 @@ MSCK REPAIR TABLE `shop_v1`.`order`;""",
 -- Found by name: a column renamed since a file was written is not found in it.
 CREATE DATABASE IF NOT EXISTS `shop_v1`;
 CREATE OR REPLACE VIEW `shop_v1`.`order` AS
-SELECT * FROM gcs(
+SELECT *,
+  toDate32OrNull(nullIf(extract(_path, '/at_day=([^/]*)/'), '__HIVE_DEFAULT_PARTITION__')) AS `at_day`
+FROM gcs(
   'gs://bucket/archive/shop.v1.Order/**/*.parquet', 'Parquet',
   '`id` String, `at` Nullable(DateTime64(6, \\'UTC\\')), `number` UInt64, \
 `price` Nullable(Decimal(38, 2)), `status` String, \
 `line` Tuple(`sku` Nullable(String), `hash` Nullable(String)), `names` Array(String), \
 `by_name` Map(String, Nullable(Int32))'
-);""",
+)
+SETTINGS use_hive_partitioning = 0;""",
 }
 
 
@@ -635,6 +639,16 @@ class TestOtherEngines:
             "shop.Order", ORDER.schema, ORDER.program, ORDER.keys, True, ("status",)
         )
         assert "PARTITION" not in define(table, "gs://bucket", "bigquery")
+
+    @pytest.mark.parametrize(("dialect", "name"), [("clickhouse", "a{b,c}"), ("spark", "a[b]")])
+    def test_a_folder_that_is_a_pattern_is_refused(self, dialect: Dialect, name: str) -> None:
+        table = replace(ORDER, keys=())
+        with pytest.raises(UsageError, match=r"takes `.` for part of a pattern"):
+            define(table, f"/data/{name}", dialect)
+        assert define(table, f"/data/{name[0]}", dialect)
+
+    def test_spark_has_no_patterns_where_there_are_partitions(self) -> None:
+        assert "LOCATION 'file:///a[b]/shop.v1.Order'" in define(ORDER, "/a[b]", "spark")
 
     @pytest.mark.parametrize(
         ("dialect", "url", "message"),
