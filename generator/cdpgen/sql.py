@@ -184,7 +184,9 @@ def _older(storage: Storage, writer: type[TableWriter[Any]], paths: Sequence[str
             for i, leaf in enumerate(_leaves(schema)):
                 chunks = (footer.row_group(g).column(i) for g in range(footer.num_row_groups))
                 found: list[Any] = [chunk.statistics for chunk in chunks if chunk.statistics]
-                if any(_begins_with_a_number(statistics) for statistics in found):
+                # Of others Python may not have the least: of a year 10000, or of nanoseconds without pandas.
+                may_be_name = is_text(leaf.type) or pa.types.is_dictionary(leaf.type)
+                if may_be_name and any(map(_begins_with_a_number, found)):
                     older.numbers.add(cast(int, field_id(leaf)))
                 if leaf.name == writer.converter.program.raw:
                     older.raw += sum(statistics.num_values for statistics in found)

@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from cdp_runtime.archive import load_tables
 from cdp_runtime.program import Program
@@ -350,6 +351,21 @@ class TestDuckdb:
 @pytest.fixture
 def orders(tmp_path: Path) -> History:
     return History(tmp_path, "shop.Order")
+
+
+def test_older_files_may_have_times_that_python_has_not(orders: History) -> None:
+    proto = (
+        'syntax = "proto3"; package shop; import "google/protobuf/timestamp.proto"; '
+        "message Order { google.protobuf.Timestamp at = 1; %s }"
+    )
+    orders.build(proto % "")
+    at = Timestamp(seconds=253_402_300_800).SerializeToString()  # the year 10000
+    orders.write_payloads([b"\x0a" + bytes([len(at)]) + at])
+    orders.build(proto % "int32 x = 2;")
+    with duckdb.connect() as database:
+        database.execute(definitions(str(orders.archive), "duckdb", orders.today.generated))
+        found = database.execute('select epoch_us("at"), x from shop."order"').fetchall()
+    assert found == [(253_402_300_800_000_000, 0)]
 
 
 class TestDuckdbWithinMessages:
