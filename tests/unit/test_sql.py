@@ -516,6 +516,40 @@ class TestDuckdbWithinMessages:
         orders.write({"id": 2, "line": {"a": 5}})
         self.refused(orders, "line.a")
 
+    @pytest.mark.parametrize(
+        "order",
+        [
+            "Line line = 2;",
+            "repeated Line line = 2;",
+            "map<string, Line> line = 2;",
+            "oneof one { Line line = 2; int32 number = 3; }",
+            "message Page { int32 number = 1; Line line = 2; } repeated Page line = 2;",
+        ],
+        ids=["message", "list", "map", "oneof", "deeper"],
+    )
+    def test_a_message_may_have_other_members_than_ever_before(
+        self, orders: History, order: str
+    ) -> None:
+        def line(value: dict[str, Any]) -> dict[str, Any]:
+            if "Page" in order:
+                return {"line": [{"number": 1, "line": value}, {}]}
+            if "repeated" in order:
+                return {"line": [value, {}]}
+            return {"line": {"k": value} if "map" in order else value}
+
+        orders.build(self.schema(order, "repeated string a = 1;"))
+        orders.write({"id": 1, **line({"a": ["x"]})}, {"id": 2})
+        orders.build(self.schema(order, "reserved 1; int32 b = 2; string c = 3;"))
+        before = self.rows(orders)
+        orders.write({"id": 3, **line({"b": 5, "c": "y"})}, {"id": 4})
+        assert self.rows(orders)[:2] == before
+        orders.build(self.schema(order, "reserved 1, 2, 3; optional bytes d = 4;"))
+        rows = self.rows(orders)
+        orders.write({"id": 5, **line({"d": "AAH/"})})
+        assert self.rows(orders)[:4] == rows
+        self.upgrade(orders)
+        assert self.rows(orders)[:4] == rows
+
     def test_a_column_that_was_dropped_and_came_back_goes_on(self, orders: History) -> None:
         proto = self.schema("Line line = 2;", "string a = 1; string b = 2;")
         orders.build(proto)
