@@ -528,19 +528,42 @@ class _Reading:
         before = [each for each in known if each is not None]
         self.default = self._zero(column, column.name)
         quoted = _DUCKDB.name(column.name)
-        self.type, made = self._value(column.type, column, before, quoted, column.name)
-        if pa.types.is_struct(column.type) and self.default != "NULL":
+        is_struct = pa.types.is_struct(column.type)
+        self.type, made = self._value(column, before, quoted, column.name, missing=is_struct)
+        if is_struct:
             # All defaults stand in one MAP, which takes values of one type only, and the others are texts.
-            made = f"coalesce({made}, {self.default}::{_DUCKDB.of(column)})"
             self.default = "NULL"
         if column.name in self._cases:
             made = self._renamed(made, table.schema, table.older.schemas)
         self.expression = made if made != quoted else ""
 
     def _value(
+        self,
+        today: pa.Field[Any],
+        before: Sequence[Any],
+        ref: str,
+        path: str,
+        missing: bool = False,
+    ) -> tuple[str, str]:
+        """The type to read and what to make of it; `ref` itself where that is it.
+
+        Args:
+            today: the column.
+            before: as files have it.
+            ref: what is read.
+            path: of the column.
+            missing: whether null is read of files that do not have it.
+        """
+        type_, made = self._read(today.type, today, before, ref, path)
+        if not today.nullable and (missing or any(each.nullable for each in before)):
+            # As today's type: the one to read has the names of before among its members.
+            made = f"coalesce({made}, {self._zero(today, path)}::{_DUCKDB.of(today)})"
+        return type_, made
+
+    def _read(
         self, kind: Any, today: pa.Field[Any], before: Sequence[Any], ref: str, path: str
     ) -> tuple[str, str]:
-        """The type to read and what to make of it; `ref` itself where that is it."""
+        """The same, with a null wherever one is read."""
         types = [each.type for each in before]
         if pa.types.is_struct(kind):
             return self._struct(kind, types, ref, path)
@@ -549,7 +572,7 @@ class _Reading:
             items = [each.item_field for each in types]
             key = cast(str, _DUCKDB.of(kind.key_field))
             item = kind.item_field
-            type_, made = self._value(item.type, item, items, f"{loop}.value", f"{path}.value")
+            type_, made = self._value(item, items, f"{loop}.value", f"{path}.value")
             if made == f"{loop}.value":
                 return f"MAP({key}, {type_})", ref
             entry = f"struct_pack(k := {loop}.key, v := {made})"
@@ -559,9 +582,8 @@ class _Reading:
             )
         if pa.types.is_list(kind):
             item = kind.value_field
-            type_, made = self._value(
-                item.type, item, [each.value_field for each in types], loop, f"{path}[]"
-            )
+            items = [each.value_field for each in types]
+            type_, made = self._value(item, items, loop, f"{path}[]")
             return f"{type_}[]", ref if made == loop else f"[{made} for {loop} in {ref}]"
         enum = self._enums.get(path)
         if enum is not None and any(field_id(each) in self._table.older.numbers for each in before):
@@ -590,13 +612,10 @@ class _Reading:
             names = [each.name for each in _by_name([child, *before]).values()]
             refs = [f"{ref}.{_DUCKDB.name(name)}" for name in names]
             inner = refs[0] if len(refs) == 1 else f"coalesce({', '.join(refs)})"
-            type_, value = self._value(child.type, child, before, inner, f"{path}.{child.name}")
+            missing = len(before) < len(types)
+            type_, value = self._value(child, before, inner, f"{path}.{child.name}", missing)
             if f"{path}.{child.name}" in self._cases:
                 value = self._renamed(value, kind, types)
-            if len(before) < len(types) and not child.nullable:
-                # As today's type: the one to read has the names of before among its members.
-                zero = self._zero(child, f"{path}.{child.name}")
-                value = f"coalesce({value}, {zero}::{_DUCKDB.of(child)})"
             members.update(dict.fromkeys(names, type_))
             changed = changed or value != f"{ref}.{_DUCKDB.name(child.name)}"
             made.append(f"{_DUCKDB.name(child.name)} := {value}")

@@ -478,6 +478,60 @@ class TestDuckdbWithinMessages:
         skus = [row["line"]["sku"] for row in self.rows(orders)]
         assert skus == [b"\x00\xff", rb"\x41", b"\x00\xff\x80"]
 
+    def test_nulls_of_a_column_that_is_required_now_are_its_zero(self, orders: History) -> None:
+        fields = (
+            "optional string sku = 11; optional Kind kind = 12; optional bytes data = 13; "
+            "optional int64 at = 14;"
+        )
+        order = f"Line line = 2; repeated Line lines = 3; map<string, Line> by_name = 4; {fields}"
+        enum = " enum Kind { OPEN = 0; PAID = 1; }"
+        places = [f"{above}{{}}" for above in ("", "line.", "lines[].", "by_name.value.")]
+        at = [place.format("at").replace("[]", "") for place in places]
+        columns = ", ".join(f"{path}: {{encoding: unix_ms}}" for path in at)
+        rules = f"version: 1\ntables: {{shop.Order: {{columns: {{{columns}}}}}}}\n"
+        orders.build(self.schema(order, fields) + enum, rules)
+        full = {"sku": "x", "kind": "PAID", "data": "AAH/", "at": "5"}
+        nothing: dict[str, Any] = {"line": {}, "lines": [{}, full], "by_name": {"k": {}}}
+        orders.write({"id": 1, **full}, {"id": 2, **nothing}, {"id": 3, "line": full})
+        accept = ", ".join(
+            f"{{rule: COLUMN_MADE_REQUIRED, path: 'shop.Order.{place.format(name)}', reason: unused}}"
+            for place in places
+            for name in full
+        )
+        rules += f"evolution: {{accept: [{accept}]}}"
+        required = self.schema(order, fields).replace("optional ", "")
+        orders.build(required + enum, rules)
+        rows = self.rows(orders)
+        assert [row["kind"] for row in rows] == ["PAID", "OPEN", "OPEN"]
+        assert rows[1]["by_name"]["k"]["data"] == b""
+        orders.write({"id": 4, **full}, {"id": 5, **nothing}, {"id": 6, "line": full})
+        assert self.rows(orders)[:3] == rows
+        self.upgrade(orders)
+        assert self.rows(orders)[:3] == rows
+
+    def test_a_message_that_is_required_now_has_the_zeros_of_its_members(
+        self, orders: History
+    ) -> None:
+        proto = (
+            'syntax = "proto2"; package shop; message Order { required int32 id = 1; %s Line line = 2; '
+            "message Line { repeated string skus = 1; optional int32 x = 2; %s Inner inner = 3; } "
+            "message Inner { required bytes data = 1; } }"
+        )
+        orders.build(proto % ("optional", "optional"))
+        orders.write({"id": 1, "line": {"skus": ["a"]}}, {"id": 2})
+        accept = ", ".join(
+            f"{{rule: MESSAGE_SAME_REQUIRED_FIELDS, path: shop.Order.{path}, reason: unused}}"
+            for path in ("line", "line.inner")
+        )
+        orders.build(
+            proto % ("required", "required"), f"version: 1\nevolution: {{accept: [{accept}]}}"
+        )
+        inner = {"inner": {"data": b""}}
+        assert [row["line"] for row in self.rows(orders)] == [
+            {"skus": ["a"], "x": None, **inner},
+            {"skus": [], "x": None, **inner},
+        ]
+
     @pytest.mark.parametrize(
         "now",
         ["reserved 1; string a = 3;", "reserved 1; string A = 3;", "reserved 1; int32 a = 3;"],
