@@ -668,7 +668,8 @@ class _Reading:
             pairs = ", ".join(f"{n} := {z}" for n, z in zip(names, inner, strict=True))
             return f"struct_pack({pairs})"
         value = zero_of(kind, self._enums.get(path)) if default is None else default
-        if pa.types.is_timestamp(kind) and isinstance(value, int):
+        is_point = pa.types.is_timestamp(kind) or pa.types.is_time(kind)
+        if is_point and isinstance(value, int):
             value = pa.scalar(value, pa.int64()).cast(kind).cast(pa.utf8()).as_py()
         if isinstance(value, bytes):
             return _text("".join(f"\\x{byte:02X}" for byte in value))

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
-from datetime import date
+from datetime import date, time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -531,6 +531,24 @@ class TestDuckdbWithinMessages:
             {"skus": ["a"], "x": None, **inner},
             {"skus": [], "x": None, **inner},
         ]
+
+    def test_a_time_of_day_that_older_rows_have_by_default_is_that(self, orders: History) -> None:
+        proto = (
+            'syntax = "proto3"; package shop; import "google/type/timeofday.proto"; '
+            "message Order { int32 id = 1; %s }"
+        )
+        times = orders.schemas / "google/type/timeofday.proto"
+        times.parent.mkdir(parents=True)
+        times.write_text(
+            'syntax = "proto3"; package google.type; message TimeOfDay '
+            "{ int32 hours = 1; int32 minutes = 2; int32 seconds = 3; int32 nanos = 4; }"
+        )
+        orders.build(proto % "")
+        orders.write({"id": 1})
+        rules = 'version: 1\nevolution: {defaults: {shop.Order.at: "09:30:00.5"}}'
+        orders.build(proto % "google.type.TimeOfDay at = 3;", rules)
+        orders.write({"id": 2, "at": {"hours": 1}})
+        assert [row["at"] for row in self.rows(orders)] == [time(9, 30, 0, 500_000), time(1)]
 
     @pytest.mark.parametrize(
         "now",
