@@ -58,9 +58,11 @@ def module_path(proto_path: str) -> tuple[tuple[str, ...], str]:
     Returns:
         The folders, and the stem before `_pb2` or `_writer`; what cannot stand in a Python name
         becomes an underscore, one stands before a digit, and a folder that is a keyword gets one
-        behind it.
+        behind it. Of underscores that a stem begins with one is left: the class of a writer imports
+        the messages, and within a class Python has another name for `__private_pb2`.
     """
     *folders, file = map(_word, proto_path.removesuffix(".proto").split("/"))
+    file = re.sub("^__+", "_", file)
     package = tuple(f"{name}_" if keyword.iskeyword(name) else name for name in folders)
     return package, file
 

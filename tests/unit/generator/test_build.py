@@ -81,6 +81,33 @@ class TestBuild:
         said = "[{'sale': {'article': 'b'}, '_raw': None}] at: \"noon\"\n\n"
         assert done.stdout == said, done.stderr
 
+    @pytest.mark.parametrize(
+        ("path", "module"),
+        [
+            ("__private.proto", "_private"),
+            ("__init__.proto", "_init__"),
+            ("__a/__b.proto", "__a._b"),
+            ("__1.proto", "_1"),
+        ],
+    )
+    def test_files_whose_names_python_takes_for_private_within_a_class_are_archived(
+        self, folder: Path, path: str, module: str
+    ) -> None:
+        write(folder / "schemas" / path, PROTO.replace("shop.v1", "old").replace("Sale", "Old"))
+        importing = f'syntax = "proto3"; import "{path}"; message New {{ old.Old old = 1; }}'
+        write(folder / "schemas/new.proto", importing)
+        write(folder / "schemas/cdpgen.yaml", "version: 1\ntables: {old.Old: {}}")
+        assert run("build", "schemas") == 0
+        code = (
+            f"from generated.{module}_writer import OldWriter\n"
+            "from generated.new_writer import NewWriter\n"
+            "old = OldWriter.message_type()(article='book')\n"
+            "print(NewWriter.message_type()(old=old))"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.stdout == 'old {\n  article: "book"\n}\n\n', done.stderr
+
     def test_what_no_schema_makes_any_more_is_removed_with_its_folder(self, folder: Path) -> None:
         assert run("build", "schemas") == 0
         write(folder / "generated/shop/v1/__pycache__/sale_pb2.cpython-311.pyc", "")
