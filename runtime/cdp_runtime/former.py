@@ -23,14 +23,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 import pyarrow as pa
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError
 
 from .converter import Converter
 from .descriptor import KEY, descriptor_of
 from .program import Encoding, Enum, Field, Kind, Presence, Program
-from .provenance import FIRST_FIELD_ID, WRITTEN_AS
+from .provenance import FIRST_FIELD_ID
 from .versions import children_of, field_id, is_text
 
 if TYPE_CHECKING:
@@ -123,10 +123,12 @@ class Former(NamedTuple):
     Attributes:
         converter: for `to_protobuf` only; its schema has those columns of the file that there are fields for.
         lost: the columns that there are none for, each as the names that lead to it.
+        message_type: of the messages, by the descriptor of the file.
     """
 
     converter: Converter[Any]
     lost: list[tuple[str, ...]]
+    message_type: type[Message]
 
 
 def former_of(
@@ -164,7 +166,7 @@ def former_of(
         _known_by_id(today),
         frozenset(int(number) for number in implicit.split(",") if number),
         seconds_told=written is not None,
-        names_told=FIELDS.encode() in metadata and WRITTEN_AS.encode() not in metadata,
+        names_told=FIELDS.encode() in metadata,
     )
     program = former.program(message, columns)
 
@@ -175,7 +177,7 @@ def former_of(
     FormerConverter.program = Program(
         program.message, *program.fields, oneof_cases=program.oneof_cases, raw=raw
     )
-    return Former(FormerConverter(), former.lost)
+    return Former(FormerConverter(), former.lost, message_factory.GetMessageClass(message))
 
 
 def told_fields(metadata: Mapping[bytes, bytes]) -> dict[int, Path | None]:

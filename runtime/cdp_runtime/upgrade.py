@@ -19,10 +19,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from google.protobuf.message import DecodeError
 
 from . import descriptor
 from .archive import load_tables, writer_of
@@ -39,6 +40,9 @@ from .provenance import WRITTEN_AS, other_lock
 from .storage import FileInfo, Storage, open_storage, writer_id
 from .versions import Evolution, ids_of, with_retired
 from .writer import TableWriter
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 __all__ = ["Upgraded", "run", "upgrade"]
 
@@ -219,7 +223,13 @@ def _upgrade_file(
             # without it nobody knows the units of times, and what a replay gives is not all of a row
             is_all = b"ARROW:schema" in footer
             replayed = _replayed(told, layout, schema, converter) if is_all else None
-            ways = _Ways(former.converter, replayed, _undropping(converter))
+            ways = _Ways(
+                former.converter,
+                replayed,
+                _undropping(converter),
+                former.message_type,
+                WRITTEN_AS.encode() in footer,
+            )
         made = ParquetFile(layout, upload.write)
         for group in range(parquet.num_row_groups):
             for batch in parquet.read_row_group(group).to_batches():
@@ -246,6 +256,10 @@ class _Ways(NamedTuple):
     after: Converter[Any] | None
     """None where that may make more of a row than the replay of the file does."""
     today: Converter[Any]
+    message_type: type[Message]
+    """By the schema of the file."""
+    again: bool
+    """Whether the file was upgraded before."""
 
 
 def _replayed(
@@ -318,7 +332,12 @@ def _whole(rows: pa.RecordBatch, before: pa.RecordBatch, ways: _Ways) -> pa.Reco
         made = _encoded(ways.after, rows.select(wanted.names).cast(wanted))
         is_other = pc.not_equal(messages, made)
         is_other = is_other.fill_null(True)
-    # other bytes may be the same message: fields in another order, or packed by now
+    # Other bytes may be the same message (fields in another order, or packed by now), by the schema of today
+    # and by that of the file: what is one value today may have been several, and zero is not always nothing.
+    # What an earlier upgrade kept whole may be of a schema that nobody knows any more: only its own bytes are.
+    known: Array = pa.repeat(True, rows.num_rows)
+    if ways.again and (name := ways.before.program.raw):
+        known = before.column(name).is_null()
     others = pc.indices_nonzero(is_other)
     batches, rejected = ways.today.decode(messages.take(others))
     bad = pa.array([one.row for one in rejected], pa.uint64())
@@ -328,12 +347,32 @@ def _whole(rows: pa.RecordBatch, before: pa.RecordBatch, ways: _Ways) -> pa.Reco
     for batch in batches:
         own, others = others[: batch.num_rows], others[batch.num_rows :]
         is_held: Array = batch.column(raw).is_null()
+        again = ways.today.to_protobuf(batch)
         if made is not None:
-            is_held = pc.equal(ways.today.to_protobuf(batch), made.take(own))
-        held.append(own.filter(is_held))
+            is_held = pc.equal(again, made.take(own))
+        is_held = pc.and_(is_held, pc.or_(known.take(own), pc.equal(again, messages.take(own))))
+        own, again = own.filter(is_held), again.filter(is_held)
+        held.append(own.filter(_are_same(ways.message_type, messages.take(own), again)))
     is_held = pc.is_in(_places(rows.num_rows), value_set=pa.concat_arrays(held))
     kept: Array = pc.if_else(pc.and_not(is_other, is_held), messages, None)
     return rows.set_column(place, field, kept.cast(field.type))
+
+
+def _are_same(message_type: type[Message], ones: Array, others: Array) -> Array:
+    """Whether pairs of serialized messages are the same, what is unknown and what is absent too."""
+
+    def is_same(pair: tuple[bytes, bytes]) -> bool:
+        try:
+            one, other = (
+                message_type.FromString(data).SerializePartialToString(deterministic=True)
+                for data in pair
+            )
+        except DecodeError:  # it is deeper than Python reads
+            return False
+        return one == other
+
+    pairs = zip(ones.to_pylist(), others.to_pylist(), strict=True)
+    return pa.array(map(is_same, pairs), pa.bool_())
 
 
 def _encoded(converter: Converter[Any], rows: pa.RecordBatch) -> Array:
