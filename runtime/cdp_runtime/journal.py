@@ -35,7 +35,7 @@ import shutil
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
@@ -134,12 +134,26 @@ class Journal:
         """Whether so many bytes fit; a frame larger than the journal fits when there is no other."""
         return not self._sizes or self.size + size <= self._limit
 
-    def wait_for_room(self, size: int, seconds: float) -> bool:
-        """Waits a while until so many bytes fit; the segment in use is closed, so that it can go too."""
+    def wait_for_room(
+        self, size: int, seconds: float, look: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Waits a while until so many bytes fit; the segment in use is closed, so that it can go too.
+
+        Args:
+            size: so many bytes.
+            seconds: how long at most.
+            look: whether to wait no longer; asked after each `wake`.
+        """
         with self._room:
             if not self.has_room(size) and self._at:
                 self._seal()
-            return self._room.wait_for(lambda: self.has_room(size), seconds)
+            self._room.wait_for(lambda: self.has_room(size) or look(), seconds)
+            return self.has_room(size)
+
+    def wake(self) -> None:
+        """Has who waits for room look whether to go on."""
+        with self._room:
+            self._room.notify_all()
 
     def give_back(self) -> None:
         """Gives the disk what room there is: files that are free, and soon the segment in use."""

@@ -356,7 +356,8 @@ class Pipeline:
             while not self.intake.failed:
                 if not journal.has_room(size) or journal.size > self._urge_at:
                     self._urge()
-                if journal.wait_for_room(size, LOOK_SECONDS):
+                # when what was asked for is published, what came behind it is asked for
+                if journal.wait_for_room(size, LOOK_SECONDS, self._has_urged):
                     item.segment = self._patience.call(
                         functools.partial(self._append, journal, frame, rows),
                         "write to the journal",
@@ -375,9 +376,13 @@ class Pipeline:
             self._urge()
             raise
 
+    def _has_urged(self) -> bool:
+        """Whether nothing that was asked for is still to be published."""
+        return self._urged is None or self._urged.is_reached
+
     def _urge(self) -> None:
         """Has all that was passed on published, so that segments of the journal can go."""
-        if self._urged is None or self._urged.is_reached:
+        if self._has_urged():
             self._urged = Mark(last=False)
             self.intake.pass_on([self._urged])
 
@@ -468,6 +473,8 @@ class Pipeline:
                         self._end_files()
                 finally:
                     taken.reach()
+                    if self._journal is not None:
+                        self._journal.wake()  # who waits for room there may ask for more
                 if taken.last:
                     return
 

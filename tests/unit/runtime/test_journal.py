@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdp_runtime import journal as journal_module
+from cdp_runtime import pipeline as pipeline_module
 from cdp_runtime._native import crc32c
 from cdp_runtime.journal import Frame, Journal, Left, decode, encode, left_behind
 from cdp_runtime.store_lock import lock_of_dead, lock_of_living
@@ -502,6 +503,18 @@ class TestWriter:
                         continue
                 assert sizes <= 0.2 * (1 << 20)
         assert checks.numbers_in(tmp_path / "archive") == list(range(30_000))
+
+    @pytest.mark.timeout(60)
+    def test_what_came_behind_what_was_asked_for_is_asked_for_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pipeline_module, "LOOK_SECONDS", 3600)
+        with AssetDetailsWriter(
+            tmp_path / "archive", journal=str(tmp_path / "j"), journal_mb=0.1
+        ) as writer:
+            for number in range(6_000):
+                writer.write(AssetDetails(code=str(number), issuer="G" * 200))
+        assert checks.numbers_in(tmp_path / "archive") == list(range(6_000))
 
     def test_two_writers_may_have_one_journal_folder(self, tmp_path: Path) -> None:
         writers = [
