@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+# not first where something has failed: with no descriptor left no module can be loaded
+import tenacity
+
+from .log import logger
 from .store_errors import is_transient
 
 if TYPE_CHECKING:
-    from tenacity import RetryCallState
-
     from .metrics import Metrics
 
 __all__ = ["GaveUpError", "Patience"]
@@ -69,9 +71,6 @@ class Patience:
             return self._again(action, doing, error)
 
     def _again(self, action: Callable[[], T], doing: str, first: Exception) -> T:
-        # imported where something has failed: starting is quicker without
-        import tenacity
-
         tried = [first]
 
         def attempt() -> T:
@@ -90,21 +89,21 @@ class Patience:
         )(attempt)
         if not self._metrics.healthy:
             self._metrics.healthy = True
-            self._log().info("resumed", writer=self._name, doing=doing)
+            logger().info("resumed", writer=self._name, doing=doing)
         return result
 
     def _wait(self, seconds: float) -> None:
         self._ended.wait(seconds)
 
-    def _stop(self, state: RetryCallState) -> bool:
+    def _stop(self, state: tenacity.RetryCallState) -> bool:
         return self._ended.is_set()
 
-    def _raise(self, state: RetryCallState) -> Any:
+    def _raise(self, state: tenacity.RetryCallState) -> Any:
         assert state.outcome is not None
         error = state.outcome.exception()
         raise GaveUpError(f"gave up waiting: {error}") from error
 
-    def _tell(self, state: RetryCallState, doing: str) -> None:
+    def _tell(self, state: tenacity.RetryCallState, doing: str) -> None:
         assert state.outcome is not None
         assert state.next_action is not None
         self._metrics.retries += 1
@@ -116,13 +115,7 @@ class Patience:
             "seconds_to_next": round(state.next_action.sleep, 1),
         }
         if state.attempt_number < self.ATTEMPTS:
-            self._log().warning("failed, trying again", **about)
+            logger().warning("failed, trying again", **about)
         else:
             self._metrics.healthy = False
-            self._log().error("paused until the store is back", **about)
-
-    @staticmethod
-    def _log() -> Any:
-        from .log import logger
-
-        return logger()
+            logger().error("paused until the store is back", **about)

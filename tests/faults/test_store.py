@@ -298,3 +298,38 @@ def test_a_full_disk_is_waited_for(where: str, tmp_path: Path) -> None:
     assert done.stdout.split() == ["paused", "whole"], done.stderr[-3_000:]
     assert done.returncode == 0
     assert "No space left on device" in done.stderr
+
+
+NO_DESCRIPTORS = """
+import os, resource, sys, threading
+from pathlib import Path
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.faults import checks
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+with AssetDetailsWriter(sys.argv[1], journal=sys.argv[2], max_open_files=16) as writer:
+    taken = []
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
+    threading.Timer(0.5, lambda: [os.close(one) for one in taken]).start()
+    writer.write(checks.payload(1))
+assert writer.metrics.retries and writer.metrics.healthy
+print(checks.numbers_in(Path(sys.argv[1])))
+"""
+
+
+def test_a_lack_of_descriptors_is_waited_for(tmp_path: Path) -> None:
+    """No module can be loaded meanwhile, and none is that waiting needs."""
+    arguments = [str(tmp_path / "archive"), str(tmp_path / "journal")]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_DESCRIPTORS, *arguments],
+        cwd=checks.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr[-3_000:]
+    assert "Too many open files" in done.stderr
