@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from cdpgen import descriptors
 from cdpgen.descriptors import Enum, Message, Reserved
 from cdpgen.errors import Position
-from cdpgen.lock import LockedColumn, LockedEnum, LockedTable
+from cdpgen.lock import LockedColumn, LockedEnum, LockedTable, field_at, message_at
 from cdpgen.model import Column, Path, Table, flat
 from cdpgen.rules import RulesFile
 
@@ -177,20 +177,11 @@ class TableChange:
 
     def message_at(self, path: Path) -> Message | None:
         """The message whose fields a path's next number would name."""
-        if not path:
-            return self.new.message
-        if path[-1] == 0:
-            return self.message_at(path[:-1])
-        found = self.field_at(path)
-        return found.message if found is not None else None
+        return message_at(self.new, path)
 
     def field_at(self, path: Path) -> descriptors.Field | None:
         """The field that a path leads to."""
-        message = self.message_at(path[:-1]) if path else None
-        if message is None:
-            return None
-        known = [*message.fields, *self.new.extensions.get(message.full_name, ())]
-        return next((item for item in known if item.number == path[-1]), None)
+        return field_at(self.new, path)
 
 
 class EnumChange(NamedTuple):

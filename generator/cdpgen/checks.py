@@ -171,11 +171,11 @@ def _(table: TableChange) -> Iterator[Change]:
     retired = {column.path: column for column in table.old.columns if column.retired}
     for column in table.added:
         old = retired.get(column.path)
-        if (
-            old is None
-            or not column.wire
-            or (old.name, old.wire) == (column.full_name, column.wire)
-        ):
+        if old is None or not column.wire:
+            continue
+        # What is around it may have another name by now: if that is another field, it is found itself.
+        was, now = old.name.rpartition(".")[2], column.full_name.rpartition(".")[2]
+        if (old.left_out or was == now) and old.wire == column.wire:
             continue
         yield Change(
             table.path(column.full_name),

@@ -17,7 +17,7 @@ from pathlib import Path as FilePath
 from typing import Any, Final
 
 from cdp_runtime.program import Program
-from cdpgen.descriptors import Reserved
+from cdpgen.descriptors import Field, Message, Reserved
 from cdpgen.errors import UsageError, not_utf8
 from cdpgen.model import Column, Path, Plan, Table, flat
 
@@ -30,9 +30,11 @@ __all__ = [
     "LockedTable",
     "Version",
     "assign",
+    "field_at",
     "known_column",
     "level_of",
     "lock_plan",
+    "message_at",
     "read_lock",
     "write_lock",
 ]
@@ -49,7 +51,11 @@ _HOW_TO_MERGE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class LockedColumn:
-    """One column, present or retired; `wire` and `oneof` are those of `model.Column`."""
+    """One column, present or retired; `wire` and `oneof` are those of `model.Column`.
+
+    Attributes:
+        left_out: whether it is retired by a rule alone: its field has been in the `.proto` ever since.
+    """
 
     id: int
     path: Path
@@ -59,6 +65,7 @@ class LockedColumn:
     wire: str
     retired: bool
     oneof: str = ""
+    left_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +219,7 @@ def _table(name: str, data: Mapping[str, Any]) -> LockedTable:
                 wire=item["wire"],
                 retired=item["retired"],
                 oneof=item.get("oneof", ""),
+                left_out=item.get("left_out", False),
             )
             for item in data["columns"]
         ),
@@ -344,9 +352,11 @@ def _column_line(column: LockedColumn) -> str:
         "wire": column.wire,
         "oneof": column.oneof,
         "retired": column.retired,
+        "left_out": column.left_out,
     }
-    if not column.oneof:
-        del shown["oneof"]
+    for rare in ("oneof", "left_out"):
+        if not shown[rare]:
+            del shown[rare]
     return json.dumps(shown)
 
 
@@ -419,7 +429,7 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
     known = known or LockedTable(table.name)
     present = {going.moved.get(path, path): column for path, column in known.present().items()}
     retired = {
-        (old.path, old.name, old.type, old.nullable, old.wire): old
+        (old.path, "" if old.left_out else old.name, old.type, old.nullable, old.wire): old
         for old in sorted(known.columns, key=lambda old: old.id)
         if old.retired
     }
@@ -430,7 +440,9 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
     for column in flat(table.columns):
         old = None
         if column.path not in going.replaced:
-            old = known_column(present, column, table) or retired.get(_meaning(column))
+            old = known_column(present, column, table)
+            # One that was left out may have been renamed meanwhile.
+            old = old or retired.get(_meaning(column, "")) or retired.get(_meaning(column))
         if old is None:
             number, next_id = next_id, next_id + 1
         else:
@@ -449,7 +461,11 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
                 oneof=column.oneof,
             )
         )
-    columns += [replace(old, retired=True) for old in known.columns if old.id not in kept]
+    for old in known.columns:
+        if old.id not in kept:
+            since = not old.retired or old.left_out
+            left_out = since and old.path not in ids and _is_there(table, old.path)
+            columns.append(replace(old, retired=True, left_out=left_out))
     fingerprint = fingerprint_of(table, ids)
     versions = known.versions
     if not versions or versions[-1].fingerprint != fingerprint:
@@ -469,9 +485,36 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
     return table.locked(ids, versions[-1].version, fingerprint), locked
 
 
-def _meaning(column: Column) -> tuple[Path, str, str, bool, str]:
-    """What a column has to share with one that was left out before, to be that one again."""
-    return column.path, column.full_name, column.type.text, column.nullable, column.wire
+def _meaning(column: Column, name: str | None = None) -> tuple[Path, str, str, bool, str]:
+    """What a column has to share with one that was retired before, to be that one again."""
+    shown = column.full_name if name is None else name
+    return column.path, shown, column.type.text, column.nullable, column.wire
+
+
+def _is_there(table: Table, path: Path) -> bool:
+    """Whether the field of a column is in the `.proto`; of a case column, the first of the oneof."""
+    while path[-1:] == (0,):
+        path = path[:-1]
+    return bool(path) and field_at(table, (*path[:-1], abs(path[-1]))) is not None
+
+
+def field_at(table: Table, path: Path) -> Field | None:
+    """The field that a path leads to."""
+    message = message_at(table, path[:-1]) if path else None
+    if message is None:
+        return None
+    known = [*message.fields, *table.extensions.get(message.full_name, ())]
+    return next((item for item in known if item.number == path[-1]), None)
+
+
+def message_at(table: Table, path: Path) -> Message | None:
+    """The message whose fields a path's next number would name."""
+    if not path:
+        return table.message
+    if path[-1] == 0:
+        return message_at(table, path[:-1])
+    found = field_at(table, path)
+    return found.message if found is not None else None
 
 
 def known_column(

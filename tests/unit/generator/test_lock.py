@@ -10,6 +10,7 @@ import pytest
 
 from cdpgen.build import build
 from cdpgen.errors import UsageError
+from cdpgen.evolution import BreakingError
 from cdpgen.lock import LOCK_NAME, read_lock
 
 FIELDS = ("string article = 1;", "uint32 count = 2;")
@@ -83,6 +84,34 @@ class TestIds:
         ]
         shop.build(*fields)
         assert shop.ids() == before
+
+    def test_so_it_has_under_the_name_that_its_field_has_by_then(self, shop: Shop) -> None:
+        dropped = "version: 1\ntables: {shop.Sale: {columns: {parts: {drop: true}}}}\n"
+        shop.build(*FIELDS, "repeated Old old = 3; message Old { oneof one { bool is = 1; } }")
+        before = shop.ids()
+        part = "message Part { oneof two { bool was = 1; } }"
+        for rules in (dropped, dropped, "version: 1\n"):
+            shop.build(*FIELDS, "repeated Part parts = 3;", part, rules=rules)
+        names = {"old": "parts", "old[]": "parts[]", "old[].is": "parts[].was"}
+        assert shop.ids() == {names.get(name, name): id for name, id in before.items()}
+
+    def test_one_whose_field_was_gone_meanwhile_is_another(self, shop: Shop) -> None:
+        wire = "version: 1\ndefaults: {level: wire}\n"
+        columns = "tables: {shop.Sale: {columns: {more: {drop: true}}}}\n"
+        shop.build(*FIELDS, "string more = 3;", rules=wire)
+        shop.build(*FIELDS, "string more = 3;", rules=wire + columns)
+        assert '"retired": true, "left_out": true}' in shop.lock.read_text()
+        shop.build(*FIELDS, rules=wire)
+        assert "left_out" not in shop.lock.read_text()
+        other = "string other = 3;"
+        shop.build(*FIELDS, other, rules=wire + columns.replace("more", "other"))
+        with pytest.raises(BreakingError) as broken:
+            shop.build(*FIELDS, other, rules=wire)
+        assert [each.rule.id for each in broken.value.findings] == ["FIELD_NUMBER_REUSED"]
+        path = "path: shop.Sale.other, reason: it was never sent"
+        accept = f"evolution: {{accept: [{{rule: FIELD_NUMBER_REUSED, {path}}}]}}\n"
+        shop.build(*FIELDS, other, rules=wire + accept)
+        assert (shop.ids()["more"], shop.ids()["other"]) == ((3, True), (5, False))
 
     def test_one_that_comes_back_as_another_type_has_a_new_id(self, shop: Shop) -> None:
         rules = "version: 1\ntables: {{shop.Sale: {{columns: {{code: {{{}}}}}}}}}\n"
