@@ -90,7 +90,12 @@ def _read_behind(
     with memoryview(block).cast("B") as view:
         view[:end] = tail
         while end - len(tail) < wanted:
-            got = reader.readinto(view[end:most])
+            try:
+                got = reader.readinto(view[end:most])
+            except OSError:
+                if end == len(tail):
+                    raise
+                break  # what came before may end a message; whoever asks again hears of it
             if not got:
                 break
             end += got

@@ -37,6 +37,9 @@ _PIECE: Final = 1 << 20
 _PIPE_BYTES: Final = 1 << 20
 """The most that a pipe holds, and what is still read of one after a stop."""
 
+_STEP: Final = 4 << 10
+"""How much a codec takes and gives at once of what cannot be read twice, in bytes."""
+
 _REST_SECONDS: Final = 2.0
 """How long the rest of a message is waited for after a stop."""
 
@@ -105,8 +108,7 @@ def open_input(
                 file = _Pipe(stop, file.fileno())
         compression = compression_of(path)
         if compression is not None:
-            native = stack.enter_context(pa.PythonFile(file, "r"))
-            file = stack.enter_context(pa.CompressedInputStream(native, compression[0]))
+            file = _Decompressed(file, compression[0])
         yield _Named(path, file)
 
 
@@ -148,6 +150,107 @@ class _Named:
             return self._reader.readinto(buffer)
         except OSError as error:
             raise OSError(f"{self._name}: {error.strerror or error}") from error
+
+
+class _Decompressed:
+    """What a codec makes of a file, up to the byte where the file breaks.
+
+    Where the codec fails, Arrow drops what it had made in that call, and the codec what it made of the bytes
+    that it was given last. So the file is read once more, and the last of it byte by byte. What cannot be read
+    twice is read in small steps from its start: what comes of the last of them is dropped.
+    """
+
+    def __init__(self, file: Any, codec: str) -> None:
+        self._file = file
+        self._codec = codec
+        self._again = bool(file.seekable())
+        self._step = BLOCK if self._again else _STEP
+        self._compressed = _Compressed(file, self._step)
+        self._stream = self._begin()
+        self._given = 0
+        self._error: OSError | None = None
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        got = 0
+        if self._error is None:
+            got, self._error = _filled(self._stream, buffer, self._step)
+            if self._error is not None and self._again:
+                self._again = False
+                got, self._error = self._to_the_break(buffer, self._error)
+            self._given += got
+        if not got and self._error is not None:
+            raise self._error
+        return got
+
+    def _begin(self) -> Any:
+        return pa.CompressedInputStream(pa.PythonFile(self._compressed, "r"), self._codec)
+
+    def _to_the_break(self, buffer: memoryview, error: OSError) -> tuple[int, OSError | None]:
+        """Gives what comes before the break and has not been given, or the first of it."""
+        self._file.seek(0)
+        self._compressed = _Compressed(self._file, 1, self._compressed, error)
+        self._stream = self._begin()
+        self._step = 1
+        left = self._given
+        while left:
+            got, _ = _filled(self._stream, buffer[:left], BLOCK)
+            if not got:
+                return 0, error  # it is another file by now
+            left -= got
+        return _filled(self._stream, buffer, 1)
+
+
+class _Compressed(io.RawIOBase):
+    """A file as a codec reads it.
+
+    Args:
+        file: at its start.
+        most: how many bytes are given at once at most.
+        before: how it was read before, if it was: only what was given last is given otherwise now.
+        error: raised where it had been read to before.
+    """
+
+    def __init__(
+        self,
+        file: Reader,
+        most: int,
+        before: _Compressed | None = None,
+        error: OSError | None = None,
+    ) -> None:
+        self._file = file
+        self._most = most
+        self._error = error
+        self.at: int = 0
+        self.last: int = 0
+        """Where the bytes begin that were given last."""
+        self._from, self._to = (0, -1) if before is None else (before.last, before.at)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        if self.at == self._to and self._error is not None:
+            raise self._error
+        self.last = self.at
+        most = self._most if self.at >= self._from else self._from - self.at
+        got = self._file.readinto(memoryview(buffer)[:most]) or 0
+        self.at += got
+        return got
+
+
+def _filled(reader: Reader, buffer: memoryview, step: int) -> tuple[int, OSError | None]:
+    """How many bytes a stream gives, read in steps, and the error in which it ends."""
+    got = 0
+    try:
+        while got < len(buffer):
+            part = buffer[got : got + step]
+            new = reader.readinto(part) or 0
+            got += new
+            if new < len(part):
+                break
+    except OSError as error:
+        return got, error
+    return got, None
 
 
 class _Pipe(io.RawIOBase):

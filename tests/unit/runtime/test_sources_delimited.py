@@ -126,3 +126,23 @@ class TestReadDelimited:
             assert isinstance(item, Batch)
             assert not isinstance(item.payloads, list)
             assert sum(buffer.size for buffer in item.payloads.buffers() if buffer) < 100
+
+
+def test_a_message_that_is_whole_before_the_input_breaks_is_read() -> None:
+    class Breaking(Trickle):
+        def readinto(self, buffer: memoryview, /) -> int:
+            got = super().readinto(buffer)
+            if not got:
+                raise OSError("it breaks here")
+            return got
+
+    # larger than a block: more is asked for than is left of it
+    message = bytes(MB + MB // 2)
+    reader = Breaking(framed(b"1", message), (MB // 2,))
+    items = read_delimited(reader, "a.pb", max_message_bytes=64 * MB)
+    for expected in (b"1", message):
+        item = next(items)
+        assert isinstance(item, Batch)
+        assert [payload.as_py() for payload in item.payloads] == [expected]
+    with pytest.raises(OSError, match="it breaks here"):
+        next(items)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import io
 import os
+import random
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +22,16 @@ import pytest
 from cdp_runtime.archive import _Stop
 from cdp_runtime.config import ConfigError, SourceConfig
 from cdp_runtime.dead_letter import DeadLetter
-from cdp_runtime.sources import Batch, inputs_of, read_inputs
-from cdp_runtime.sources.files import Reader, compression_of, expand, open_input, rest_of
+from cdp_runtime.sources import Batch, Stop, inputs_of, read_inputs
+from cdp_runtime.sources.files import (
+    BLOCK,
+    Reader,
+    _Decompressed,
+    compression_of,
+    expand,
+    open_input,
+    rest_of,
+)
 from generated.stellar.v1.event_pb2 import Event
 
 DATA = bytes(range(256)) * 4_000
@@ -29,6 +41,14 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "bz2": bz2.compress,
     "zst": lambda data: bytes(pa.compress(data, "zstd", asbytes=True)),
 }
+
+NOISE = random.Random(7).randbytes(1 << 19).hex().encode()
+
+DAMAGES: list[Callable[[bytes], bytes]] = [
+    lambda data: data[:-9],
+    lambda data: data[: len(data) // 3] + b"\xff" * (len(data) // 3) + data[-(len(data) // 3) :],
+    lambda data: b"\0" * 100,
+]
 
 
 class Never:
@@ -50,6 +70,29 @@ def drain(reader: Reader) -> bytes:
     buffer = bytearray(100_000)
     while got := reader.readinto(memoryview(buffer)):
         data += buffer[:got]
+    return bytes(data)
+
+
+def read_to_the_break(path: str, stop: Stop | None = None) -> tuple[bytes, OSError]:
+    """What is given of an input before the error in which it ends, and that error."""
+    data = bytearray()
+    buffer = bytearray(BLOCK)
+    with open_input(path, stop or Never()) as reader:
+        try:
+            while got := reader.readinto(memoryview(buffer)):
+                data += buffer[:got]
+        except OSError as error:
+            return bytes(data), error
+    raise AssertionError("it has not broken")
+
+
+def byte_by_byte(codec: str, packed: bytes) -> bytes:
+    """What Python's own codec makes of damaged data before it fails."""
+    decompressor: Any = zlib.decompressobj(31) if codec == "gz" else bz2.BZ2Decompressor()
+    data = bytearray()
+    with contextlib.suppress(zlib.error, OSError):
+        for byte in packed:
+            data += decompressor.decompress(bytes([byte]))
     return bytes(data)
 
 
@@ -140,6 +183,72 @@ class TestOpenInput:
         path.write_bytes(damage(COMPRESS[codec](DATA)))
         with pytest.raises(OSError, match=f"^{path}: .*(stream|header|magic|frame)"):
             read(path)
+
+    @pytest.mark.parametrize("codec", COMPRESS)
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_what_the_codec_gives_before_the_break_is_read(
+        self, tmp_path: Path, codec: str, damage: Callable[[bytes], bytes]
+    ) -> None:
+        path = tmp_path / f"a.pb.{codec}"
+        path.write_bytes(COMPRESS[codec](DATA) * 2 + damage(COMPRESS[codec](NOISE)))
+        given, error = read_to_the_break(str(path))
+        assert given.startswith(DATA * 2)
+        assert str(error).startswith(f"{path}: ")
+
+    @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+    @pytest.mark.parametrize("codec", ["gz", "bz2"])
+    def test_it_is_all_that_the_codec_gives(self, tmp_path: Path, codec: str, share: float) -> None:
+        packed = COMPRESS[codec](NOISE * 3)
+        path = tmp_path / f"a.pb.{codec}"
+        path.write_bytes(packed[: int(len(packed) * share)])
+        given, _ = read_to_the_break(str(path))
+        assert given == byte_by_byte(codec, path.read_bytes())
+
+    def test_the_codec_gives_more_when_it_is_asked_byte_by_byte(self, tmp_path: Path) -> None:
+        # with the checksum wrong, what is made of the last bytes is more than a block of it
+        packed = gzip.compress(DATA * 5)
+        path = tmp_path / "a.pb.gz"
+        path.write_bytes(packed[:-8] + bytes(8))
+        given, error = read_to_the_break(str(path))
+        assert given == byte_by_byte("gz", path.read_bytes()) == DATA * 5
+        assert "incorrect data check" in str(error)
+
+    def test_what_came_before_an_error_of_the_disk_is_read(self, tmp_path: Path) -> None:
+        class Failing(io.BytesIO):
+            def readinto(self, buffer: Any, /) -> int:
+                if self.tell() > 300_000:
+                    raise OSError("the disk fails")
+                return super().readinto(buffer)
+
+        packed = gzip.compress(NOISE)
+        reader = _Decompressed(Failing(packed), "gzip")
+        data = bytearray(len(NOISE))
+        got = reader.readinto(memoryview(data))
+        assert data[:got] == byte_by_byte("gz", packed[: 5 << 16])
+        with pytest.raises(OSError, match="the disk fails"):
+            reader.readinto(memoryview(data))
+
+    def test_a_url_that_breaks_is_read_to_there(self) -> None:
+        packed = gzip.compress(NOISE)[:-9_000]
+        fsspec.filesystem("memory").pipe("/broken/a.pb.gz", packed)
+        given, _ = read_to_the_break("memory://broken/a.pb.gz")
+        assert given == byte_by_byte("gz", packed)
+
+    @pytest.mark.parametrize("codec", COMPRESS)
+    def test_of_a_pipe_no_more_than_a_step_before_the_break_is_dropped(
+        self, tmp_path: Path, codec: str
+    ) -> None:
+        path = tmp_path / f"a.pb.{codec}"
+        os.mkfifo(path)
+        packed = COMPRESS[codec](DATA) + COMPRESS[codec](NOISE)[:-9]
+        sender = threading.Thread(target=lambda: path.write_bytes(packed))
+        sender.start()
+        with _Stop() as stop:
+            given, _ = read_to_the_break(str(path), stop)
+        sender.join()
+        assert (DATA + NOISE).startswith(given)
+        # of zstd and bz2 a block comes as a whole or not at all
+        assert len(given) > len(DATA) + (len(NOISE) if codec == "gz" else 0) - 3 * 4096
 
     def test_an_empty_file_is_empty(self, tmp_path: Path) -> None:
         (tmp_path / "a.pb").touch()
