@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -370,10 +370,25 @@ class Intake:
             try:
                 self._blocked.add(thread)
                 self._filled.notify()
-                self._drained.wait()
+                self._wait_until_drained()
             finally:
                 self._blocked.discard(thread)
             self._check()
+
+    def _wait_until_drained(self) -> None:
+        """Waits for a while; whatever a signal's handler raises meanwhile, the lock is held as before.
+
+        Python's own wait has let go of the lock for some steps already, and takes it back only after those.
+        """
+        lock: Any = self._lock
+        # more than once by a handler that writes; Pythons before 3.11.6 and 3.12.1 do not tell
+        held = getattr(lock, "_recursion_count", lambda: 1)()
+        try:
+            self._drained.wait()
+        except BaseException:
+            if not lock._is_owned():
+                lock._acquire_restore((held, threading.get_ident()))
+            raise
 
     def end_with_interpreter(self) -> None:
         """Says that the writer is closed because the interpreter ends: who writes now may not hear of it."""

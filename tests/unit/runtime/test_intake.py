@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import itertools
@@ -357,6 +358,23 @@ class TestInterrupted:
             assert sorted(read(buffer, journaled=False)) == list(
                 range(0 if interruption.came else 1, 10)
             )
+            if not interruption.came:
+                break
+
+    @pytest.mark.parametrize("held", [0, 1], ids=["by itself", "in a handler"])
+    def test_who_waits_for_room_holds_the_lock_as_often_as_before(self, held: int) -> None:
+        for nth in itertools.count(1):
+            buffer = intake(1)
+            buffer.put_one(b"1", "s", None)
+            interruption = Interruption(nth)
+            timer = threading.Timer(0.02, buffer.take, (5,))  # what is to be put waits first
+            timer.start()
+            with buffer._lock if held else contextlib.nullcontext():
+                interruption.meets(functools.partial(buffer.put_one, b"2", "s", None))
+                assert buffer.is_interrupted() == bool(held)
+            assert not buffer.is_interrupted()
+            timer.join(5)
+            assert not timer.is_alive()
             if not interruption.came:
                 break
 
