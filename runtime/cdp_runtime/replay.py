@@ -45,7 +45,7 @@ from .sources import format_of
 from .sources.files import compression_of
 from .sources.identity import place
 from .storage import Storage, open_storage
-from .versions import Evolution, children_of, field_id, zero_of, zero_scalar
+from .versions import Evolution, children_of, field_id, is_text, zero_of, zero_scalar
 from .writer import TableWriter
 
 if TYPE_CHECKING:
@@ -698,7 +698,7 @@ def _values(array: Array, path: Sequence[str], enums: Sequence[Enum] = ()) -> in
     Args:
         array: the column.
         path: the names that lead from it to the one within it.
-        enums: those that columns of names may be of.
+        enums: those that columns of names or texts may be of.
     """
     kind = array.type
     if path and pa.types.is_list(kind):
@@ -712,9 +712,13 @@ def _values(array: Array, path: Sequence[str], enums: Sequence[Enum] = ()) -> in
         there: Array = pc.not_equal(offsets[1:], offsets[:-1])
     elif pa.types.is_struct(kind):
         there = array.is_valid()
-    elif pa.types.is_dictionary(kind):
-        names: Array = array.dictionary_decode()
-        there = pc.not_equal(names, pa.scalar(_zero_of_names(names, enums)))
+    elif pa.types.is_dictionary(kind) or is_text(kind):
+        names: Array = array if is_text(kind) else array.dictionary_decode()
+        empty = pa.scalar("", names.type)
+        # Plain texts are names where all of them are; an enum has none that is empty.
+        is_enum = not is_text(kind) or not pc.any(pc.equal(names, empty)).as_py()
+        zero = pa.scalar(_zero_of_names(names, enums), names.type) if is_enum else empty
+        there = pc.not_equal(names, zero)
     else:
         there = pc.not_equal(array, zero_scalar(kind))
     found: int | None = pc.sum(there).as_py()

@@ -25,6 +25,7 @@ from cdp_runtime import replay_order
 from cdp_runtime.archive import load_tables
 from cdp_runtime.archive import run as archive
 from cdp_runtime.dead_letters import retry
+from cdp_runtime.program import Enum
 from cdp_runtime.replay import Counts, Selection, replay, run
 from cdp_runtime.upgrade import upgrade
 from cdp_runtime.versions import zero_of
@@ -569,6 +570,29 @@ class TestVersions:
         found, lost = told(history)
         assert found == history.payloads({"id": 1, "x": 0}, {"id": 2}, {"id": 3})
         assert lost == {"sort": 1}
+
+    def test_so_it_is_where_names_are_plain_texts(self, tmp_path: Path) -> None:
+        proto = SALE.format("%s Line line = 3; repeated Line lines = 4;") + (
+            "message Line { int32 x = 1; %s } enum Kind { NONE = 0; GIFT = 1; }"
+        )
+        as_text = "\ndefaults: {enums: string}"
+        renamed = ", ".join(
+            f"{path}: {{name: sort}}" for path in ("kind", "line.kind", "lines.kind")
+        )
+        history = History(tmp_path, "shop.v1.Sale")
+        history.build(proto % (("Kind kind = 2;",) * 2), columns(renamed) + as_text)
+        gift = {"kind": "GIFT"}
+        history.write({"id": 1, **gift, "line": gift, "lines": [{}, gift]}, {"id": 2, "line": {}})
+        forget(history)
+        history.build(proto % (("reserved 2;",) * 2), columns("") + as_text)
+        _, lost = told(history)
+        assert lost == {"sort": 1, "line.sort": 1, "lines.sort": 1}
+
+    def test_texts_are_values_though_some_are_named_like_the_zero_of_an_enum(self) -> None:
+        enums = [Enum("Kind", (0, "NONE"), (1, "GIFT"))]
+        for texts in (["NONE", "other"], ["NONE", "GIFT", "", "7"], ["", None, "5"], []):
+            found = module._values(pa.array(texts, pa.string()), (), enums)
+            assert found == len([text for text in texts if text])
 
 
 SALE = """syntax = "proto3";
