@@ -88,6 +88,12 @@ def _at_ref(schemas: Path, ref: str) -> Lock:
             f"{ref}: is neither the path of a lock nor a git ref of {schemas} (a shallow "
             "clone, as CI makes it, has few: fetch the ref first)"
         )
+    own = schemas / LOCK_NAME
+    if not own.is_file() and _has(schemas, f"{ref}:{prefix}{LOCK_NAME}"):
+        raise UsageError(
+            f"{own}: is not there, and was at {ref}: without it columns get other ids than files have; "
+            f"bring it back: git checkout {ref} -- {own}"
+        )
     if not _has(schemas, f"{ref}:{prefix}"):  # the schemas are new since
         return Lock(f"{ref}:{schemas / LOCK_NAME}")
     top = Path(_git(schemas, "rev-parse", "--show-toplevel").decode().rstrip("\n"))

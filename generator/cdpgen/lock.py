@@ -43,9 +43,9 @@ LOCK_NAME: Final = "cdpgen.lock"
 
 _FORMAT: Final = 1
 _HOW_TO_MERGE: Final = (
-    "Both branches changed this table. Take both sides (drop the lines `<<<<<<<`, `=======` and "
-    "`>>>>>>>`, keep one `next_id` and one line for each version), then run `cdpgen build` again: "
-    "it says which ids were given twice and how to settle that."
+    "Both branches changed this table. Keep the side of the branch that was merged, and may have "
+    "archived, first, and drop the other with the lines `<<<<<<<`, `=======` and `>>>>>>>`; then run "
+    "`cdpgen build` again: it gives the columns of the other branch new ids."
 )
 
 
@@ -482,7 +482,7 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
         columns=tuple(columns),
         accepted=going.accepted,
     )
-    return table.locked(ids, versions[-1].version, fingerprint), locked
+    return table.locked(ids, {one.version: one.fingerprint for one in versions}), locked
 
 
 def _meaning(column: Column, name: str | None = None) -> tuple[Path, str, str, bool, str]:

@@ -136,6 +136,7 @@ class Table:
         extensions: those of the messages within, by the full name of the extended message.
         version: of the lock; 0 until then.
         fingerprint: of schema and program; empty until then.
+        former_fingerprints: those of the versions before, by their numbers.
         defaults: by column, what rows older than the column have in it; empty until they are checked.
     """
 
@@ -151,6 +152,7 @@ class Table:
     ids: Mapping[Path, int] = field(default_factory=dict)
     version: int = 0
     fingerprint: str = ""
+    former_fingerprints: Mapping[int, str] = field(default_factory=dict)
     defaults: Mapping[str, bool | int | float | str | bytes] = field(default_factory=dict)
     bloom_filters: tuple[str, ...] = ()
 
@@ -159,9 +161,16 @@ class Table:
         """The table's name, that of its message."""
         return self.message.full_name
 
-    def locked(self, ids: Mapping[Path, int], version: int, fingerprint: str) -> Table:
-        """The table with what the lock knows of it."""
-        return replace(self, ids=ids, version=version, fingerprint=fingerprint)
+    def locked(self, ids: Mapping[Path, int], fingerprints: Mapping[int, str]) -> Table:
+        """The table with what the lock knows of it: the fingerprints of its versions, today's last."""
+        *former, (version, fingerprint) = fingerprints.items()
+        return replace(
+            self,
+            ids=ids,
+            version=version,
+            fingerprint=fingerprint,
+            former_fingerprints=dict(former),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ class _Block:
     program: list[str]
     partitions: list[str]
     defaults: list[str]
+    former_fingerprints: list[str]
     partition_by: str
     sort_by: str
     bloom_filters: list[str]
@@ -117,7 +118,8 @@ _RUNTIME: Final = {
 }
 """What a generated module may need of the runtime."""
 _HIDING: Final = (
-    *("table", "version", "fingerprint", "converter", "partitions", "defaults"),
+    *("table", "version", "fingerprint", "former_fingerprints", "converter"),
+    *("partitions", "defaults"),
     *("partition_by", "sort_by", "bloom_filters", "message_type", "cls", "found", "attrgetter"),
     *("bytes", "classmethod", "list", "type"),
 )
@@ -236,6 +238,10 @@ class _Module:
                 for name, levels in table.partitions.items()
             ]
         )
+        former = [
+            (str(version), quoted(fingerprint))
+            for version, fingerprint in table.former_fingerprints.items()
+        ]
         comment = table.message.comment
         return _Block(
             table=table,
@@ -255,6 +261,11 @@ class _Module:
             else [],
             defaults=list(layout("defaults: ClassVar = ", _defaults(table), indent=4))
             if table.defaults
+            else [],
+            former_fingerprints=list(
+                layout("former_fingerprints: ClassVar = ", mapping(former), indent=4)
+            )
+            if former
             else [],
             partition_by=_text_of(tuple_of([quoted(name) for name in table.partition_by])),
             sort_by=_text_of(tuple_of([quoted(name) for name in table.sort_by])),

@@ -22,6 +22,7 @@ from cdp_runtime.config import ConfigError, destination_of
 from cdp_runtime.dataset import folder_keys, older_ids, open_parquet
 from cdp_runtime.dead_letter import FOLDER
 from cdp_runtime.program import Program
+from cdp_runtime.provenance import other_lock
 from cdp_runtime.router import NULL
 from cdp_runtime.storage import Storage, open_storage
 from cdp_runtime.versions import (
@@ -169,9 +170,12 @@ def _older(storage: Storage, writer: type[TableWriter[Any]], paths: Sequence[str
     older = Older()
     seen: set[bytes] = set()
     with ThreadPoolExecutor(_READERS) as readers:
-        for parquet in readers.map(lambda path: open_parquet(storage, path), paths):
+        opened = readers.map(lambda path: open_parquet(storage, path), paths)
+        for path, parquet in zip(paths, opened, strict=True):
             footer = parquet.metadata
             told = footer.metadata or {}
+            if clash := other_lock(told, writer):
+                raise UsageError(f"{storage.describe(path)}: {clash}")
             schema = parquet.schema_arrow
             # Not by the fingerprint: files that were upgraded to one version have what each had before.
             key = schema.remove_metadata().serialize().to_pybytes()

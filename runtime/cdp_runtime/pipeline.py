@@ -29,10 +29,10 @@ from .journal import Frame, Journal, Left, encode, left_behind
 from .metrics import Metrics
 from .parquet import PublishedFile, Table, TableFiles
 from .parquet_file import Compressor
-from .patience import Patience
+from .patience import GaveUpError, Patience
 from .payloads import Payloads, Positions, concat, concat_positions, int_at, take_positions
 from .positions import Prefix
-from .provenance import forbid_other_versions, schema_with, with_provenance
+from .provenance import forbid_other_versions, schema_with, versions_told, with_provenance
 from .resume import Published, published
 from .router import Router
 from .sources.identity import place
@@ -117,8 +117,7 @@ class Pipeline:
         self.url: Final = self._storage.url
         metadata = {
             "cdpgen.table": writer.table,
-            "cdpgen.version": str(writer.version),
-            "cdpgen.fingerprint": writer.fingerprint,
+            **versions_told(writer),
             "cdpgen.writer": identity,
         }
         self._on_published = on_published
@@ -197,10 +196,25 @@ class Pipeline:
 
     def skip_published(self, sources: Callable[[str], bool]) -> Published:
         """Learns what the archive holds of some sources, for `missing`."""
-        self._known = self._patience.call(
-            lambda: published(self._storage, self._writer, sources), "read the footers"
-        )
+        self._known = self._read_published(sources)
         return self._known
+
+    def _read_published(
+        self, sources: Callable[[str], bool], writers: Sequence[str] = ()
+    ) -> Published:
+        """Reads what the archive holds, as patiently as it is written."""
+        try:
+            return self._patience.call(
+                lambda: published(self._storage, self._writer, sources, writers),
+                "read the footers",
+            )
+        except (StorageError, GaveUpError):
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"{self.url}: what is published cannot be read: {error}",
+                transient=is_transient(error),
+            ) from error
 
     def missing(self, source: str, positions: Positions | Sequence[int]) -> list[slice]:
         """The messages that are to be written; the others are counted as skipped."""
@@ -415,7 +429,7 @@ class Pipeline:
         identity = writer_id()
         inner: Pipeline | None = None
         try:
-            known = published(self._storage, self._writer, lambda source: True, left.writers)
+            known = self._read_published(lambda source: True, left.writers)
             with _writing(folder):
                 left.add_writer(identity)
             config = config.model_copy(update={"journal": None})

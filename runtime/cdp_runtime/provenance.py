@@ -9,6 +9,7 @@ them lie side by side. Their field ids are from a range of their own, above all 
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ __all__ = [
     "forbid_other_versions",
     "other_lock",
     "schema_with",
+    "versions_told",
     "with_provenance",
 ]
 
@@ -41,6 +43,7 @@ _READERS: Final = 8
 
 _VERSION: Final = b"cdpgen.version"
 _FINGERPRINT: Final = b"cdpgen.fingerprint"
+_FORMER: Final = b"cdpgen.former_fingerprints"
 
 _NAME: Final = pa.dictionary(pa.int32(), pa.utf8())
 _TIME: Final = pa.timestamp("us", "UTC")
@@ -112,19 +115,45 @@ def forbid_other_versions(storage: Storage, table: str, version: int, fingerprin
                 )
 
 
+def versions_told(writer: type[TableWriter[Any]]) -> dict[str, str]:
+    """What a footer says of the version of its table, and of those before."""
+    told = {
+        _VERSION.decode(): str(writer.version),
+        _FINGERPRINT.decode(): writer.fingerprint,
+    }
+    if writer.former_fingerprints:
+        told[_FORMER.decode()] = json.dumps(writer.former_fingerprints, separators=(",", ":"))
+    return told
+
+
 def other_lock(told: Mapping[bytes, bytes], writer: type[TableWriter[Any]]) -> str:
-    """What is wrong where a footer tells of today's version of a table and means another one; else nothing.
+    """What is wrong where a version that a footer tells of is another one than the writer knows; else nothing.
 
     Versions and the ids of columns are those of a lock: without the one by which a file was written,
     columns would be taken for each other.
     """
+    ours = {**writer.former_fingerprints, writer.version: writer.fingerprint}
+    for version, fingerprint in sorted(_fingerprints(told).items()):
+        if ours.get(version, fingerprint) != fingerprint:
+            return (
+                f"knows another version {version} of {writer.table} than {writer.__module__}: was "
+                "cdpgen.lock lost and made anew? Or was this written on a branch with a lock of its own? "
+                "Bring back the one by which it was written, and run cdpgen build"
+            )
+    return ""
+
+
+def _fingerprints(told: Mapping[bytes, bytes]) -> dict[int, str]:
+    """The fingerprints of the versions that a footer tells of, by their numbers."""
     version, fingerprint = (told.get(key, b"").decode() for key in (_VERSION, _FINGERPRINT))
-    if version != str(writer.version) or fingerprint in ("", writer.fingerprint):
-        return ""
-    return (
-        f"was written by a version {version} of {writer.table} that is not today's version {version}: "
-        "was cdpgen.lock lost and made anew? Bring back the one of that time, and run cdpgen build"
-    )
+    try:
+        former = json.loads(told.get(_FORMER, b"{}"))
+        known = {int(number): str(one) for number, one in former.items()}
+    except (ValueError, AttributeError):  # not by cdpgen
+        known = {}
+    if version.isdigit() and fingerprint:
+        known[int(version)] = fingerprint
+    return known
 
 
 def _version_of(storage: Storage, path: str) -> tuple[str, str]:

@@ -36,7 +36,7 @@ from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
 from .program import Field, Program
-from .provenance import WRITTEN_AS, other_lock
+from .provenance import WRITTEN_AS, other_lock, versions_told
 from .storage import FileInfo, Storage, open_storage, writer_id
 from .versions import Evolution, ids_of, with_retired
 from .writer import TableWriter
@@ -181,13 +181,13 @@ def _upgrade_file(
     version = footer.get(b"cdpgen.version", b"").decode()
     if footer.get(b"cdpgen.fingerprint", b"").decode() == writer.fingerprint:
         return Upgraded(writer.table, shown, version, 0, size)
+    problem = other_lock(footer, writer)
+    if problem:
+        return Upgraded(writer.table, shown, version, 0, size, problem)
     if version.isdigit() and int(version) > writer.version:
         problem = (
             f"is of version {version}, and the writer of version {writer.version} only; build anew"
         )
-        return Upgraded(writer.table, shown, version, 0, size, problem)
-    problem = other_lock(footer, writer)
-    if problem:
         return Upgraded(writer.table, shown, version, 0, size, problem)
     source = parquet.schema_arrow
     converter = writer.converter()
@@ -197,8 +197,7 @@ def _upgrade_file(
     )
     told: dict[str, str] = {
         **{key.decode(): value.decode() for key, value in footer.items() if key != b"ARROW:schema"},
-        "cdpgen.version": str(writer.version),
-        "cdpgen.fingerprint": writer.fingerprint,
+        **versions_told(writer),
         OLDER: ",".join(map(str, evolution.older)),
         WRITTEN_AS: written_as(footer),
     }

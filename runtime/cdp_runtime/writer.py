@@ -85,6 +85,8 @@ class TableWriter(Generic[M]):
     """Of the table, by the lock of the schemas."""
     fingerprint: ClassVar[str]
     """Of schema and program."""
+    former_fingerprints: ClassVar[Mapping[int, str]] = {}
+    """Those of the versions before, by their numbers."""
     converter: ClassVar[type[Converter[Any]]]
     partitions: ClassVar[Mapping[str, tuple[Partition, ...]]] = {}
     """The partitions that the rules name."""

@@ -336,6 +336,17 @@ class TestDuckdb:
         assert "-- y: the default of the rules is not in rows of upgraded files" in said
         assert shop.query('select x, y from shop."order" order by x') == [(1, 0), (2, 5)]
 
+    def test_files_of_another_lock_are_refused(self, shop: Shop) -> None:
+        proto = 'syntax = "proto3"; package shop; message Order {{ {} }}'
+        shop.build(proto.format("string a = 1;"))
+        shop.build(proto.format("string a = 1; string b = 2;"))
+        shop.archive("shop.Order", {"a": "x", "b": "y"})
+        (shop.folder / "schemas/cdpgen.lock").unlink()
+        shop.build(proto.format("string b = 2;"))
+        code, out, said = shop.run("sql", "archive")
+        assert (code, out) == (2, "")
+        assert "knows another version 1 of shop.Order than" in said
+
     def test_a_name_that_meant_another_column_once_is_an_error(self, shop: Shop) -> None:
         proto = 'syntax = "proto3"; package shop; message Line {{ {} }} message Order {{ Line line = 1; }}'
         shop.build(proto.format("string a = 1;"))

@@ -190,6 +190,18 @@ class TestCheck:
         shutil.copytree("some", "new")
         assert run("check", "new/schemas", "--against", "main") == 0  # none were there
 
+    def test_a_lock_that_was_there_at_a_git_ref_has_to_be_there(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        git("init", "--quiet", "--initial-branch=main")
+        lock = Change("safe_nothing").schemas / LOCK_NAME
+        git("add", ".")
+        git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "before")
+        assert run("check", "schemas", "--against", "main") == 0
+        lock.unlink()
+        assert run("check", "schemas", "--against", "main") == 2
+        assert f"git checkout main -- {Path('schemas') / LOCK_NAME}" in capsys.readouterr().err
+
     def test_rules_that_were_not_read_at_a_git_ref_may_be_renamed(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -505,13 +505,25 @@ class TestUpgrade:
 class TestAnotherLock:
     """A lock that was lost and made anew gives other columns the ids of those that the files have."""
 
-    @pytest.fixture
-    def lost(self, tmp_path: Path) -> History:
+    @pytest.fixture(params=["made anew", "made anew for newer files", "of another branch"])
+    def lost(self, tmp_path: Path, request: pytest.FixtureRequest) -> History:
         history = History(tmp_path, "shop.Order")
+        lock = history.schemas / "cdpgen.lock"
         history.build(order("string a = 1; string b = 2;"))
-        history.write({"a": "1", "b": "2"})
-        (history.schemas / "cdpgen.lock").unlink()
-        history.build(order("string b = 2; string a = 1;"))
+        before = lock.read_bytes()
+        if request.param == "made anew":
+            history.write({"a": "1", "b": "2"})
+            lock.unlink()
+            history.build(order("string b = 2; string a = 1;"))
+            return history
+        history.build(order("reserved 1; string b = 2; string c = 3;"))
+        history.write({"b": "2", "c": "3"})
+        if request.param == "made anew for newer files":
+            lock.unlink()
+        else:
+            lock.write_bytes(before)
+            history.build(order("string a = 1; string b = 2; string d = 4;"))
+        history.build(order("reserved 1; string b = 2; string c = 3; string d = 4;"))
         return history
 
     def test_nobody_reads_or_rewrites_one_column_as_another(
