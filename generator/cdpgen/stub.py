@@ -65,7 +65,7 @@ class _Stub:
         self._inner = {
             name for message in descriptors.walk(file.messages) for name in _names_in(message)
         }
-        outer = set(_names_on_top(file, schemas))
+        outer = {name for name, _ in _names_on_top(file, schemas)}
         self._builtins = (self._inner | outer) & _BUILTINS
         enums = [*file.enums, *(e for m in descriptors.walk(file.messages) for e in m.enums)]
         self._made = {name for enum in enums for name in (f"_{enum.name}", f"_{enum.name}Wrapper")}
@@ -112,17 +112,12 @@ class _Stub:
             if name in self._used
         ]
         others = [self._import(path, top, name) for (path, top), name in self._others.items()]
-        public = []
-        for i in self._file.proto.public_dependency:
-            target = self._schemas.files[self._file.proto.dependency[i]]
-            package, module, _ = import_of(target, self._file)
-            public.append(f"from {joined(package, module)} import *")
         return template("pb2.pyi.j2").render(
             header=header,
             path=self._file.path,
             descriptor=self._helpers["_descriptor"],
             imports=[*imports, *(line for lines in sorted(others) for line in lines)],
-            public=public,
+            public=self._public(),
             body=body,
         )
 
@@ -143,16 +138,21 @@ class _Stub:
     def _named(self, named: Message | Enum) -> str:
         """A message or an enum as it is referred to from within a class of this stub."""
         owner, name = self._owners[id(named)]
+        if owner is self._file:
+            return self._own(name)
         top, dot, rest = name.partition(".")
-        if owner is not self._file:
-            key = (owner.path, top)
-            if key not in self._others:
-                self._others[key] = self._names.take(f"_{top}")
-            return f"{self._others[key]}{dot}{stub_name(rest)}"
+        key = (owner.path, top)
+        if key not in self._others:
+            self._others[key] = self._names.take(f"_{top}")
+        return f"{self._others[key]}{dot}{stub_name(rest)}"
+
+    def _own(self, name: str) -> str:
+        """The same of one of this file, by its name in it."""
+        top, dot, rest = name.partition(".")
         if top in self._inner:
             if top not in self._aliases:
-                name = f"_{top}"  # which an enum of that name within a message hides again
-                self._aliases[top] = self._names.take(name) if name in self._made else name
+                alias = f"_{top}"  # which an enum of that name within a message hides again
+                self._aliases[top] = self._names.take(alias) if alias in self._made else alias
             return f"{self._aliases[top]}{dot}{stub_name(rest)}"
         return stub_name(name)
 
@@ -163,6 +163,25 @@ class _Stub:
         known = owner.own or package == "google.protobuf"
         remark = "" if known else "# type: ignore[import-untyped, unused-ignore]"
         return import_lines(joined(package, module), f"{stub_name(name)} as {shown}", remark)
+
+    def _public(self) -> list[str]:
+        """The lines that import what other files have, for those who import it from this one."""
+        lines: list[str] = []
+        hidden = dict.fromkeys(_own_names(self._file), self._file.path)
+        # As when the program runs, what is defined here counts, and of what is imported the last.
+        for target in reversed(list(_public_files(self._file, self._schemas))):
+            package, module, _ = import_of(target, self._file)
+            names = dict(_names_on_top(target, self._schemas))
+            imported = joined(package, module)
+            if all(hidden.get(name, path) == path for name, path in names.items()):
+                found = [f"from {imported} import *"]
+            else:
+                found = []
+                for name in filter(_is_seen, sorted(names.keys() - hidden.keys())):
+                    found += import_lines(imported, f"{name} as {name}")
+            lines = [*found, *lines]
+            hidden = {**names, **hidden}
+        return lines
 
     # Types
 
@@ -204,9 +223,8 @@ class _Stub:
         margin = " " * indent
         new_type, wrapper = self._use("_NewType"), f"{self._use('_enums')}._EnumTypeWrapper"
         values = [value for value in enum.values if not keyword.iskeyword(value.name)]
-        local = stub_name(self._owners[id(enum)][1])
-        holder, dot, _ = local.rpartition(".")
-        own = f"{holder}{dot}_{enum.name}"
+        holder, dot, _ = self._owners[id(enum)][1].rpartition(".")
+        own = f"{self._own(holder)}{dot}_{enum.name}"
         yield f"{margin}class _{enum.name}:"
         yield f'{margin}    ValueType = {new_type}("ValueType", {self._builtin("int")})'
         yield ""
@@ -383,15 +401,34 @@ def _union(before: str, type_: str, indent: int) -> Iterator[str]:
     yield f"{' ' * indent})"
 
 
-def _names_on_top(file: File, schemas: Schemas) -> Iterator[str]:
-    """The names that a file's module has, those of public imports too."""
+def _public_files(file: File, schemas: Schemas) -> Iterator[File]:
+    """The files of public imports."""
+    for i in file.proto.public_dependency:
+        yield schemas.files[file.proto.dependency[i]]
+
+
+def _names_on_top(file: File, schemas: Schemas) -> Iterator[tuple[str, str]]:
+    """The names that a file's module has, those of public imports too, with the file that each is of."""
+    for target in _public_files(file, schemas):
+        yield from _names_on_top(target, schemas)
+    yield from ((name, file.path) for name in _own_names(file))
+
+
+def _own_names(file: File) -> Iterator[str]:
+    """The names that a file's module has of its own."""
     yield from (message.name for message in file.messages)
-    yield from (extension.name for extension in file.extensions)
+    for extension in file.extensions:
+        yield extension.name
+        if not keyword.iskeyword(extension.name):
+            yield f"{extension.name.upper()}_FIELD_NUMBER"
     for enum in file.enums:
         yield enum.name
         yield from (value.name for value in enum.values)
-    for i in file.proto.public_dependency:
-        yield from _names_on_top(schemas.files[file.proto.dependency[i]], schemas)
+
+
+def _is_seen(name: str) -> bool:
+    """Whether a module's name can be imported, and is when all are."""
+    return not keyword.iskeyword(name) and not name.startswith("_")
 
 
 def _names_in(message: Message) -> Iterator[str]:

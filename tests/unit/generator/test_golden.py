@@ -76,6 +76,13 @@ def test_what_is_expected_is_formatted_and_passes_the_linter(tmp_path: Path) -> 
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_type_checker_takes_stubs_where_one_name_is_several_things(tmp_path: Path) -> None:
+    shutil.copytree(TESTDATA / "same_names/expected/generated", tmp_path / "generated")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "generated"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_projects_own_formatter_and_linter_leave_it_alone(tmp_path: Path) -> None:
     shutil.copytree(TESTDATA / "nested/expected/generated", tmp_path / "generated")
     before = read(tmp_path)
