@@ -11,13 +11,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from cdp_runtime import pipeline as pipeline_module
+from cdp_runtime.journal import Frame, Journal, encode
 from cdp_runtime.patience import Patience
+from cdp_runtime.resume import published
 from cdp_runtime.storage import StorageError
 from cdp_runtime.writer import WriterFailed
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
@@ -139,6 +143,37 @@ class TestWhatPasses:
             away.clear()
         assert numbers() == list(range(MESSAGES))
 
+    def test_a_recovery_waits_for_what_it_asks_of_the_store(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = write()
+        left = Journal(tmp_path, checks.TABLE, before._pipeline._identity, URL, 1 << 20)
+        left.append(encode(Frame("s", [checks.payload(MESSAGES + 1)], range(1))), 1)
+        left.close()
+        attempts = 0
+        failing = []
+
+        def attempt(*arguments: Any) -> Any:
+            """Each fails one call later than the one before."""
+            nonlocal attempts
+            attempts += 1
+            FailingStore.calls = 0
+            FailingStore.plan = lambda call, name, done: (
+                ConnectionResetError(104, "reset") if call == attempts and not done else None
+            )
+            try:
+                return published(*arguments)
+            finally:
+                failing.append(FailingStore.calls >= attempts)
+                FailingStore.plan = None
+
+        monkeypatch.setattr(pipeline_module, "published", attempt)
+        AssetDetailsWriter(URL, journal=str(tmp_path)).close()
+        assert failing == [True] * (attempts - 1) + [False]
+        assert attempts > 3
+        assert numbers() == [*range(MESSAGES), MESSAGES + 1]
+        assert not list(tmp_path.glob("*/*"))
+
     def test_a_close_that_runs_out_of_time_leaves_the_rest_to_the_journal(
         self, tmp_path: Path
     ) -> None:
@@ -195,6 +230,24 @@ class TestWhatDoesNot:
             assert not list(journal.glob("*/*"))
         assert failed > 5
 
+    def test_a_recovery_that_cannot_read_what_is_published_says_so_and_leaves_the_journal(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        left = Journal(tmp_path, checks.TABLE, "w", URL, 1 << 20)
+        left.append(encode(Frame("s", [checks.payload(1)], range(1))), 1)
+        left.close()
+
+        def refuse(*_: Any) -> None:
+            raise PermissionError(13, "Permission denied", "/a/b.parquet")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(pipeline_module, "published", refuse)
+            with pytest.raises(StorageError, match="cannot be read") as raised:
+                AssetDetailsWriter(URL, journal=str(tmp_path))
+        assert not raised.value.transient
+        AssetDetailsWriter(URL, journal=str(tmp_path)).close()
+        assert numbers() == [1]
+
     def test_the_next_call_of_the_caller_tells_what_it_was(self) -> None:
         writer = AssetDetailsWriter(URL)
         FailingStore.plan = lambda call, name, done: PermissionError(13, "forbidden")
@@ -209,7 +262,10 @@ class TestWhatDoesNot:
 
 FULL_DISK = """
 import os, sys, threading, time
+from cdp_runtime import pipeline as pipeline_module
+from cdp_runtime.journal import Frame, Journal, encode
 from cdp_runtime.patience import Patience
+from cdp_runtime.resume import published
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
 from tests.faults import checks
 
@@ -246,7 +302,10 @@ if where == "journal":
 SMALL_DISK = """
 import sys
 from pathlib import Path
+from cdp_runtime import pipeline as pipeline_module
+from cdp_runtime.journal import Frame, Journal, encode
 from cdp_runtime.patience import Patience
+from cdp_runtime.resume import published
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
 from tests.faults import checks
 folder, archive = sys.argv[1:]
