@@ -8,6 +8,7 @@ more is removed; every other file is left alone.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +21,9 @@ from cdpgen.model import Plan, plan
 from cdpgen.names import module_path
 from cdpgen.pb2 import reject_refused
 from cdpgen.render import HEADER, ROOT_HEADER, render
-from cdpgen.rules import RulesFile, read_rules, reject_misnamed
+from cdpgen.rules import RULES_NAME, RulesFile, read_rules, reject_misnamed
 
-__all__ = ["Built", "build"]
+__all__ = ["Built", "build", "reject_misplaced"]
 
 _SUFFIXES = (".py", ".pyi")
 
@@ -66,9 +67,11 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
 
     Raises:
         BreakingError: the schemas changed in a way that breaks an archive.
-        UsageError: the schemas, rules or lock cannot be used, or a file that cdpgen did not write
-            is in the way.
+        UsageError: the schemas, rules or lock cannot be used, those of another folder seem to be
+            meant, or a file that cdpgen did not write is in the way.
     """
+    others = "" if out == Path("generated") else f" --out {shlex.quote(str(out))}"
+    reject_misplaced(schemas, "build", others + " --check" * check)
     compiled = compile_schemas(schemas)
     reject_misnamed(schemas)
     rules = read_rules(schemas)
@@ -101,6 +104,52 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
         warnings=[*compiled.warnings, *compared.warnings, *_without_tables(planned, rules)],
         findings=compared.findings,
     )
+
+
+def reject_misplaced(schemas: Path, command: str, options: str = "") -> None:
+    """Objects to a folder when the rules or the lock of a project lie below or above it.
+
+    They would not be read: another lock would begin, in which every column has another id, and the
+    modules of the right one would be removed. A folder with rules of its own is taken at its word.
+
+    Args:
+        schemas: the folder that was given.
+        command: what was typed, `build` or `check`.
+        options: what is to be typed behind the folder.
+
+    Raises:
+        UsageError: there is such a file; the message names it, and what was probably meant.
+    """
+    if os.path.isfile(schemas / RULES_NAME):
+        return
+    found, where = next(_below(schemas), None), "below"
+    if found is None:
+        found, where = next(_above(schemas), None), "above"
+    if found is not None:
+        meant = f"cdpgen {command} {shlex.quote(str(found.parent))}{options}"
+        raise UsageError(
+            f"{schemas}: {found} lies in a folder {where}, and only the rules and the lock of the folder that "
+            f"is given are read; probably meant: {meant} (if that file was left there by mistake, remove it)"
+        )
+
+
+def _below(schemas: Path) -> Iterator[Path]:
+    """Locks and rules in the folders of a folder."""
+    for name, folders, files in os.walk(schemas):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        if Path(name) != schemas:
+            yield from (Path(name, own) for own in (LOCK_NAME, RULES_NAME) if own in files)
+
+
+def _above(schemas: Path) -> Iterator[Path]:
+    """Locks and rules in the folders around a folder, up to that of the repository or the home directory."""
+    folder, home = schemas.resolve(), Path(os.path.expanduser("~"))
+    while folder not in (folder.parent, home) and not os.path.exists(folder / ".git"):
+        folder = folder.parent
+        shown = folder if schemas.is_absolute() else Path(os.path.relpath(folder))
+        for own in (LOCK_NAME, RULES_NAME):
+            if os.path.isfile(folder / own):
+                yield shown / own
 
 
 def _without_tables(planned: Plan, rules: RulesFile) -> Iterator[str]:

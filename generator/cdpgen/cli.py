@@ -130,8 +130,10 @@ def check(
 ) -> None:
     """Check whether the schemas go on from what was archived."""
     from cdpgen.against import check as run
+    from cdpgen.build import reject_misplaced
     from cdpgen.findings import show
 
+    reject_misplaced(schemas, "check")
     checked = run(schemas, against)
     found = checked.compared
     _complain(found.warnings)

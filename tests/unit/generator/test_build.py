@@ -186,6 +186,84 @@ class TestRoot:
         assert capsys.readouterr().err.endswith(said)
 
 
+class TestOtherFolder:
+    """The folder that is given is not the one whose rules and lock there are."""
+
+    @pytest.mark.parametrize("command", ["build", "check"])
+    @pytest.mark.parametrize("own", ["cdpgen.lock", "cdpgen.yaml"])
+    @pytest.mark.parametrize(
+        "given", [".", "schemas/shop", "schemas/shop/v1", "{folder}/schemas/shop"]
+    )
+    def test_it_is_refused_and_the_right_one_named(
+        self,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        command: str,
+        own: str,
+        given: str,
+    ) -> None:
+        write(folder / "schemas/cdpgen.yaml", "version: 1\n")
+        assert run("build", "schemas") == 0
+        if own == "cdpgen.yaml":
+            (folder / "schemas/cdpgen.lock").unlink()
+        before = stamps(folder)
+        capsys.readouterr()
+        given = given.format(folder=folder)
+        assert run(command, given) == 2
+        assert stamps(folder) == before
+        right = folder / "schemas" if given.startswith("/") else Path("schemas")
+        where = "below" if given == "." else "above"
+        said = capsys.readouterr()
+        assert said.err.startswith(f"{given}: {right / own} lies in a folder {where}, and only")
+        assert f"; probably meant: cdpgen {command} {right} (if that" in said.err
+        assert said.out == ""
+
+    def test_what_was_meant_has_the_options_that_were_given(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(folder / "my schemas/shop/v1/sale.proto", PROTO)
+        assert run("build", "my schemas", "--out", "mine") == 0
+        assert run("build", ".", "--out", "mine", "--check") == 2
+        meant = "cdpgen build 'my schemas' --out mine --check (if"
+        assert meant in capsys.readouterr().err
+
+    def test_a_folder_is_built_from_within(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(folder / "schemas/cdpgen.yaml", "version: 1\n")
+        monkeypatch.chdir(folder / "schemas")
+        assert run("build", ".", "--out", "../generated") == 0
+        monkeypatch.chdir(folder / "schemas/shop")
+        assert run("check", ".") == 2
+        assert "probably meant: cdpgen check .. (if" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("end", [".git", "home"])
+    def test_what_lies_around_the_repository_or_the_home_directory_is_not_looked_at(
+        self, end: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(folder / "cdpgen.lock", "")
+        project = folder / "project"
+        (folder / "schemas").rename(project.with_name("project"))
+        if end == "home":
+            monkeypatch.setenv("HOME", str(project))
+        else:
+            (project / ".git").mkdir()
+        assert run("build", "project/shop") == 0
+        write(project / "cdpgen.yaml", "version: 1\n")
+        assert run("build", "project/shop") == 2
+
+    def test_locks_that_were_left_elsewhere_by_mistake_do_not_matter_to_a_folder_with_rules(
+        self, folder: Path
+    ) -> None:
+        for name in ("cdpgen.lock", "schemas/shop/cdpgen.lock", "schemas/cdpgen.yaml"):
+            write(folder / name, "version: 1\n")
+        assert run("build", "schemas") == 0
+
+    def test_what_lies_in_hidden_folders_is_nobodys(self, folder: Path) -> None:
+        write(folder / "schemas/.venv/cdpgen.lock", "")
+        assert run("build", "schemas") == 0
+
+
 class TestWarnings:
     def test_a_file_without_syntax_is_named_and_nothing_of_protocs_log(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
