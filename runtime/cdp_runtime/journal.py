@@ -54,6 +54,15 @@ _END: Final = struct.Struct("<i")
 _SEGMENTS: Final = 16
 """The journal's bound is cut into so many segments, about."""
 
+_SAME_STORES: Final = (
+    ("s3a://", "s3://"),
+    ("gcs://", "gs://"),
+    ("az://", "abfs://"),
+    ("abfss://", "abfs://"),
+    ("ssh://", "sftp://"),
+)
+"""Protocols that are another name for one, which leads to the same archive."""
+
 _SMALLEST_SEGMENT: Final = 1 << 16
 _REUSED: Final = 1.25
 """A file that is larger than so many segments is not kept for the next one."""
@@ -373,7 +382,7 @@ def left_behind(folder: Path, table: str, url: str) -> Iterator[Left]:
         if file is None:
             continue
         left = Left(lock, file)
-        if left.url and place(left.url) == place(url):
+        if left.url and _archive(left.url) == _archive(url):
             yield left
         elif not left.url:
             left.remove()
@@ -466,6 +475,14 @@ def _meta_in(body: bytes) -> tuple[dict[str, Any], int]:
 def _durable_in(body: bytes) -> int | None:
     """The segments before which number a frame says to be durable; None of one that holds messages."""
     return _meta_in(body)[0].get("durable")
+
+
+def _archive(url: str) -> str:
+    """Where an archive lies, the same for whatever leads there."""
+    for other, name in _SAME_STORES:
+        if url.startswith(other):
+            url = name + url.removeprefix(other)
+    return place(url)
 
 
 def _mark_of(number: int) -> int:

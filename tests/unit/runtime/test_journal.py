@@ -300,6 +300,14 @@ class TestLeftBehind:
         assert list(left_behind(tmp_path, "a.B", "/other")) == []
         assert positions_left(tmp_path) == [1]
 
+    @pytest.mark.parametrize(("one", "other"), [("s3", "s3a"), ("gs", "gcs")])
+    def test_protocols_with_two_names_are_one(self, tmp_path: Path, one: str, other: str) -> None:
+        for before, now in ((one, other), (other, one)):
+            Journal(tmp_path, "a.B", "w1", f"{before}://b/a", 1 << 20).close()
+            assert list(left_behind(tmp_path, "a.B", f"{now}://b/other")) == []
+            [left] = left_behind(tmp_path, "a.B", f"{now}://b/a")
+            left.remove()
+
     def test_only_one_recovers_it(self, journal: Journal, tmp_path: Path) -> None:
         journal.close()
         [left] = left_behind(tmp_path, "a.B", "/archive")
