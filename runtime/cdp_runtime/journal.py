@@ -3,7 +3,7 @@
 For messages that nobody will send again. Each run of a writer has its own folder, locked while it lives:
 
     <journal>/<table>/<writer id>.lock        locked by the kernel as long as the process lives
-    <journal>/<table>/<writer id>/about.json  the archive, and the ids of all writers that wrote from here
+    <journal>/<table>/<writer id>/about.json  the archive, its store, and the ids of all writers from here
     <journal>/<table>/<writer id>/000001.log  a segment
     <journal>/<table>/<writer id>/000001.free was one, and is written over as the next one
 
@@ -93,12 +93,15 @@ class Journal:
         writer: the id of the writer.
         url: the archive.
         limit: of the size of all segments together, bytes.
+        store: what tells the store of the archive from another one that has the same URL.
 
     Raises:
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, table: str, writer: str, url: str, limit: float) -> None:
+    def __init__(
+        self, folder: Path, table: str, writer: str, url: str, limit: float, store: str = ""
+    ) -> None:
         own = folder / table
         own.mkdir(parents=True, exist_ok=True)
         self._limit = limit
@@ -123,7 +126,8 @@ class Journal:
         self._lock_file = lock_of_living(self._lock_path)
         try:
             self._folder.mkdir()
-            _write_about(self._folder, {"url": url, "table": table, "writers": [writer]})
+            about = {"url": url, "store": store, "table": table, "writers": [writer]}
+            _write_about(self._folder, about)
             _sync(own)
         except BaseException:
             self.end()
@@ -335,6 +339,16 @@ class Left:
         return url
 
     @property
+    def store(self) -> str:
+        """What tells the store of the archive from others; empty where nothing does, and of old."""
+        store: str = self._about.get("store", "")
+        return store
+
+    def is_of(self, url: str, store: str) -> bool:
+        """Whether it is for this archive."""
+        return _archive(self.url) == _archive(url) and self.store in ("", store)
+
+    @property
     def writers(self) -> list[str]:
         """The ids of the writers that may have published something of it."""
         return list(self._about["writers"])
@@ -374,20 +388,34 @@ class Left:
         """Leaves it to another."""
         self._file.close()
 
+    def tell(self) -> None:
+        """Says that it stays, as it is for another archive, and what to do."""
+        from .log import logger
 
-def left_behind(folder: Path, table: str, url: str) -> Iterator[Left]:
-    """The journals that dead writers of this machine left for an archive."""
+        logger().warning(
+            "a journal stays: it is for another archive",
+            journal=str(self._folder),
+            archive=self.url,
+            store=self.store,
+            to_publish_it="start a writer of that archive with this journal; where only the address of "
+            "the store is another now, take store out of about.json in the journal",
+        )
+
+
+def left_behind(folder: Path, table: str, url: str, store: str = "") -> Iterator[Left]:
+    """The journals that dead writers of this machine left for an archive; of others it is told."""
     for lock in sorted((folder / table).glob("*.lock")):
         file = lock_of_dead(lock)
         if file is None:
             continue
         left = Left(lock, file)
-        if left.url and _archive(left.url) == _archive(url):
-            yield left
-        elif not left.url:
+        if not left.url:
             left.remove()
+        elif left.is_of(url, store):
+            yield left
         else:
             left.close()
+            left.tell()
 
 
 def encode(frame: Frame) -> list[Any]:

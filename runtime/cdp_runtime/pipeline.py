@@ -39,6 +39,7 @@ from .sources.identity import place
 from .storage import Storage, StorageError, open_storage, writer_id
 from .store_errors import is_transient
 from .store_local import LocalStorage
+from .store_other import RemoteStorage
 from .writer import TableWriter, WriterFailed
 
 if TYPE_CHECKING:
@@ -411,10 +412,11 @@ class Pipeline:
             raise ConfigError(
                 f"journal: {name!r} is not allowed: it is no folder, and cannot be made one: {error.strerror}"
             ) from None
-        for left in left_behind(folder, self._table, self.url):
+        store = self._storage.store() if isinstance(self._storage, RemoteStorage) else ""
+        for left in left_behind(folder, self._table, self.url, store):
             self._recover(left, folder, url, config)
         with _writing(folder):
-            return Journal(folder, self._table, self._identity, place(self.url), size)
+            return Journal(folder, self._table, self._identity, place(self.url), size, store)
 
     def _recover(
         self,

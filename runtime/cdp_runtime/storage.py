@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from .store_errors import Secrets, StorageError, is_transient, safe_url
 
@@ -206,6 +207,12 @@ def open_storage(
     from .store_other import OtherStorage
 
     return OtherStorage(text, options, filesystem, root, writer)
+
+
+def address(endpoint: str) -> str:
+    """Where the endpoint of a store is, as far as that tells it from others: host, port and path."""
+    parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+    return parts.netloc.rpartition("@")[2].lower() + parts.path.rstrip("/")
 
 
 def checked_path(path: str) -> str:

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import Any, Final
 from urllib.parse import quote
 
-from .storage import TEMPORARY, Upload, checked_path, filesystem_of
+from .storage import TEMPORARY, Upload, address, checked_path, filesystem_of
 from .store_errors import StorageError, http_status, is_transient, safe_url
 from .store_other import GONE, RemoteStorage
 from .store_parts import PART_BYTES, Lanes
@@ -82,6 +82,11 @@ class GcsStorage(RemoteStorage):
         """Begins a file."""
         inside = checked_path(path)
         return _GcsUpload(self, f"{self._folder}/{inside}" if self._folder else inside, replace)
+
+    def store(self) -> str:
+        """The endpoint, wherever the client has it from; all of Google's own are one."""
+        found = address(self.filesystem._location)
+        return "googleapis.com" if found.endswith(".googleapis.com") else found
 
     def close(self) -> None:
         """Ends the threads."""

@@ -15,7 +15,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import IO, Any, Final
 
-from .storage import TEMPORARY, FileInfo, Upload, checked_path, is_archive_file, temporary_name
+from .storage import (
+    TEMPORARY,
+    FileInfo,
+    Upload,
+    address,
+    checked_path,
+    is_archive_file,
+    temporary_name,
+)
 from .store_errors import Secrets, StorageError, is_transient, safe_url
 from .store_lock import locked_remotely
 from .store_upload import BufferedUpload
@@ -29,6 +37,9 @@ GONE: Final = (
     "the store has dropped the unfinished upload: its rows come again from the journal or the source "
     "when the writer is started anew"
 )
+
+_STORE: Final = ("account_name", "account_host", "endpoint_url", "endpoint", "host", "port")
+"""What clients call that by which they find a store that the URL does not name."""
 
 _PROBES: Final = 4
 """How often the start asks a store that does not answer."""
@@ -116,6 +127,14 @@ class RemoteStorage:
     def describe(self, path: str) -> str:
         """The path with that of the archive."""
         return f"{self.url}/{path}"
+
+    def store(self) -> str:
+        """What tells its store from another one that has the same URL; holds no secret."""
+        told = (
+            getattr(self.filesystem, name, None) or self.filesystem.storage_options.get(name)
+            for name in _STORE
+        )
+        return " ".join(address(str(one)) for one in told if isinstance(one, (str, int)) and one)
 
     def close(self) -> None:
         """There is nothing that marks this writer."""

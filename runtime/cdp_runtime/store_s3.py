@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple
 
-from .storage import TEMPORARY, Upload, checked_path, filesystem_of
+from .storage import TEMPORARY, Upload, address, checked_path, filesystem_of
 from .store_errors import StorageError, http_status, is_transient, safe_url
 from .store_other import GONE, GRACE_SECONDS, RemoteStorage
 from .store_parts import PART_BYTES, Lanes
@@ -114,6 +114,15 @@ class S3Storage(RemoteStorage):
         # of all that begin so the key itself comes first
         page = self.call("list_objects_v2", Prefix=key, MaxKeys=1)
         return next((one["Size"] for one in page.get("Contents", ()) if one["Key"] == key), None)
+
+    def store(self) -> str:
+        """The endpoint, wherever the client has it from; of Amazon's own the partition."""
+        client = self.filesystem.s3.meta
+        found = address(client.endpoint_url)
+        # each region has endpoints of its own there, and a bucket one name in all of them
+        return (
+            str(client.partition) if re.search(r"\.amazonaws\.com(\.cn)?(:|/|$)", found) else found
+        )
 
     def abort(self, key: str, upload: str) -> None:
         """Leaves nothing of an upload, as far as the store answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import struct
@@ -299,6 +300,27 @@ class TestLeftBehind:
         assert list(left_behind(tmp_path, "a.C", "/archive")) == []
         assert list(left_behind(tmp_path, "a.B", "/other")) == []
         assert positions_left(tmp_path) == [1]
+
+    def test_nor_that_of_another_store_which_is_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Journal(tmp_path, "a.B", "w1", "s3://b/a", 1 << 20, "one:9000").close()
+        assert list(left_behind(tmp_path, "a.B", "s3://b/a", "other:9000")) == []
+        told = json.loads(capsys.readouterr().err)
+        assert told["journal"] == str(tmp_path / "a.B" / "w1")
+        assert (told["archive"], told["store"]) == ("s3://b/a", "one:9000")
+        [left] = left_behind(tmp_path, "a.B", "s3://b/a", "one:9000")
+        left.remove()
+        assert capsys.readouterr().err == ""
+
+    def test_one_from_before_stores_were_noted_is_for_its_url(self, tmp_path: Path) -> None:
+        Journal(tmp_path, "a.B", "w1", "s3://b/a", 1 << 20, "one:9000").close()
+        [path] = tmp_path.rglob("about.json")
+        about = json.loads(path.read_bytes())
+        del about["store"]
+        path.write_text(json.dumps(about))
+        [left] = left_behind(tmp_path, "a.B", "s3://b/a", "other:9000")
+        left.remove()
 
     @pytest.mark.parametrize(("one", "other"), [("s3", "s3a"), ("gs", "gcs")])
     def test_protocols_with_two_names_are_one(self, tmp_path: Path, one: str, other: str) -> None:
