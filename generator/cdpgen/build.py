@@ -8,8 +8,9 @@ more is removed; every other file is left alone.
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cdpgen.descriptors import Schemas, compile_schemas
 from cdpgen.errors import UsageError
 from cdpgen.evolution import BreakingError, Finding, compare
 from cdpgen.lock import LOCK_NAME, lock_plan, read_lock, write_lock
-from cdpgen.model import Plan, plan
+from cdpgen.model import Plan, Table, plan
 from cdpgen.names import module_path
 from cdpgen.pb2 import reject_refused
 from cdpgen.render import HEADER, ROOT_HEADER, render
@@ -26,6 +27,7 @@ from cdpgen.rules import RULES_NAME, RulesFile, read_rules, reject_misnamed
 __all__ = ["Built", "build", "reject_misplaced"]
 
 _SUFFIXES = (".py", ".pyi")
+_VERSION = re.compile(r'^    table = "(.+)"\n    version = (\d+)\n    fingerprint = "(\w+)"$', re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
     Raises:
         BreakingError: the schemas changed in a way that breaks an archive.
         UsageError: the schemas, rules or lock cannot be used, those of another folder seem to be
-            meant, or a file that cdpgen did not write is in the way.
+            meant, the lock is gone, or a file that cdpgen did not write is in the way.
     """
     others = "" if out == Path("generated") else f" --out {shlex.quote(str(out))}"
     reject_misplaced(schemas, "build", others + " --check" * check)
@@ -88,6 +90,8 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
     files = {out / path: text for path, text in render(planned, tables).items()}
     generated = set(_generated_below(out))
     _reject_foreign(out, files, generated)
+    if not known.tables:
+        _reject_lost_lock(lock_path, out, generated, tables)
     removed = sorted(generated - files.keys())
     files[lock_path] = write_lock(lock)
     written = [path for path, text in files.items() if _read(path) != text]
@@ -232,6 +236,19 @@ def _reject_foreign(out: Path, files: dict[Path, str], generated: set[Path]) -> 
             )
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def _reject_lost_lock(lock: Path, out: Path, generated: set[Path], tables: Sequence[Table]) -> None:
+    """Objects to a new lock where writers are there that an older one made with other ids."""
+    versions = {table.name: (str(table.version), table.fingerprint) for table in tables}
+    for path in sorted(generated):
+        for name, *version in _VERSION.findall(_read(path) or ""):
+            if versions.get(name, (*version,)) != (*version,):
+                raise UsageError(
+                    f"{lock}: is not there, though {path} is of a version {version[0]} of {name} that a new "
+                    "lock would not make: its columns would have other ids than those in files. Bring it back "
+                    f"(git checkout {lock}); if nothing is archived yet, remove {out}, too"
+                )
 
 
 def _write(path: Path, text: str) -> None:

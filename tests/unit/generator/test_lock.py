@@ -156,6 +156,20 @@ class TestText:
         assert len(lines) == 3
 
 
+class TestLostLock:
+    def test_it_is_missed_where_writers_are_of_a_version_that_a_new_one_would_not_make(
+        self, shop: Shop
+    ) -> None:
+        shop.build(*FIELDS)
+        shop.lock.unlink()
+        shop.build(*FIELDS)  # as if nothing had happened
+        shop.build(*FIELDS, "string more = 3;")
+        shop.lock.unlink()
+        with pytest.raises(UsageError, match=r"cdpgen\.lock: is not there, though .*version 2 of"):
+            shop.build(*FIELDS, "string more = 3;")
+        assert not shop.lock.exists()
+
+
 class TestMerge:
     def test_two_branches_that_each_added_a_column_merge_or_say_how(self, shop: Shop) -> None:
         shop.build(*FIELDS)
