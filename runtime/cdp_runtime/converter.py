@@ -6,7 +6,7 @@ Messages and bytes take one road: what is no bytes yet is serialized first, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
@@ -133,7 +133,9 @@ class Converter(Generic[M]):
         Raises:
             ConversionError: at the first payload that is no valid message.
             OverflowError: where the payloads need more than one batch (`decode` gives several).
+            TypeError: there is a message of another type, or no message, among them.
         """
+        payloads = self._checked(payloads)
         batches, rejected = self._codec.decode(payloads, True)
         if rejected:
             raise ConversionError(*rejected[0])
@@ -145,8 +147,12 @@ class Converter(Generic[M]):
         return self._imported(batches[0])
 
     def decode(self, payloads: Payloads[M]) -> Decoded:
-        """The same, with the payloads that are no valid messages set apart."""
-        batches, rejected = self._codec.decode(payloads, False)
+        """The same, with the payloads that are no valid messages set apart.
+
+        Raises:
+            TypeError: there is a message of another type, or no message, among them.
+        """
+        batches, rejected = self._codec.decode(self._checked(payloads), False)
         return Decoded(
             [self._imported(batch) for batch in batches], [Rejected(*bad) for bad in rejected]
         )
@@ -174,6 +180,26 @@ class Converter(Generic[M]):
             row, reason = error.args
             raise ConversionError(row, 0, reason) from None
         return pa.BinaryArray._import_from_c(encoded.address, pa.binary())
+
+    def _checked(self, payloads: Payloads[M]) -> Payloads[M]:
+        """Refuses objects of another message, whose bytes would be read as if they were of this one.
+
+        What begins and ends with bytes is taken for bytes: to look at each takes as long as to decode it.
+        """
+        if not isinstance(payloads, (list, tuple)):
+            if hasattr(payloads, "__arrow_c_array__") or not isinstance(payloads, Iterable):
+                return payloads  # the core says what is no list at all
+            payloads = list(payloads)
+        if not payloads or type(payloads[0]) is type(payloads[-1]) is bytes:
+            return payloads
+        for kind in dict.fromkeys(map(type, payloads)):
+            descriptor = getattr(kind, "DESCRIPTOR", None)
+            if descriptor is not None and descriptor.full_name != self.program.message:
+                row = next(row for row, one in enumerate(payloads) if type(one) is kind)
+                raise TypeError(
+                    f"row {row}: expected a {self.program.message}, not a {descriptor.full_name}"
+                )
+        return payloads
 
     def _imported(self, batch: _native.Exported) -> pa.RecordBatch:
         return pa.RecordBatch._import_from_c(batch.address, self.schema)

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,6 +166,40 @@ class TestToArrow:
         payloads = [FULL, b"", text(1, b"a title longer than an inline view"), b"\x50\x01"]
         expected = NoteConverter().to_arrow(payloads)
         assert NoteConverter().to_arrow(array(payloads)).equals(expected)  # type: ignore[arg-type]
+
+
+class TestOtherMessages:
+    """Objects of another message are no messages of the table, however much their bytes look like it."""
+
+    @pytest.mark.parametrize("method", ["to_arrow", "decode"])
+    @pytest.mark.parametrize(
+        ("given", "row"),
+        [
+            (lambda right, wrong: [wrong], 0),
+            (lambda right, wrong: [right, right, wrong, right], 2),
+            (lambda right, wrong: [right.SerializeToString(), wrong], 1),
+            (lambda right, wrong: (right, wrong), 1),
+            (lambda right, wrong: (one for one in (right, wrong)), 1),
+            (lambda right, wrong: deque([right, wrong]), 1),
+        ],
+    )
+    def test_they_are_refused(self, method: str, given: Callable[..., Any], row: int) -> None:
+        right, wrong = wrappers_pb2.Int64Value(value=7), wrappers_pb2.UInt64Value(value=8)
+        said = rf"^row {row}: expected a google\.protobuf\.Int64Value, not a google\.protobuf\.UInt64Value$"
+        with pytest.raises(TypeError, match=said):
+            getattr(Int64Converter(), method)(given(right, wrong))
+
+    def test_those_of_the_table_and_their_bytes_go_together(self) -> None:
+        one = wrappers_pb2.Int64Value(value=7)
+        other = wrappers_pb2.Int64Value.FromString(one.SerializeToString())
+        payloads = [one, one.SerializeToString(), memoryview(one.SerializeToString()), other]
+        for given in (payloads, payloads[::-1], payloads[1:2] * 3, deque(payloads), iter(payloads)):
+            column = Int64Converter().to_arrow(given).column(0)  # type: ignore[arg-type]
+            assert set(column.to_pylist()) == {7}
+
+    def test_what_is_no_list_is_still_told(self) -> None:
+        with pytest.raises(TypeError, match="payloads must be a sequence"):
+            Int64Converter().to_arrow(wrappers_pb2.Int64Value(value=7))  # type: ignore[arg-type]
 
 
 class TestDecode:
