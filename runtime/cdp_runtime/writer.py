@@ -173,6 +173,11 @@ class TableWriter(Generic[M]):
             ValueError: the writer is closed, or there are not as many positions as messages.
         """
         if not isinstance(payloads, pa.Array):
+            if _is_one(payloads):
+                raise TypeError(
+                    f"write_many takes a list of {self.table} or of their bytes, not {_kind(payloads)}; "
+                    "write takes one"
+                )
             payloads = [p if type(p) is bytes else self._as_bytes(p) for p in payloads]
         if positions is not None and len(positions) == len(payloads):
             for rows in self._pipeline.missing(source, positions):
@@ -286,14 +291,23 @@ class TableWriter(Generic[M]):
             return bytes(message)
         descriptor = getattr(message, "DESCRIPTOR", None)
         if descriptor is None:
-            raise TypeError(
-                f"expected a {self.table} or its bytes, not {type(message).__module__}."
-                f"{type(message).__qualname__}"
-            )
+            raise TypeError(f"expected a {self.table} or its bytes, not {_kind(message)}")
         if descriptor.full_name != self.table:
             raise TypeError(f"expected a {self.table}, not a {descriptor.full_name}")
         payload: bytes = message.SerializeToString()
         return payload
+
+
+def _is_one(payloads: object) -> bool:
+    """Whether it is no list: bytes, and some messages, are iterable too."""
+    if isinstance(payloads, (bytes, bytearray, memoryview, str)) or hasattr(payloads, "DESCRIPTOR"):
+        return True
+    return not isinstance(payloads, Iterable)
+
+
+def _kind(given: object) -> str:
+    """The type of something, for people."""
+    return f"{type(given).__module__}.{type(given).__qualname__}"
 
 
 _OPEN: Final[weakref.WeakSet[TableWriter[Any]]] = weakref.WeakSet()

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from google.protobuf.struct_pb2 import ListValue
 
 from cdp_runtime import journal as journal_module
 from cdp_runtime.config import ConfigError
@@ -48,6 +49,19 @@ class TestWrite:
             with pytest.raises(TypeError, match=r"or its bytes, not builtins\.str"):
                 writer.write_many(["text"])  # type: ignore[list-item]
         assert checks.files(tmp_path) == []
+
+    @pytest.mark.parametrize(
+        "one",
+        [AssetDetails(), ListValue(), b"abc", bytearray(b"abc"), memoryview(b""), "abc", 5, None],
+    )
+    def test_one_where_many_are_taken_is_refused(self, tmp_path: Path, one: Any) -> None:
+        said = (
+            r"^write_many takes a list of stellar\.v1\.AssetDetails or of their bytes, not [\w.]+; "
+            "write takes one$"
+        )
+        with AssetDetailsWriter(tmp_path) as writer, pytest.raises(TypeError, match=said):
+            writer.write_many(one)
+        assert writer.metrics.messages == 0
 
     def test_null_and_what_is_no_message_go_to_the_dead_letters(self, tmp_path: Path) -> None:
         with AssetDetailsWriter(tmp_path) as writer:
