@@ -12,16 +12,37 @@ import time
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from cdpgen.errors import UsageError
 
 __all__ = ["app", "main"]
 
+_OWN_WORDS: Final = {
+    "Value error, ": "",
+    "Input should be a valid integer, unable to parse string as an integer": "must be a whole number",
+    "Input should be ": "must be ",
+}
+"""What pydantic, which typer asks, says of an argument to programmers; and what is said here."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command; what is wrong with its arguments is said for people."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            for theirs, own in _OWN_WORDS.items():
+                error.message = error.message.replace(theirs, own)
+            raise
+
+
 app = typer.Typer(
     name="cdpgen",
+    cls=_Commands,
     help="Protocol Buffers streams into typed, lossless Parquet archives.",
     no_args_is_help=True,
     add_completion=False,

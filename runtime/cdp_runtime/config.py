@@ -76,6 +76,24 @@ _LEVELS: Final[dict[str, tuple[int, int]]] = {
 }
 """The levels of the codecs that have some."""
 
+_WANTED: Final = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "keys and values",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "keys and values",
+    "string_pattern_mismatch": "a name of letters, digits, ., _, : and -",
+    "string_type": "text",
+    "tuple_type": "a list of names",
+}
+"""What has to stand there, by pydantic's types of errors, where its own words are for programmers."""
+
 _SCHEMES: Final[dict[StorageType, str]] = {"GCS": "gs", "S3": "s3"}
 
 
@@ -342,6 +360,8 @@ class TableConfig(_Model):
     @model_validator(mode="before")
     @classmethod
     def _plain_paths(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise PydanticCustomError("kind", "keys and values, such as source: orders.pb")
         if isinstance(value, dict) and "source" in value:
             sources = [
                 {"path": source} if isinstance(source, str) else source
@@ -490,7 +510,7 @@ def _mistakes(model: type[BaseModel], error: ValidationError) -> Iterator[_Mista
         elif one["type"] in ("too_short", "string_too_short"):
             text = f"{key}: {one['input']!r} is not allowed: must not be empty"
         else:
-            message = one["msg"].removeprefix("Input should be ")
+            message = _WANTED.get(one["type"], one["msg"].removeprefix("Input should be "))
             text = f"{key}: {one['input']!r} is not allowed: must be {message}"
         yield _Mistake(location, text)
 

@@ -558,6 +558,22 @@ class TestErrors:
     def test_bad_usage_is_exit_code_2(self, folder: Path, arguments: list[str]) -> None:
         assert run(*arguments) == 2
 
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ("sql a --dialect oracle", "'oracle' is not one of 'duckdb', 'bigquery', 'spark',"),
+            ("check schemas --format xml", "'xml' is not one of 'text', 'json', 'github'."),
+            ("dead-letters show a --limit few", "must be a whole number"),
+            ("demo --messages 5", "must be greater than or equal to 1000"),
+        ],
+    )
+    def test_a_value_that_an_option_does_not_take_is_told_for_people(
+        self, capsys: pytest.CaptureFixture[str], arguments: str, said: str
+    ) -> None:
+        assert run(*arguments.split()) == 2
+        option = next(each for each in arguments.split() if each.startswith("--"))
+        assert f"Error: Invalid value for '{option}': {said}" in capsys.readouterr().err
+
     def test_a_folder_that_is_a_file_is_exit_code_2(self, folder: Path) -> None:
         write(folder / "generated", "")
         assert run("build", "schemas") == 2
