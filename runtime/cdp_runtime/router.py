@@ -26,6 +26,9 @@ __all__ = ["Routed", "Router", "column_of"]
 NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 """The folder for null, as Hive, Spark, DuckDB and pyarrow know it."""
 
+_RAW: Final = "_raw"
+"""The column of original bytes, which hardly two rows have the same."""
+
 _MAX_NAME_BYTES: Final = 255
 """The longest name of a folder on disk."""
 
@@ -89,12 +92,15 @@ class Router:
             if name in partitions:
                 found = partitions[name]
                 specs += [(name if len(found) == 1 else _default_name(s), s) for s in found]
-            elif _field(schema, name) is not None:
+            elif name != _RAW and _field(schema, name) is not None:
                 specs.append((_default_name(Column(name)), Column(name)))
             else:
+                columns = [
+                    each.name for each in schema if each.name != _RAW and _has_values(each.type)
+                ]
                 raise ConfigError(
                     f"partition_by: {name!r} is not allowed: this table has the partitions "
-                    f"{', '.join(partitions) or '(none)'} and the columns {', '.join(schema.names)}"
+                    f"{', '.join(partitions) or '(none)'} and the columns {', '.join(columns) or '(none)'}"
                 )
         folders = [name for name, _ in specs]
         twice = next((name for name in folders if folders.count(name) > 1), None)
@@ -255,6 +261,11 @@ def _field(schema: pa.Schema, path: str) -> pa.Field | None:
     return field
 
 
+def _has_values(kind: pa.DataType) -> bool:
+    """Whether folders can have the names of values of this type."""
+    return not (pa.types.is_nested(kind) or pa.types.is_floating(kind))
+
+
 def _default_name(spec: Partition) -> str:
     suffix = {Day: "_day", Hour: "_hour", Range: "_range", Column: ""}[type(spec)]
     return spec.column.replace(".", "_") + suffix
@@ -293,7 +304,7 @@ def _level(schema: pa.Schema, name: str, spec: Partition) -> _Level:
         case Column() if pa.types.is_temporal(kind):
             # as text, because Python's own types have neither all the years nor the nanoseconds
             return _Level(name, spec.column, lambda a: a.cast(pa.utf8()), _value)
-        case Column() if not (pa.types.is_nested(kind) or pa.types.is_floating(kind)):
+        case Column() if _has_values(kind):
             return _Level(name, spec.column, lambda a: a, _value)
         case Column():
             raise refuse("a column that is neither nested nor a float")

@@ -318,6 +318,7 @@ class TestRouter:
             "text": pa.string(),
             "tags": pa.list_(pa.string()),
             "rate": pa.float64(),
+            "_raw": pa.binary(),
         }
     )
 
@@ -327,11 +328,12 @@ class TestRouter:
             Router(self.schema, partitions, WriterConfig(partition_by=name, **options), ())
         return str(raised.value)
 
-    def test_an_unknown_name_is_told_with_the_names_there_are(self) -> None:
-        message = self.refusal(Day("day"), "dya")
+    @pytest.mark.parametrize("name", ["dya", "_raw"])
+    def test_an_unknown_name_is_told_with_the_names_there_are(self, name: str) -> None:
+        message = self.refusal(Day("day"), name)
         assert message == (
-            "partition_by: 'dya' is not allowed: this table has the partitions p and the columns "
-            "day, text, tags, rate"
+            f"partition_by: {name!r} is not allowed: this table has the partitions p and the columns "
+            "day, text"
         )
 
     def test_a_column_of_another_type_is_told_with_its_type(self) -> None:
