@@ -33,7 +33,7 @@ from .config import ConfigError
 from .partition import Column, Day, Hour, Partition, Range
 from .provenance import WRITTEN_AS, other_lock
 from .router import NULL
-from .storage import Storage, open_storage
+from .storage import Storage, StorageError, open_storage
 from .versions import Evolution, field_id, is_nested, is_text, with_retired, without_columns
 from .writer import TableWriter
 
@@ -519,12 +519,15 @@ def open_parquet(storage: Storage, path: str) -> pq.ParquetFile:
     """Opens a published file.
 
     Raises:
-        ArchiveError: it is no Parquet file, or none of cdpgen.
+        ArchiveError: it is no Parquet file, or none of cdpgen, or the store fails; its cause says whether that
+            may pass.
     """
     try:
         parquet = pq.ParquetFile(storage.open(path), pre_buffer=True)
+    except StorageError as error:  # it names the file
+        raise ArchiveError(str(error)) from error
     except (OSError, pa.ArrowException) as error:
-        raise ArchiveError(f"{storage.describe(path)}: cannot be read: {error}") from None
+        raise ArchiveError(f"{storage.describe(path)}: cannot be read: {error}") from error
     if any(field_id(field) is None for field in parquet.schema_arrow):
         raise ArchiveError(
             f"{storage.describe(path)}: its columns have no field ids, so cdpgen did not write it; "

@@ -149,6 +149,8 @@ def read_letters(
         raise StorageError(
             f"{storage.describe(path)}: is no file of dead letters: it has no column {error}"
         ) from None
+    except StorageError:
+        raise  # it names the file
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{storage.describe(path)}: {error}") from error
 

@@ -97,7 +97,9 @@ def _facts(storage: Storage, file: FileInfo) -> FileFacts:
         with storage.open(file.path) as opened:
             footer = pq.read_metadata(opened)
     except (OSError, pa.ArrowException) as error:
-        return FileFacts("", storage.describe(file.path), 0, file.size, 0, "", dead, str(error))
+        # the file is named beside it
+        why = str(error).removeprefix(f"{storage.url}: cannot read {file.path}: ")
+        return FileFacts("", storage.describe(file.path), 0, file.size, 0, "", dead, why)
     told = footer.metadata or {}
     return FileFacts(
         table=told.get(b"cdpgen.table", folders[0].encode() if folders else b"").decode(),

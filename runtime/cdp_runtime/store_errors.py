@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-__all__ = ["Secrets", "StorageError", "http_status", "is_transient", "safe_url"]
+__all__ = ["Secrets", "StorageError", "http_status", "is_transient", "meant", "safe_url"]
 
 HIDDEN: Final = "***"
 """What stands where a secret was."""
@@ -135,6 +135,16 @@ def is_transient(error: BaseException) -> bool:
             verdict = told
         cause = cause.__cause__
     return verdict
+
+
+def meant(error: Exception) -> Exception:
+    """The error that a client had in its hands when it stumbled over it.
+
+    Reading fails, and s3fs looks for the number of an error that has none: an IndexError, of which the error
+    itself is only the context.
+    """
+    behind = error.__context__
+    return behind if isinstance(error, IndexError) and isinstance(behind, OSError) else error
 
 
 def http_status(error: BaseException) -> int | None:

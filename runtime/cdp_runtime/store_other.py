@@ -7,13 +7,15 @@ as whole as the store's own `mv`. `RemoteStorage` is what the stores behind fssp
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 from .storage import (
     TEMPORARY,
@@ -24,7 +26,7 @@ from .storage import (
     is_archive_file,
     temporary_name,
 )
-from .store_errors import Secrets, StorageError, is_transient, safe_url
+from .store_errors import Secrets, StorageError, is_transient, meant, safe_url
 from .store_lock import locked_remotely
 from .store_upload import BufferedUpload
 
@@ -94,8 +96,8 @@ class RemoteStorage:
     def open(self, path: str) -> IO[bytes]:
         """Opens a published file to read."""
         with self.told(f"cannot read {path}"):
-            file: IO[bytes] = self.filesystem.open(f"{self.root}/{checked_path(path)}", "rb")
-        return file
+            file = self.filesystem.open(f"{self.root}/{checked_path(path)}", "rb")
+        return cast(IO[bytes], _Reading(self, path, file))
 
     def move(self, path: str, to: str) -> None:
         """Gives a published file another path."""
@@ -146,7 +148,8 @@ class RemoteStorage:
             yield
         except StorageError:
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = meant(raised)
             raise StorageError(
                 f"{self.url}: {action}: {self.reason(error)}", transient=is_transient(error)
             ) from None
@@ -179,6 +182,41 @@ class RemoteStorage:
             wait=tenacity.wait_random_exponential(multiplier=0.25, max=2),
             reraise=True,
         )(once)
+
+
+class _Reading(io.RawIOBase):
+    """A file of a store that is read: the client asks the store only then, and what it raises is told."""
+
+    def __init__(self, storage: RemoteStorage, path: str, file: Any) -> None:
+        self._storage = storage
+        self._action = f"cannot read {path}"
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def read(self, size: int = -1, /) -> bytes:
+        with self._storage.told(self._action):
+            return cast(bytes, self._file.read(size))
+
+    def readinto(self, buffer: Any, /) -> int:
+        with self._storage.told(self._action):
+            return int(self._file.readinto(buffer))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        with self._storage.told(self._action):
+            return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._file.close()
 
 
 class OtherStorage(RemoteStorage):

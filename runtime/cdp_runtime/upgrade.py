@@ -19,6 +19,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -154,27 +155,29 @@ def upgrade(
         writer_of(writers, name, generated)
     identity = writer_id()
     storage = open_storage(url, identity, storage_options)
+    patience = Patience(f"upgrade {identity}", Metrics())
     try:
         # the listing as a whole, before anything in it changes
-        for file in list(storage.files()):
+        for file in patience.call(lambda: list(storage.files()), f"list {storage.url}"):
             table = file.path.partition("/")[0]
             if table in writers and (tables is None or table in tables):
-                yield _upgrade_file(storage, identity, file, writers[table])
+                yield _upgrade_file(storage, patience, file, writers[table])
     finally:
         storage.close()
 
 
 def _upgrade_file(
-    storage: Storage, identity: str, file: FileInfo, writer: type[TableWriter[Any]]
+    storage: Storage, patience: Patience, file: FileInfo, writer: type[TableWriter[Any]]
 ) -> Upgraded:
     shown = storage.describe(file.path)
     size = (file.size, file.size)
-    if is_unfinished(storage, file.path):
+    doing = f"read {shown}"
+    if patience.call(lambda: is_unfinished(storage, file.path), doing):
         # once it is finished it stays; before that it may be removed, and would come back here
         problem = "is of a retry of dead letters that is not done; run this again after it"
         return Upgraded(writer.table, shown, "", 0, size, problem)
     try:
-        parquet = open_parquet(storage, file.path)
+        parquet = patience.call(lambda: open_parquet(storage, file.path), doing)
     except ArchiveError as error:
         return Upgraded(writer.table, shown, "", 0, size, str(error).removeprefix(f"{shown}: "))
     footer = dict(parquet.metadata.metadata or {})
@@ -209,7 +212,6 @@ def _upgrade_file(
         parquet.metadata.row_group(0).column(0).compression if parquet.num_row_groups else "ZSTD"
     ).lower()
     codec = "none" if codec == "uncompressed" else codec
-    patience = Patience(f"upgrade {identity}", Metrics())
     upload = storage.create(file.path, replace=True)
     try:
         # that rows are sorted is not told: what comes out of `_raw` need not be
@@ -231,7 +233,7 @@ def _upgrade_file(
             )
         made = ParquetFile(layout, upload.write)
         for group in range(parquet.num_row_groups):
-            for batch in parquet.read_row_group(group).to_batches():
+            for batch in patience.call(partial(parquet.read_row_group, group), doing).to_batches():
                 rows = evolution.apply(batch, schema.names)
                 made.append(rows if ways is None else _whole(rows, batch, ways))
             made.end_row_group()

@@ -19,6 +19,7 @@ import pyarrow as pa
 from cdp_runtime.config import ConfigError
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.storage import filesystem_of
+from cdp_runtime.store_errors import meant
 
 if TYPE_CHECKING:
     from . import Stop
@@ -139,7 +140,7 @@ def rest_of(
 
 
 class _Named:
-    """A stream whose errors tell which one it is: Arrow's codecs do not know."""
+    """A stream whose errors tell which one it is: Arrow's codecs and the clients of stores do not know."""
 
     def __init__(self, name: str, reader: Reader) -> None:
         self._name = name
@@ -148,8 +149,10 @@ class _Named:
     def readinto(self, buffer: memoryview, /) -> int | None:
         try:
             return self._reader.readinto(buffer)
-        except OSError as error:
-            raise OSError(f"{self._name}: {error.strerror or error}") from error
+        except Exception as raised:  # clients of stores raise anything
+            error = meant(raised)
+            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise OSError(f"{self._name}: {said}") from error
 
 
 class _Decompressed:
@@ -168,7 +171,7 @@ class _Decompressed:
         self._compressed = _Compressed(file, self._step)
         self._stream = self._begin()
         self._given = 0
-        self._error: OSError | None = None
+        self._error: Exception | None = None
 
     def readinto(self, buffer: memoryview, /) -> int:
         got = 0
@@ -185,7 +188,7 @@ class _Decompressed:
     def _begin(self) -> Any:
         return pa.CompressedInputStream(pa.PythonFile(self._compressed, "r"), self._codec)
 
-    def _to_the_break(self, buffer: memoryview, error: OSError) -> tuple[int, OSError | None]:
+    def _to_the_break(self, buffer: memoryview, error: Exception) -> tuple[int, Exception | None]:
         """Gives what comes before the break and has not been given, or the first of it."""
         self._file.seek(0)
         self._compressed = _Compressed(self._file, 1, self._compressed, error)
@@ -215,7 +218,7 @@ class _Compressed(io.RawIOBase):
         file: Reader,
         most: int,
         before: _Compressed | None = None,
-        error: OSError | None = None,
+        error: Exception | None = None,
     ) -> None:
         self._file = file
         self._most = most
@@ -238,7 +241,7 @@ class _Compressed(io.RawIOBase):
         return got
 
 
-def _filled(reader: Reader, buffer: memoryview, step: int) -> tuple[int, OSError | None]:
+def _filled(reader: Reader, buffer: memoryview, step: int) -> tuple[int, Exception | None]:
     """How many bytes a stream gives, read in steps, and the error in which it ends."""
     got = 0
     try:
@@ -248,7 +251,7 @@ def _filled(reader: Reader, buffer: memoryview, step: int) -> tuple[int, OSError
             got += new
             if new < len(part):
                 break
-    except OSError as error:
+    except Exception as error:  # clients of stores raise anything
         return got, error
     return got, None
 

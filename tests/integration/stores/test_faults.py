@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from cdp_runtime import dead_letters, inspect
+from cdp_runtime.archive import _Stop
 from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
 from cdp_runtime.dead_letters import retry
 from cdp_runtime.metrics import Metrics
 from cdp_runtime.patience import Patience
+from cdp_runtime.sources.files import open_input
 from cdp_runtime.storage import StorageError, open_storage, writer_id
 from cdp_runtime.store_parts import PART_BYTES
 from generated.stellar.v1.event_writer import EventWriter
@@ -24,6 +31,7 @@ from tests.integration.stores.test_stores import event, ids_in
 pytestmark = pytest.mark.timeout(60)
 
 WRITERS = {EventWriter.table: EventWriter}
+GENERATED = str(Path(__file__).parents[3] / "generated")
 PASSING = ["reset", "reset-after", "stall", "truncate", "429", "500", "503"]
 SMALL, LARGE = 1_000, 2 * PART_BYTES + 1_000
 CASES = [
@@ -162,6 +170,81 @@ class TestUpload:
             upload.discard()
             storage.close()
             assert archive.names() == []
+
+
+class TestReading:
+    @pytest.fixture
+    def spoiled(self, server: Server, wall: Proxy, fault: str) -> Archive:
+        """An archive with rows and a dead letter, of whose files each answer is spoiled."""
+        archive = behind(server, wall, f"read-{fault.replace(' ', '-')}-{uuid.uuid4().hex}")
+        with EventWriter(archive.url, storage_options=archive.options) as writer:
+            writer.write_many([event(number) for number in range(10)])
+            writer.reject(b"\xff", "no message")
+        wall.choose = lambda request: (
+            fault if request.method == "GET" and ".parquet" in request.path else None
+        )
+        return archive
+
+    @pytest.fixture
+    def wall(self, server: Server) -> Iterator[Proxy]:
+        with proxy.before(server.endpoint) as wall:
+            yield wall
+
+    @pytest.mark.parametrize("server", ["moto"], indirect=True)
+    @pytest.mark.parametrize(
+        ("fault", "transient"),
+        [
+            ("truncate", True),
+            ("reset", True),
+            ("503", True),
+            ("400 RequestTimeout", True),
+            ("408 RequestTimeout", True),
+            ("403 AccessDenied", False),
+        ],
+    )
+    def test_what_goes_wrong_after_a_file_was_opened_is_told_as_the_store_s_error(
+        self, spoiled: Archive, transient: bool
+    ) -> None:
+        storage = open_storage(spoiled.url, writer_id(), spoiled.options)
+        for file in storage.files():
+            with (
+                storage.open(file.path) as opened,
+                pytest.raises(StorageError, match=f"^{storage.url}: cannot read ") as raised,
+            ):
+                pq.read_metadata(opened)
+            assert raised.value.transient == transient
+            assert "index out of range" not in str(raised.value)
+        storage.close()
+
+    @pytest.mark.parametrize("server", ["moto"], indirect=True)
+    @pytest.mark.parametrize("fault", ["truncate", "403 AccessDenied"])
+    def test_the_commands_end_with_a_line(
+        self, spoiled: Archive, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        options = {"storage_options": spoiled.options}
+        assert inspect.run(spoiled.url, options) == 1
+        named = capsys.readouterr().err.splitlines()
+        assert len(named) == 2
+        assert all(line.startswith(f"{spoiled.url}/") for line in named)
+        assert dead_letters.run("show", spoiled.url, options=options) == 1
+        assert dead_letters.run("retry", spoiled.url, generated=GENERATED, options=options) == 1
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 2
+        assert all(line.startswith(f"{spoiled.url}: cannot read {FOLDER}/") for line in said)
+
+    @pytest.mark.parametrize("server", ["moto"], indirect=True)
+    @pytest.mark.parametrize("fault", ["truncate"])
+    @pytest.mark.parametrize("name", ["a.pb", "a.pb.gz"])
+    def test_an_input_that_cannot_be_read_on_is_an_error_that_names_it(
+        self, spoiled: Archive, wall: Proxy, name: str
+    ) -> None:
+        spoiled.filesystem.pipe_file(f"{spoiled.root}/{name}", bytes(1000))
+        wall.choose = lambda request: "truncate" if name in request.path else None
+        options = spoiled.options
+        with _Stop() as stop, open_input(f"{spoiled.url}/{name}", stop, options) as reader:
+            for _ in range(2):
+                with pytest.raises(OSError, match=f"^{spoiled.url}/{name}: "):
+                    reader.readinto(memoryview(bytearray(100)))
 
 
 class TestWriter:

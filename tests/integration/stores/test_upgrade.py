@@ -150,3 +150,26 @@ def test_where_the_answer_to_each_request_that_changes_something_is_lost_it_come
     assert versions(archive) == ["2"] * FILES
     assert rows(archive, orders) == ROWS
     assert [name for name in archive.names() if name.startswith("_tmp")] == []
+
+
+@pytest.mark.parametrize("archive", ["moto", "gcp-storage-emulator"], indirect=True)
+@pytest.mark.parametrize("fault", ["truncate", "503"])
+def test_what_fails_in_a_way_that_passes_while_it_is_read_is_read_again(
+    archive: Archive, orders: History, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Patience, "FIRST_WAIT", 0.01)
+    put(orders, archive)
+    assert archive.server is not None
+    attempts = itertools.count()
+
+    def choose(request: Request) -> str | None:
+        return fault if request.method == "GET" and next(attempts) % 2 else None
+
+    with proxy.before(archive.server.endpoint) as wall:
+        walled = behind(archive.server, wall, archive.root.partition("/")[2])
+        wall.choose = choose
+        generated = orders.today.generated
+        done = list(upgrade(walled.url, generated=generated, storage_options=walled.options))
+    assert [(file.rows, file.problem) for file in done] == [(50, "")] * FILES
+    assert len(wall.spoiled) >= FILES
+    assert rows(archive, orders) == ROWS

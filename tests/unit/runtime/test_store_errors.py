@@ -17,7 +17,7 @@ from fsspec.exceptions import FSTimeoutError
 from s3fs.errors import translate_boto_error
 
 from cdp_runtime.storage import StorageError, is_transient
-from cdp_runtime.store_errors import Secrets, http_status, safe_url
+from cdp_runtime.store_errors import Secrets, http_status, meant, safe_url
 
 
 def s3(code: str, status: int) -> Exception:
@@ -116,6 +116,16 @@ class TestIsTransient:
         assert is_transient(outer)
         outer.__cause__ = s3("AccessDenied", 403)
         assert not is_transient(outer)
+
+    def test_what_s3fs_stumbles_over_is_the_error_behind_it(self) -> None:
+        stumbled = IndexError("tuple index out of range")
+        stumbled.__context__ = TimeoutError()
+        assert not is_transient(stumbled)
+        assert is_transient(meant(stumbled))
+
+    def test_other_errors_are_what_they_are(self) -> None:
+        for error in (IndexError("own"), OSError("own"), s3("AccessDenied", 403)):
+            assert meant(error) is error
 
     def test_causes_that_go_in_a_circle_end(self) -> None:
         one, two = RuntimeError("one"), RuntimeError("two")
