@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import itertools
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -14,11 +15,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from .config import (
     STORAGE_KEYS,
     ConfigError,
+    Format,
     PipelineConfig,
     TableConfig,
     WriterConfig,
@@ -58,6 +60,7 @@ class Archived(NamedTuple):
         metrics: of the writer.
         seconds: that it took.
         dry_files: after a dry run, those that it would have published; None otherwise.
+        letters: whether the archive holds dead letters of the table.
         broken: how many inputs could not be read to their end.
     """
 
@@ -66,6 +69,7 @@ class Archived(NamedTuple):
     metrics: Metrics
     seconds: float
     dry_files: list[PublishedFile] | None
+    letters: bool
     broken: int
 
     @property
@@ -120,11 +124,7 @@ def run(
                 "--format": format,
             }
             said = [flag for flag, value in beside.items() if value]
-            if said:
-                raise ConfigError(
-                    f"{', '.join(said)}: does not go with a pipeline file; say it in {pipeline}"
-                )
-            config, base = load_pipeline(pipeline), Path(pipeline).parent
+            config, base = _from_file(pipeline, said), Path(pipeline).parent
         else:
             stored = to or (options or {}).get("storage_type")
             config = _from_flags(table, source, stored, generated or "generated", format)
@@ -182,7 +182,10 @@ def archive_table(job: _Job, stop: _Stop) -> Archived:
     def tell(error: OSError) -> None:
         nonlocal broken
         broken += 1
-        print(error, file=sys.stderr, flush=True)
+        # the system's own begin with a number and end with the file
+        named = error.filename is not None and error.strerror
+        said = f"{error.filename}: cannot be read: {error.strerror}" if named else str(error)
+        print(said, file=sys.stderr, flush=True)
 
     began = time.monotonic()
     stop.limit(config.shutdown_seconds, None)
@@ -220,8 +223,24 @@ def archive_table(job: _Job, stop: _Stop) -> Archived:
         writer.metrics,
         time.monotonic() - began,
         dry_files if config.dry_run else None,
+        writer.metrics.skipped > 0 and _has_letters(job, config),
         broken,
     )
+
+
+def _has_letters(job: _Job, config: WriterConfig) -> bool:
+    """Whether what was there already may be dead letters in part."""
+    from .storage import open_storage
+
+    url, options = config.destination(job.url)
+    try:
+        storage = open_storage(url, storage_options=options)
+        try:
+            return any(storage.files(f"{FOLDER}/{job.writer.table}/"))
+        finally:
+            storage.close()
+    except OSError:  # all is archived: that nobody can say this now is no failure
+        return False
 
 
 def load_tables(generated: str | os.PathLike[str]) -> dict[str, type[TableWriter[Any]]]:
@@ -231,10 +250,15 @@ def load_tables(generated: str | os.PathLike[str]) -> dict[str, type[TableWriter
         ConfigError: there is no such folder, or something in it cannot be imported.
     """
     folder = Path(generated).expanduser().resolve()
+    above = _generated_above(folder)
+    if above is not None:
+        raise ConfigError(
+            f"{generated}: lies within a folder of generated writers; give that one: {above}"
+        )
     if not (folder / "__init__.py").is_file():
         raise ConfigError(
-            f"{generated}: is no folder of generated writers; make it with: "
-            f"cdpgen build SCHEMAS --out {generated}"
+            f"{generated}: is no folder of generated writers (looked at {folder}); say where it is with "
+            f"--generated, or make it with: cdpgen build SCHEMAS --out {generated}"
         )
     with _importing(generated):
         package = _import_folder(folder)
@@ -251,22 +275,53 @@ def writer_of(
     """The writer of a table, of those that `load_tables` found.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or somebody has edited its module.
     """
     if table not in writers:
         known = ", ".join(sorted(writers))
         raise ConfigError(f"{table}: no such table in {os.fspath(generated)}; it has {known}")
-    return writers[table]
+    writer = writers[table]
+    _check_converter(writer, generated)
+    return writer
 
 
 def import_messages(writer: type[TableWriter[Any]], generated: str | os.PathLike[str]) -> None:
     """Imports the class of a table's messages, which is in a module of its own.
 
     Raises:
-        ConfigError: that module cannot be imported.
+        ConfigError: that module cannot be imported, or somebody has edited that of the writer.
     """
     with _importing(generated):
         writer.message_type()
+    _check_converter(writer, generated)
+
+
+def _check_converter(writer: type[TableWriter[Any]], generated: str | os.PathLike[str]) -> None:
+    """Says which module it is in which schema and program do not go together any more."""
+    try:
+        writer.converter()
+    except Exception as error:  # whatever somebody made of it
+        module = (writer.__module__ or "").rpartition(".")[2]
+        raise ConfigError(
+            f"{os.fspath(generated)}: {module}.py, which has {writer.table}, was edited; make it anew with: "
+            f"cdpgen build SCHEMAS --out {os.fspath(generated)} ({error})"
+        ) from error
+
+
+def _generated_above(folder: Path) -> Path | None:
+    """The folder that a build wrote, of a package within it."""
+    while (folder / "__init__.py").is_file() and not _has_tables(folder):
+        folder = folder.parent
+        if _has_tables(folder):
+            return folder
+    return None
+
+
+def _has_tables(folder: Path) -> bool:
+    try:
+        return "\nTABLES: " in (folder / "__init__.py").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 @contextlib.contextmanager
@@ -305,6 +360,23 @@ def _import_folder(folder: Path) -> ModuleType:
     return package
 
 
+def _from_file(pipeline: str, flags: Sequence[str]) -> PipelineConfig:
+    """Reads a pipeline file, beside which these flags were given."""
+    hint = ""
+    if Path(pipeline).suffix.lower() not in (".yaml", ".yml"):
+        hint = (
+            f"\n{pipeline}: was taken for a PIPELINE.yaml; a stream goes behind --from: "
+            f"--from {shlex.quote(pipeline)}"
+        )
+    if flags:
+        where = "" if hint else f"; say it in {pipeline}"
+        raise ConfigError(f"{', '.join(flags)}: does not go with a pipeline file{where}{hint}")
+    try:
+        return load_pipeline(pipeline)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{hint}") from None
+
+
 def _from_flags(
     table: str | None, source: Sequence[str], stored: str | None, generated: str, format: str | None
 ) -> PipelineConfig:
@@ -317,6 +389,16 @@ def _from_flags(
         raise ConfigError(
             f"give a PIPELINE.yaml, or --table, --from and --to; missing: {', '.join(missing)}"
         )
+    wrong = []
+    if "" in source:
+        wrong.append(
+            "--from: '' is not allowed: give a file, a glob or a URL, or - for standard input"
+        )
+    if format and format not in get_args(Format):
+        allowed = " or ".join(get_args(Format))
+        wrong.append(f"--format: {format!r} is not allowed: must be {allowed}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
     sources = [{"path": path, **({"format": format} if format else {})} for path in source]
     return check(PipelineConfig, {"generated": generated, "tables": {table: {"source": sources}}})
 
@@ -497,26 +579,30 @@ def _progress(table: str, metrics: Metrics, began: float) -> Iterator[None]:
 
 def _summary(archived: Archived) -> str:
     """What a run did for a table, in one line, and where its dead letters are in another."""
-    table, url, metrics, seconds, dry_files, broken = archived
+    table, url, metrics, seconds, dry_files, letters, broken = archived
     rate = metrics.messages / seconds if seconds else 0
     text = (
-        f"{table}: {metrics.messages:,} messages ({_bytes(metrics.message_bytes)}) in {seconds:.1f} s "
-        f"({rate:,.0f}/s): {metrics.rows:,} rows, {metrics.files:,} files, "
-        f"{_bytes(metrics.file_bytes)} ({_ratio(metrics)})"
+        f"{table}: {_count(metrics.messages, 'message')} ({_bytes(metrics.message_bytes)}) in "
+        f"{seconds:.1f} s ({rate:,.0f}/s): {_count(metrics.rows, 'row')}, "
+        f"{_count(metrics.files, 'file')}, {_bytes(metrics.file_bytes)} ({_ratio(metrics)})"
     )
+    look = f"cdpgen dead-letters list {shlex.quote(url)}"
     if metrics.skipped:
-        text += f"\n{table}: {metrics.skipped:,} messages were there already"
+        were = "was" if metrics.skipped == 1 else "were"
+        text += f"\n{table}: {_count(metrics.skipped, 'message')} {were} there already"
+        if letters:
+            text += f", as rows or dead letters: {look}"
     if metrics.files >= _MANY_FILES and metrics.file_bytes < metrics.files * _SMALL_FILE:
         text += (
             f"\n{table}: its files are small ({_bytes(metrics.file_bytes // metrics.files)} on average), and "
             "engines open each: a coarser partition_by, or more max_open_files, makes fewer and larger ones"
         )
     if broken:
-        text += (
-            f"\n{table}: {broken:,} input{'' if broken == 1 else 's'} could not be read to the end"
-        )
+        text += f"\n{table}: {_count(broken, 'input')} could not be read to the end"
     if metrics.dead_letters:
         text += f"\n{table}: {counted(metrics.dead_letters)} in {url}/{FOLDER}/{table}"
+        if dry_files is None:
+            text += f": {look}"
     if archived.only_dead_letters:
         text += f"\n{table}: not one message is of this table: is the table right, and the format of the input?"
     if dry_files is not None:
@@ -532,9 +618,13 @@ def _dry_lines(table: str, url: str, files: Sequence[PublishedFile]) -> Iterator
     ):
         own = list(group)
         yield (
-            f"  {partition}: {len(own):,} file{'' if len(own) == 1 else 's'}, "
-            f"{sum(file.rows for file in own):,} rows, {_bytes(sum(file.size for file in own))}"
+            f"  {partition}: {_count(len(own), 'file')}, "
+            f"{_count(sum(file.rows for file in own), 'row')}, {_bytes(sum(file.size for file in own))}"
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _ratio(metrics: Metrics) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cdp_runtime.archive import load_tables, run
+from cdp_runtime.archive import load_tables, run, writer_of
 from cdp_runtime.config import ConfigError
 from tests.faults import checks
 
@@ -43,8 +44,42 @@ class TestRun:
         first, second = capsys.readouterr().out.splitlines()
         assert first.startswith(f"{checks.TABLE}: 300 messages")
         assert "296 rows, 4 files" in first
-        assert second == f"{checks.TABLE}: 4 dead letters in {to}/_dead_letter/{checks.TABLE}"
+        assert second == (
+            f"{checks.TABLE}: 4 dead letters in {to}/_dead_letter/{checks.TABLE}: "
+            f"cdpgen dead-letters list {to}"
+        )
         assert checks.numbers_in(to) == list(range(300))
+
+    def test_one_of_each_is_no_plural(
+        self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        stream.write_bytes(b"")
+        checks.write_stream(stream, range(1, 2))
+        assert archive(source=[str(stream)], to=str(tmp_path / "a")) == 0
+        assert ": 1 message (" in (told := capsys.readouterr().out)
+        assert "): 1 row, 1 file, " in told
+        assert archive(source=[str(stream)], to=str(tmp_path / "a")) == 0
+        assert capsys.readouterr().out.endswith(": 1 message was there already\n")
+        options = {"dry_run": "true"}
+        assert archive(source=[str(stream)], to=str(tmp_path / "b"), options=options) == 0
+        assert ": 1 file, 1 row, " in capsys.readouterr().out
+
+    def test_what_was_there_already_is_told_from_rows_where_there_are_dead_letters(
+        self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        to = tmp_path / "an archive"
+        stream.write_bytes(b"")
+        checks.write_stream(stream, range(1, 4))
+        for _ in range(2):
+            assert archive(source=[str(stream)], to=str(to)) == 0
+        assert capsys.readouterr().out.endswith("3 messages were there already\n")
+        with stream.open("ab") as file:
+            file.write(b"\x01\xff")
+        assert archive(source=[str(stream)], to=str(to)) == 0
+        assert archive(source=[str(stream)], to=str(to)) == 0
+        assert capsys.readouterr().out.endswith(
+            f"4 messages were there already, as rows or dead letters: cdpgen dead-letters list '{to}'\n"
+        )
 
     def test_a_run_that_reads_nothing_but_dead_letters_fails(
         self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -105,6 +140,17 @@ class TestRun:
             ({"source": ["{stream}"], "to": "a", "generated": "no"}, 2, "cdpgen build"),
             ({"source": ["{stream}"], "to": "a", "options": {"max": 1}}, 2, "max: no such option"),
             ({"source": ["{stream}"], "to": "{stream}/a"}, 2, "cannot write there"),
+            ({"source": [""], "to": "a"}, 2, "--from: '' is not allowed: give a file, a glob or"),
+            (
+                {"source": ["{stream}", ""], "to": "a", "format": "xml"},
+                2,
+                "--format: 'xml' is not allowed: must be delimited or ndjson\n",
+            ),
+            (
+                {"source": ["{stream}"], "to": "a", "options": {"partition_by": "_raw"}},
+                2,
+                f"{checks.TABLE}: partition_by: '_raw' is not allowed: this table has",
+            ),
             (
                 {"source": ["{stream}"], "to": "a", "options": {"ledgers_per_file": 7}},
                 2,
@@ -206,6 +252,68 @@ class TestRun:
             assert f"{flag}: does not go with a pipeline file" in capsys.readouterr().err
         assert not (tmp_path / "a").exists()
 
+    @pytest.mark.parametrize("flags", [{}, {"table": "x.Y", "to": "a"}])
+    @pytest.mark.parametrize("given", ["stream.pb", "no.pb", "."])
+    def test_a_stream_where_a_pipeline_file_belongs_is_told_where_to_stand(
+        self,
+        flags: dict[str, Any],
+        given: str,
+        stream: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(stream.parent)
+        stream.write_bytes(b"\xff" * 10)
+        assert run(given, **flags) == 2
+        first, second = capsys.readouterr().err.splitlines()
+        assert ("--table: does not go with a pipeline file" in first) is bool(flags)
+        assert "say it in" not in first
+        assert second == (
+            f"{given}: was taken for a PIPELINE.yaml; a stream goes behind --from: --from {given}"
+        )
+
+    def test_a_pipeline_file_is_not_taken_for_a_stream(
+        self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = pipeline(tmp_path, f"{{source: {stream}}}")
+        assert run(path, table="x.Y") == 2
+        assert capsys.readouterr().err.endswith(f"; say it in {path}\n")
+        assert run(str(Path(path).rename(tmp_path / "p.conf"))) == 0
+
+    def test_an_input_that_may_not_be_read_is_told_in_one_line(
+        self,
+        stream: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def refuse(*arguments: Any, **options: Any) -> Any:
+            raise PermissionError(errno.EACCES, "Permission denied", str(stream))
+
+        monkeypatch.setattr("cdp_runtime.sources.files.open_input", refuse)
+        assert archive(source=[str(stream)], to=str(tmp_path / "a")) == 1
+        assert capsys.readouterr().err == f"{stream}: cannot be read: Permission denied\n"
+
+    def test_a_module_in_which_schema_and_program_differ_is_named(
+        self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        generated = tmp_path / "mine"
+        shutil.copytree(GENERATED, generated)
+        module = generated / "stellar/v1/asset_details_writer.py"
+        edited = module.read_text().replace('pa.field("code",', 'pa.field("kode",')
+        assert edited != module.read_text()
+        module.write_text(edited)
+        to = tmp_path / "a"
+        assert archive(source=[str(stream)], to=str(to), generated=str(generated)) == 2
+        assert capsys.readouterr().err == (
+            f"{generated}: asset_details_writer.py, which has {checks.TABLE}, was edited; make it anew "
+            f"with: cdpgen build SCHEMAS --out {generated} "
+            f"({checks.TABLE}.code: the schema has no column 'code')\n"
+        )
+        assert not to.exists()
+        with pytest.raises(ConfigError, match="was edited"):
+            writer_of(load_tables(generated), checks.TABLE, generated)
+
     def test_keys_are_renamed_in_ndjson_alone(
         self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -243,6 +351,22 @@ class TestLoadTables:
         assert sorted(tables)[0] == checks.TABLE
         assert tables[checks.TABLE].table == checks.TABLE
         assert sys.path == before
+
+    def test_where_there_is_none_it_is_told_where_was_looked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        said = (
+            rf"^generated: is no folder .* \(looked at {tmp_path}/generated\); .* --generated, or"
+        )
+        with pytest.raises(ConfigError, match=said):
+            load_tables("generated")
+
+    @pytest.mark.parametrize("inside", ["stellar", "stellar/v1"])
+    def test_a_folder_within_one_is_told_which_is_meant(self, inside: str) -> None:
+        said = rf"{inside}: lies within a folder of generated writers; give that one: {GENERATED}$"
+        with pytest.raises(ConfigError, match=said):
+            load_tables(f"{GENERATED}/{inside}")
 
     @pytest.mark.parametrize("content", ["TABLES = ", "import nothing_like_it", "TABLES = 3", ""])
     def test_one_that_cannot_be_imported_is_told_how_to_be_made(
