@@ -168,7 +168,7 @@ def _demo(console: Console, folder: Path, messages: int, seed: int) -> int:
         _view(database, "dead_letters", archive / "_dead_letter")
         rows = _count(database, "contract_data") + _count(database, "events")
         letters = _count(database, "dead_letters")
-        _query(console, database, _LETTERS, f"What was no message, 6 of {letters}: kept, set apart")
+        _query(console, database, _LETTERS, _heading_of(letters))
 
     _say(console, "5. What was measured", f"on this machine, {os.cpu_count()} cores")
     _measured(console, made, ran, archive, rows, letters)
@@ -294,9 +294,17 @@ from latest join (
     from contract_data where asset_code <> '' group by all) using (contract_id)
 order by balance desc limit 5"""
 
-_LETTERS: Final = """\
+_SHOWN: Final = 6
+"""So many dead letters are shown at most."""
+
+_LETTERS: Final = f"""\
 select parse_filename(source) as stream, position, octet_length(payload) as bytes, reason
-from dead_letters order by all limit 6"""
+from dead_letters order by all limit {_SHOWN}"""
+
+
+def _heading_of(letters: int) -> str:
+    part = f", {_SHOWN} of {letters}" if letters > _SHOWN else ""
+    return f"What was no message{part}: kept, set apart"
 
 
 def _query(

@@ -63,6 +63,12 @@ def test_every_message_is_a_row_or_a_dead_letter(shown: Demo) -> None:
     assert letters == {"contract_data.pb": 1, "events.pb": 1}
     assert (contract_data, events) == (MESSAGES * 5 // 8 - 1, MESSAGES * 3 // 8 - 1)
     assert f"{MESSAGES - 2:,} rows and 2 dead letters" in shown.output
+    assert "What was no message: kept, set apart (" in shown.output
+
+
+@pytest.mark.parametrize(("letters", "part"), [(2, ""), (6, ""), (7, ", 6 of 7")])
+def test_the_heading_of_dead_letters_tells_a_part_from_all(letters: int, part: str) -> None:
+    assert demo._heading_of(letters) == f"What was no message{part}: kept, set apart"
 
 
 def test_late_rows_lie_in_the_day_they_belong_to(shown: Demo) -> None:
