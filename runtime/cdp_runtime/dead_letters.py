@@ -30,6 +30,7 @@ import pyarrow as pa
 from .config import ConfigError, WriterConfig, check, destination_of, nested
 from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, RETRY_FOLDER, DeadLetter
 from .dry_run import DryRun
+from .positions import Prefix, spans
 from .resume import Published, published
 from .sources.identity import PIECE
 from .storage import Storage, StorageError, is_of_writer, open_storage
@@ -298,7 +299,10 @@ def _retry_file(
     if file.taken:
         next(read_letters(storage, path), None)  # raises before anything is removed for it
         _undo(storage, file.table, identity)
+    prefixes = _prefixes(storage, path)
     pipeline = Pipeline(writer, url, config, None, identity)
+    # by which an input that has grown is known, and told from one that was overwritten
+    pipeline.prefixes.update(prefixes)
     try:
         rows = letters = gone = 0
         for batch in read_letters(storage, path):
@@ -332,6 +336,14 @@ def _take(storage: Storage, file: LetterFile) -> str:
         if not file.taken:  # else who had begun the move has woken up and ended it
             raise
     return path
+
+
+def _prefixes(storage: Storage, path: str) -> Mapping[str, Prefix]:
+    """What had been read of the sources of a file's letters that are files."""
+    import pyarrow.parquet as pq
+
+    with storage.open(path) as opened:
+        return spans(pq.read_metadata(opened).metadata or {}).prefixes
 
 
 def _undo(storage: Storage, table: str, identity: str) -> None:

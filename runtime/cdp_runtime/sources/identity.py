@@ -6,7 +6,10 @@ name; one that was overwritten gets another (`/data/a.pb#3f2a9c01d4e8-2`), and i
 links are followed, so that a file has one name from wherever it is reached.
 
 A piece that could not be framed has a digest of its own as well (`...~5d0b77aa9c12`), as it reads otherwise
-when the file has grown. Standard input and pipes are never the same twice: each run gives them new names.
+when the file has grown. Where already the first message is cut, the input has the digest of that piece; footers
+tell with the piece what had been read, by which the file keeps its name when it has grown.
+
+Standard input and pipes are never the same twice: each run gives them new names.
 """
 
 from __future__ import annotations
@@ -78,7 +81,7 @@ def named(
     """
     name = ""
     is_stream = one.is_stream
-    for item in items:
+    for index, item in enumerate(items):
         if is_stream:
             name = name or f"{place(one.path) if one.path != '-' else '-'}#{secrets.token_hex(6)}"
         else:
@@ -87,7 +90,10 @@ def named(
                 name = _matching(base, known, reopen)
             note(name, beginning.prefix)
         if isinstance(item, DeadLetter) and not item.whole:
-            yield item._replace(source=f"{name}~{_digest(item.payload or b'')}")
+            piece = f"{name}~{_digest(item.payload or b'')}"
+            if index == 0 and not is_stream:
+                note(piece, beginning.prefix)
+            yield item._replace(source=piece)
         else:
             yield item._replace(source=name)
 
@@ -95,7 +101,7 @@ def named(
 def names_of(inputs: Iterable[Input]) -> Callable[[str], bool]:
     """Tells the names of what was read of some inputs, now or earlier, from others."""
     places = {place(one.path) for one in inputs if not one.is_stream}
-    return lambda name: name.rpartition("#")[0] in places
+    return lambda name: _place(name) in places
 
 
 def _matching(
@@ -103,24 +109,34 @@ def _matching(
     known: Mapping[str, Prefix],
     reopen: Callable[[], AbstractContextManager[Reader]],
 ) -> str:
-    """The name under which an input is known, if it begins with what was read then; or one for a new one."""
-    own = {
-        name: prefix
-        for name, prefix in known.items()
-        if name == base or name.startswith(f"{base}-")
-    }
+    """The name under which an input is known, if it begins with all that was read then; or a new one."""
+    own: dict[str, set[Prefix]] = {}
+    there = f"{_place(base)}#"
+    for name, prefix in known.items():
+        if name.startswith(there):
+            cut = PIECE.fullmatch(name)
+            whole = cut[1] if cut else name
+            # a piece at its start is why the name of an input may have another digest
+            if cut or whole == base or whole.startswith(f"{base}-"):
+                own.setdefault(whole, set()).add(prefix)
     if not own:
         return base
-    matching = None
+    for name, prefixes in own.items():
+        if name in known:
+            prefixes.add(known[name])
+    read: set[Prefix] = set()
     with reopen() as reader:
         stream = Beginning(reader)
-        for name, prefix in sorted(own.items(), key=lambda item: item[1]):
+        for prefix in sorted(set().union(*own.values())):
             if not _read_on(stream, prefix.size):
                 break  # it is shorter than it was
             if stream.prefix == prefix:
-                matching = name
+                read.add(prefix)
+    matching = [name for name, prefixes in own.items() if prefixes <= read]
+    if matching:
+        return max(matching, key=lambda name: max(own[name]))
     numbered = (f"{base}-{number}" for number in itertools.count(2))
-    return matching or next(name for name in numbered if name not in own)
+    return next(name for name in itertools.chain([base], numbered) if name not in own)
 
 
 def _read_on(stream: Beginning, size: int) -> bool:
@@ -138,6 +154,11 @@ def place(path: str) -> str:
         return path
     found = os.path.realpath(path.removeprefix("file://"))
     return os.fsencode(found).decode(errors="backslashreplace")  # a name on disk may be no Unicode
+
+
+def _place(name: str) -> str:
+    """That of an input, by its name."""
+    return name.rpartition("#")[0]
 
 
 def _digest(data: bytes) -> str:

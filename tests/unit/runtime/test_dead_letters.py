@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -83,6 +83,22 @@ def letters_in(folder: Path, below: str = FOLDER) -> Counter[bytes]:
     )
 
 
+def inputs(folder: Path, format: str) -> Callable[..., None]:
+    """Archives files into `to`, the first of which, `s`, holds some bytes now."""
+
+    def archived(data: bytes, *names: str) -> None:
+        (folder / "s").write_bytes(data)
+        paths = [str(folder / name) for name in names or ("s",)]
+        flags: dict[str, str] = {"table": TABLE, "generated": GENERATED, "format": format}
+        code = archive(source=paths, to=str(folder / "to"), **flags)  # type: ignore[arg-type]
+        assert code in (
+            0,
+            1,
+        )  # where there is nothing but a piece it asks whether the table is right
+
+    return archived
+
+
 STAYING = Counter([b"\xff\xff", b'{"id": ', event("piece")])
 
 
@@ -120,6 +136,64 @@ class TestRetry:
         assert said.endswith("1 stay, 1 gone, as what they were pieces of has come whole\n")
         assert letters_in(tmp_path / "to") == Counter([framed[0][:3]])
         assert rows_in(tmp_path / "to") == Counter("abcd")
+
+    @pytest.mark.parametrize("format", ["delimited", "ndjson"])
+    def test_nor_does_a_piece_of_the_first_message_stay(self, tmp_path: Path, format: str) -> None:
+        framed = (
+            [bytes([len(one)]) + one for one in map(event, ["first", "b"])]
+            if format == "delimited"
+            else [b'{"id": "first"}\n', b'{"id": "b"}\n']
+        )
+        archived = inputs(tmp_path, format)
+        for end in (1, 4, 6):
+            archived(framed[0][:end])
+        assert retry(str(tmp_path / "to"), WRITERS) == {TABLE: (0, 3, 0)}
+        assert letters_in(tmp_path / "to") == Counter(framed[0][:end] for end in (1, 4, 6))
+        archived(b"".join(framed))
+        archived(b"".join(framed))
+        assert retry(str(tmp_path / "to"), WRITERS) == {TABLE: (0, 0, 3)}
+        assert letters_in(tmp_path / "to") == Counter()
+        assert rows_in(tmp_path / "to") == Counter(["first", "b"])
+
+    def test_letters_that_stay_in_a_retry_keep_what_was_read_of_their_input(
+        self, tmp_path: Path
+    ) -> None:
+        archived, other = inputs(tmp_path, "ndjson"), tmp_path / "t"
+        other.write_bytes(b'{"id": "t1"}\n{"id": ')
+        archived(b'{"id"', "s", "t")
+        with other.open("ab") as file:
+            file.write(b'"t2"}\n')
+        archived(b'{"id"', "s", "t")
+        # the piece of the other one goes, and that of this one is written anew
+        assert retry(str(tmp_path / "to"), WRITERS) == {TABLE: (0, 1, 1)}
+        archived(b'{"id": "s1"}\n')
+        assert retry(str(tmp_path / "to"), WRITERS) == {TABLE: (0, 0, 1)}
+        assert rows_in(tmp_path / "to") == Counter(["t1", "t2", "s1"])
+
+    def test_what_only_looks_like_the_rest_of_a_piece_removes_nothing_else(
+        self, tmp_path: Path
+    ) -> None:
+        archived = inputs(tmp_path, "ndjson")
+        archived(b'{"id": "pie')
+        archived(b'{"id": "other"}\n')
+        assert retry(str(tmp_path / "to"), WRITERS) == {TABLE: (0, 1, 0)}
+        # each begins with the piece, and is another input than the one before
+        archived(b'{"id": "piece"}\n{"id": "b"}\n')
+        archived(b'{"id": "pieces"}\n{"id": "c"}\n')
+        archived(b'{"id": "pieta"}\n{"id": "d"}\n')
+        assert rows_in(tmp_path / "to") == Counter(
+            ["other", "piece", "b", "pieces", "c", "pieta", "d"]
+        )
+        assert retry(str(tmp_path / "to"), WRITERS)[TABLE].gone == 1
+
+    def test_of_two_pieces_at_one_place_none_goes_for_the_other(self, tmp_path: Path) -> None:
+        archived = inputs(tmp_path, "ndjson")
+        archived(b'{"id"')
+        archived(b'{"id": "one')
+        archived(b'{"id": "two"}\n')
+        assert rows_in(tmp_path / "to") == Counter(["two"])
+        retry(str(tmp_path / "to"), WRITERS)
+        assert b'{"id": "one' in letters_in(tmp_path / "to")
 
     def test_rows_go_to_their_partitions_with_their_source_and_position(
         self, tmp_path: Path
