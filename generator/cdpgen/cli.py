@@ -255,6 +255,24 @@ def retry_letters(
     raise typer.Exit(run("retry", url, table=table, generated=generated, options=_given(option)))
 
 
+@dead_letters.command("discard")
+def discard_letters(
+    url: _Archive,
+    table: Annotated[str, typer.Option(help="Of this table: stellar.v1.Event.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    option: _StoreOptions = None,
+) -> None:
+    """Remove them for good; `cdpgen archive` then reads them again where their source is still there."""
+    from cdp_runtime.dead_letters import run
+
+    if not yes:
+        if not sys.stdin.isatty():
+            print("--yes: is needed where nobody can be asked", file=sys.stderr)
+            raise typer.Exit(2)
+        typer.confirm(f"Remove the dead letters of {table} in {url} for good?", abort=True)
+    raise typer.Exit(run("discard", url, table=table, options=_given(option)))
+
+
 @app.command()
 def inspect(url: _Archive, option: _StoreOptions = None) -> None:
     """Show what lies in an archive."""

@@ -1,4 +1,4 @@
-"""`cdpgen dead-letters`: what was set apart, and another try with today's writers.
+"""`cdpgen dead-letters`: what was set apart, another try with today's writers, and an end of it.
 
 A retry moves one file of dead letters after the other out of `_dead_letter/` into `_retry/`, writes what is a
 message by now to the table and the rest back to the dead letters, and then deletes it. So a letter is never
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pyarrow as pa
 
 from .config import ConfigError, WriterConfig, check, destination_of, nested
-from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, RETRY_FOLDER, DeadLetter
+from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, RETRY_FOLDER, DeadLetter, counted
 from .dry_run import DryRun
 from .positions import Prefix, spans
 from .resume import Published, published
@@ -39,7 +39,16 @@ from .writer import TableWriter, WriterFailed
 if TYPE_CHECKING:
     from pyarrow.parquet import RowGroupMetaData
 
-__all__ = ["LetterFile", "Retried", "is_unfinished", "letter_files", "read_letters", "retry", "run"]
+__all__ = [
+    "LetterFile",
+    "Retried",
+    "discard",
+    "is_unfinished",
+    "letter_files",
+    "read_letters",
+    "retry",
+    "run",
+]
 
 _BATCH_ROWS: Final = 1_024
 _BATCH_BYTES: Final = 16 << 20
@@ -219,6 +228,40 @@ def retry(
     return done
 
 
+def discard(
+    url: str, table: str, storage_options: Mapping[str, Any] | None = None
+) -> tuple[int, int]:
+    """Removes the dead letters of a table for good; the next run over their sources reads them again.
+
+    Args:
+        url: the archive.
+        table: the full name of the table.
+        storage_options: what the filesystem takes besides the URL.
+
+    Returns:
+        How many letters and files there were.
+
+    Raises:
+        StorageError: a file cannot be read or removed, there are none of the table, or a retry is at work on
+            the archive or was interrupted.
+    """
+    storage = open_storage(url, storage_options=storage_options)
+    with storage.lock("dead-letters-retry") as still:
+        files = letter_files(storage, table)
+        if any(file.taken for file in files):
+            raise StorageError(
+                f"{url}: a retry was interrupted, and some letters may be rows already; end it first with: "
+                f"cdpgen dead-letters retry {url} --table {table}"
+            )
+        letters = sum(
+            len(some) for file in files for some in read_letters(storage, file.path, payloads=False)
+        )
+        for file in files:
+            still()
+            storage.delete(file.path)
+    return letters, len(files)
+
+
 def run(
     action: str,
     url: str,
@@ -228,10 +271,10 @@ def run(
     generated: str = "generated",
     options: Mapping[str, Any] | None = None,
 ) -> int:
-    """Lists, shows or retries the dead letters of an archive.
+    """Lists, shows, retries or discards the dead letters of an archive.
 
     Args:
-        action: `list`, `show` or `retry`.
+        action: `list`, `show`, `retry` or `discard`, which needs a table.
         url: the archive.
         table: only the letters of this table.
         limit: how many letters to show.
@@ -252,6 +295,11 @@ def run(
             _print_retried(retry(url, writers, table, own, generated=generated))
         else:
             found, storage_options = destination_of(url, options or {})
+            if action == "discard":
+                assert table is not None
+                letters, count = discard(found, table, storage_options)
+                print(f"{table}: {counted(letters)} removed, {count:,} file{'s'[: count != 1]}")
+                return 0
             storage = open_storage(found, storage_options=storage_options)
             files = letter_files(storage, table)
             if action == "list":
@@ -470,7 +518,7 @@ def _print_list(storage: Storage, files: Sequence[LetterFile]) -> None:
                 for letter in batch:
                     reasons[_plain(letter.reason)].add(letter)
         total = sum(reason.letters for reason in reasons.values())
-        print(f"{table}: {total:,} dead letter{'' if total == 1 else 's'}")
+        print(f"{table}: {counted(total)}")
         if taken:
             print(f"  {taken:,} of them in a retry that runs or was interrupted; another goes on")
         most = sorted(reasons.items(), key=lambda item: -item[1].letters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -325,6 +326,56 @@ store_local.LocalStorage.delete = dying(store_local.LocalStorage.delete)
 store_local._LocalUpload.publish = dying(store_local._LocalUpload.publish)
 retry(sys.argv[1], {"stellar.v1.Event": EventWriter})
 """
+
+
+class TestDiscard:
+    def test_the_next_run_reads_them_again(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "events.ndjson").write_text('{"event": "a"}\n{"id": "b"}\n')
+        pipeline = tmp_path / "pipeline.yaml"
+        archived = tmp_path / "archive"
+
+        def run_it(fields: dict[str, str]) -> None:
+            source = {"path": "events.ndjson", "fields": fields}
+            config = {
+                "generated": GENERATED,
+                "destination": "archive",
+                "tables": {TABLE: {"source": source}},
+            }
+            pipeline.write_text(json.dumps(config))
+            assert archive(str(pipeline)) == 0
+
+        run_it({})
+        run_it({"event": "id"})
+        assert rows_in(archived) == Counter(["b"])
+        assert letters_in(archived) == Counter([b'{"event": "a"}'])
+        assert run("discard", str(archived), table=TABLE) == 0
+        assert f"{TABLE}: 1 dead letter removed, 1 file\n" in capsys.readouterr().out
+        assert not letters_in(archived)
+        run_it({"event": "id"})
+        assert rows_in(archived) == Counter(["a", "b"])
+
+    def test_nothing_is_removed_where_nobody_can_be_asked(self, tmp_path: Path) -> None:
+        set_apart(tmp_path)
+        command = [sys.executable, "-m", "cdpgen", "dead-letters", "discard", str(tmp_path)]
+        ended = subprocess.run(
+            [*command, "--table", TABLE], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        assert (ended.returncode, ended.stderr.split()[0]) == (2, b"--yes:")
+        assert sum(letters_in(tmp_path).values()) == 6
+
+    def test_letters_of_a_retry_that_was_interrupted_may_be_rows_already(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        set_apart(tmp_path)
+        [file] = (tmp_path / FOLDER / TABLE).glob("*.parquet")
+        taken = tmp_path / RETRY_FOLDER / TABLE / file.name
+        taken.parent.mkdir(parents=True)
+        file.rename(taken)
+        assert run("discard", str(tmp_path), table=TABLE) == 1
+        assert "end it first with: cdpgen dead-letters retry" in capsys.readouterr().err
+        assert taken.exists()
 
 
 class TestInterrupted:
