@@ -28,6 +28,7 @@ __all__ = [
     "Pair",
     "TableChange",
     "Wire",
+    "may_be_one_field",
 ]
 
 
@@ -264,6 +265,11 @@ def _type_rule(
         return "" if new.type.text == "double" else "COLUMN_TYPE_NARROWED"
     to_bytes = (was.kind, now.kind) == ("string", "bytes") and not now.encoding
     return _arrow_rule(old.type, new.type.text, to_bytes and not was.parsed)
+
+
+def may_be_one_field(old: LockedColumn, new: Column) -> bool:
+    """Whether the fields of two columns of one number may be one that changed as it safely can."""
+    return not _type_rule(old, new, old, new).startswith("FIELD_")
 
 
 def _arrow_rule(old: str, new: str, to_bytes: bool) -> str:

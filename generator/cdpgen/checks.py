@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from cdpgen.changes import REPLACING, Change, EnumChange, MessageChange, Pair, TableChange, Wire
+from cdpgen.changes import (
+    REPLACING,
+    Change,
+    EnumChange,
+    MessageChange,
+    Pair,
+    TableChange,
+    Wire,
+    may_be_one_field,
+)
 from cdpgen.descriptors import Enum, Message, Reserved
 from cdpgen.lock import level_of
 from cdpgen.model import Path, flat
@@ -175,7 +184,9 @@ def _(table: TableChange) -> Iterator[Change]:
             continue
         # What is around it may have another name by now: if that is another field, it is found itself.
         was, now = old.name.rpartition(".")[2], column.full_name.rpartition(".")[2]
-        if (old.left_out or was == now) and old.wire == column.wire:
+        if (was == now and old.wire == column.wire) or (
+            old.left_out and may_be_one_field(old, column)
+        ):
             continue
         yield Change(
             table.path(column.full_name),

@@ -55,6 +55,7 @@ class LockedColumn:
 
     Attributes:
         left_out: whether it is retired by a rule alone: its field has been in the `.proto` ever since.
+        within: of one that is left out, the id of the column that it was within; 0 for none.
     """
 
     id: int
@@ -66,6 +67,7 @@ class LockedColumn:
     retired: bool
     oneof: str = ""
     left_out: bool = False
+    within: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,7 @@ def _table(name: str, data: Mapping[str, Any]) -> LockedTable:
                 retired=item["retired"],
                 oneof=item.get("oneof", ""),
                 left_out=item.get("left_out", False),
+                within=item.get("within", 0),
             )
             for item in data["columns"]
         ),
@@ -353,8 +356,9 @@ def _column_line(column: LockedColumn) -> str:
         "oneof": column.oneof,
         "retired": column.retired,
         "left_out": column.left_out,
+        "within": column.within,
     }
-    for rare in ("oneof", "left_out"):
+    for rare in ("oneof", "left_out", "within"):
         if not shown[rare]:
             del shown[rare]
     return json.dumps(shown)
@@ -429,7 +433,7 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
     known = known or LockedTable(table.name)
     present = {going.moved.get(path, path): column for path, column in known.present().items()}
     retired = {
-        (old.path, "" if old.left_out else old.name, old.type, old.nullable, old.wire): old
+        _meaning(old, old.within if old.left_out else old.name, old.type): old
         for old in sorted(known.columns, key=lambda old: old.id)
         if old.retired
     }
@@ -441,8 +445,10 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
         old = None
         if column.path not in going.replaced:
             old = known_column(present, column, table)
-            # One that was left out may have been renamed meanwhile.
-            old = old or retired.get(_meaning(column, "")) or retired.get(_meaning(column))
+            # One that was left out may have been renamed meanwhile, but has to be at the same place:
+            # a column at the top is another one than one within a struct.
+            for name in (_around(ids, column.path), column.full_name):
+                old = old or retired.get(_meaning(column, name, column.type.text))
         if old is None:
             number, next_id = next_id, next_id + 1
         else:
@@ -461,11 +467,15 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
                 oneof=column.oneof,
             )
         )
+    before = {path: column.id for path, column in known.present().items()}
     for old in known.columns:
         if old.id not in kept:
             since = not old.retired or old.left_out
             left_out = since and old.path not in ids and _is_there(table, old.path)
-            columns.append(replace(old, retired=True, left_out=left_out))
+            within = old.within if old.retired else _around(before, old.path)
+            columns.append(
+                replace(old, retired=True, left_out=left_out, within=within if left_out else 0)
+            )
     fingerprint = fingerprint_of(table, ids)
     versions = known.versions
     if not versions or versions[-1].fingerprint != fingerprint:
@@ -485,10 +495,22 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
     return table.locked(ids, {one.version: one.fingerprint for one in versions}), locked
 
 
-def _meaning(column: Column, name: str | None = None) -> tuple[Path, str, str, bool, str]:
-    """What a column has to share with one that was retired before, to be that one again."""
-    shown = column.full_name if name is None else name
-    return column.path, shown, column.type.text, column.nullable, column.wire
+def _meaning(
+    column: Column | LockedColumn, name: str | int, type_: str
+) -> tuple[Path, str | int, str, bool, str]:
+    """What a column has to share with one that was retired before, to be that one again.
+
+    Args:
+        column: it.
+        name: its name; for one that was left out, the id of the column around it.
+        type_: its type.
+    """
+    return column.path, name, type_, column.nullable, column.wire
+
+
+def _around(ids: Mapping[Path, int], path: Path) -> int:
+    """The id of the column that another is within; 0 at the top, and within a message that is flattened."""
+    return next((ids[path[:end]] for end in range(len(path) - 1, 0, -1) if path[:end] in ids), 0)
 
 
 def _is_there(table: Table, path: Path) -> bool:

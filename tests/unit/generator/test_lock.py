@@ -95,6 +95,40 @@ class TestIds:
         names = {"old": "parts", "old[]": "parts[]", "old[].is": "parts[].was"}
         assert shop.ids() == {names.get(name, name): id for name, id in before.items()}
 
+    @pytest.mark.parametrize("within", ["", "n."])
+    def test_one_that_stood_at_another_place_is_another(self, shop: Shop, within: str) -> None:
+        fields = (
+            *FIELDS,
+            "message M { optional string s = 1; }",
+            "message N { M m = 1; int32 i = 2; }",
+        )
+        fields = (*fields, "N n = 3;" if within else "M m = 3;")
+        rules = f"version: 1\ntables: {{shop.Sale: {{columns: {{{within}m: {{%s: true}}}}}}}}\n"
+        shop.build(*fields, rules=rules % "flatten")
+        flattened = shop.ids()[f"{within}s"]
+        shop.build(*fields, rules=rules % "drop")
+        shop.build(*fields)
+        assert shop.ids()[f"{within}m.s"] > flattened
+        assert shop.ids()[f"{within}s"] == (flattened[0], True)
+        shop.build(*fields, rules=rules % "drop")
+        shop.build(*fields, rules=rules % "flatten")
+        assert shop.ids()[f"{within}s"] == flattened
+
+    @pytest.mark.parametrize("now", ["int64 x = 3;", "optional int32 x = 3;"])
+    def test_one_whose_field_changed_meanwhile_as_it_may_is_no_breaking_change(
+        self, shop: Shop, now: str
+    ) -> None:
+        dropped = "version: 1\ntables: {shop.Sale: {columns: {x: {drop: true}}}}\n"
+        shop.build(*FIELDS, "int32 x = 3;")
+        shop.build(*FIELDS, "int32 x = 3;", rules=dropped)
+        shop.build(*FIELDS, now, rules=dropped)
+        shop.build(*FIELDS, now)
+        columns = read_lock(shop.lock).tables["shop.Sale"].columns
+        assert [(one.id, one.retired) for one in columns if one.name == "x"] == [
+            (3, True),
+            (5, False),
+        ]
+
     def test_one_whose_field_was_gone_meanwhile_is_another(self, shop: Shop) -> None:
         wire = "version: 1\ndefaults: {level: wire}\n"
         columns = "tables: {shop.Sale: {columns: {more: {drop: true}}}}\n"
