@@ -114,7 +114,7 @@ def reject_misplaced(schemas: Path, command: str, options: str = "") -> None:
     """Objects to a folder when the rules or the lock of a project lie below or above it.
 
     They would not be read: another lock would begin, in which every column has another id, and the
-    modules of the right one would be removed. A folder with rules of its own is taken at its word.
+    modules of the right one would be removed. A folder that has some of its own is taken at its word.
 
     Args:
         schemas: the folder that was given.
@@ -124,7 +124,7 @@ def reject_misplaced(schemas: Path, command: str, options: str = "") -> None:
     Raises:
         UsageError: there is such a file; the message names it, and what was probably meant.
     """
-    if os.path.isfile(schemas / RULES_NAME):
+    if any(os.path.isfile(schemas / own) for own in (LOCK_NAME, RULES_NAME)):
         return
     found, where = next(_below(schemas), None), "below"
     if found is None:
@@ -133,7 +133,8 @@ def reject_misplaced(schemas: Path, command: str, options: str = "") -> None:
         meant = f"cdpgen {command} {shlex.quote(str(found.parent))}{options}"
         raise UsageError(
             f"{schemas}: {found} lies in a folder {where}, and only the rules and the lock of the folder that "
-            f"is given are read; probably meant: {meant} (if that file was left there by mistake, remove it)"
+            f"is given are read; probably meant: {meant} (if that file was left there by mistake, remove it; if "
+            f"{schemas} is right, give it a {RULES_NAME} of its own, with `version: 1`)"
         )
 
 
@@ -243,7 +244,7 @@ def _reject_lost_lock(lock: Path, out: Path, generated: set[Path], tables: Seque
     versions = {table.name: (str(table.version), table.fingerprint) for table in tables}
     for path in sorted(generated):
         for name, *version in _VERSION.findall(_read(path) or ""):
-            if versions.get(name, (*version,)) != (*version,):
+            if versions.get(name) != (*version,):
                 raise UsageError(
                     f"{lock}: is not there, though {path} is of a version {version[0]} of {name} that a new "
                     "lock would not make: its columns would have other ids than those in files. Bring it back "

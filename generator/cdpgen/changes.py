@@ -142,12 +142,13 @@ class TableChange:
 
     def _nesting(self, old: Mapping[Path, LockedColumn], new: Mapping[Path, Column]) -> set[Path]:
         """Finds messages that were columns of their own and are flattened now, or the reverse."""
-        found: set[Path] = set()
-        for path in old.keys() & new.keys():
-            for length in range(1, len(path)):
-                above = path[:length]
-                if (above in old) != (above in new) and above not in found:
-                    found.add(above)
+        found = {
+            path[:length]
+            for own, other in ((old.keys(), new.keys()), (new.keys(), old.keys()))
+            for path in own
+            for length in range(1, len(path))
+            if path[:length] in other and path[:length] not in own
+        }
         for path in sorted(found):
             before, now = old.get(path), new.get(path)
             owner = self.field_at(path)
@@ -156,8 +157,8 @@ class TableChange:
                 Change(
                     path=self.path(name),
                     position=owner.position if owner else self.new.message.position,
-                    was="a struct" if before else "flattened",
-                    now="a struct" if now else "flattened",
+                    was=_nesting_of(before.type if before else ""),
+                    now=_nesting_of(now.type.text if now else ""),
                     column=path,
                 )
             )
@@ -183,6 +184,11 @@ class TableChange:
     def field_at(self, path: Path) -> descriptors.Field | None:
         """The field that a path leads to."""
         return field_at(self.new, path)
+
+
+def _nesting_of(type_: str) -> str:
+    """What the column of a message is, if it has one."""
+    return "a struct" if type_ == "struct" else "bytes" if type_ else "flattened"
 
 
 class EnumChange(NamedTuple):

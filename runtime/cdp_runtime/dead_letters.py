@@ -31,6 +31,7 @@ from .config import ConfigError, WriterConfig, check, destination_of, nested
 from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, RETRY_FOLDER, DeadLetter, counted
 from .dry_run import DryRun
 from .positions import Prefix, spans
+from .provenance import forbid_other_lock
 from .resume import Published, published
 from .sources.identity import PIECE
 from .storage import Storage, StorageError, is_of_writer, open_storage
@@ -220,6 +221,7 @@ def retry(
             own = [one for one in files if one.table == name]
             if own:
                 import_messages(writer, generated)
+                forbid_other_lock(storage, writer)
             pieces = _Pieces(storage, writer)
             for file in own:
                 came = _retry_file(storage, url, writer, file, config, pieces, still)

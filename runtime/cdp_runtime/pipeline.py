@@ -114,7 +114,7 @@ class Pipeline:
         else:
             self._storage = open_storage(found, identity, options)
         if not config.schema_evolution:
-            forbid_other_versions(self._storage, writer.table, writer.version, writer.fingerprint)
+            forbid_other_versions(self._storage, writer)
         self.url: Final = self._storage.url
         metadata = {
             "cdpgen.table": writer.table,

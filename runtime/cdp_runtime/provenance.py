@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,7 @@ __all__ = [
     "FIELDS",
     "FIRST_FIELD_ID",
     "WRITTEN_AS",
+    "forbid_other_lock",
     "forbid_other_versions",
     "other_lock",
     "schema_with",
@@ -95,24 +96,50 @@ def with_provenance(
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def forbid_other_versions(storage: Storage, table: str, version: int, fingerprint: str) -> None:
+def forbid_other_versions(storage: Storage, writer: type[TableWriter[Any]]) -> None:
     """Checks that all files of a table are of this version, by their footers.
 
     Raises:
         ConfigError: one is of another version.
         StorageError: one cannot be read.
     """
+    for path, told in _footers(storage, writer.table):
+        if told.get(_FINGERPRINT, b"").decode() not in ("", writer.fingerprint):
+            raise ConfigError(
+                f"schema_evolution: False is not allowed: {storage.describe(path)} is of version "
+                f"{told.get(_VERSION, b'').decode()} of {writer.table}, and this writer of version "
+                f"{writer.version}"
+            )
+
+
+def forbid_other_lock(storage: Storage, writer: type[TableWriter[Any]]) -> None:
+    """Checks that no file of a table is of another lock than the writer, by their footers.
+
+    Raises:
+        StorageError: one is, or one cannot be read.
+    """
+    for path, told in _footers(storage, writer.table):
+        if clash := other_lock(told, writer):
+            raise StorageError(f"{storage.describe(path)}: {clash}")
+
+
+def _footers(storage: Storage, table: str) -> Iterator[tuple[str, Mapping[bytes, bytes]]]:
+    """What the footers of a table's files say, by their paths."""
+    import pyarrow.parquet as pq
+
+    def told(path: str) -> Mapping[bytes, bytes]:
+        try:
+            with storage.open(path) as file:
+                return pq.read_metadata(file).metadata or {}
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError(f"{storage.describe(path)}: {error}") from error
+
     with ThreadPoolExecutor(_READERS) as readers:
-        paths = [one.path for one in storage.files() if one.path.startswith(f"{table}/")]
-        for path, (found, other) in zip(
-            paths, readers.map(lambda path: _version_of(storage, path), paths), strict=True
-        ):
-            if other not in ("", fingerprint):
-                readers.shutdown(wait=False, cancel_futures=True)
-                raise ConfigError(
-                    f"schema_evolution: False is not allowed: {storage.describe(path)} is of version "
-                    f"{found} of {table}, and this writer of version {version}"
-                )
+        paths = [one.path for one in storage.files(f"{table}/")]
+        try:
+            yield from zip(paths, readers.map(told, paths), strict=True)
+        finally:
+            readers.shutdown(wait=False, cancel_futures=True)
 
 
 def versions_told(writer: type[TableWriter[Any]]) -> dict[str, str]:
@@ -154,18 +181,6 @@ def _fingerprints(told: Mapping[bytes, bytes]) -> dict[int, str]:
     if version.isdigit() and fingerprint:
         known[int(version)] = fingerprint
     return known
-
-
-def _version_of(storage: Storage, path: str) -> tuple[str, str]:
-    """The version of the table that a file says it is of, and the fingerprint of that."""
-    import pyarrow.parquet as pq
-
-    try:
-        with storage.open(path) as file:
-            told = pq.read_metadata(file).metadata or {}
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"{storage.describe(path)}: {error}") from error
-    return told.get(_VERSION, b"").decode(), told.get(_FINGERPRINT, b"").decode()
 
 
 def _names(value: str | None, rows: int) -> pa.Array[Any]:

@@ -249,15 +249,30 @@ class TestOtherFolder:
         else:
             (project / ".git").mkdir()
         assert run("build", "project/shop") == 0
+        (project / "shop/cdpgen.lock").unlink()
         write(project / "cdpgen.yaml", "version: 1\n")
         assert run("build", "project/shop") == 2
 
-    def test_locks_that_were_left_elsewhere_by_mistake_do_not_matter_to_a_folder_with_rules(
-        self, folder: Path
+    @pytest.mark.parametrize("own", ["cdpgen.lock", "cdpgen.yaml"])
+    def test_what_lies_elsewhere_does_not_matter_to_a_folder_with_rules_or_a_lock(
+        self, folder: Path, own: str
     ) -> None:
-        for name in ("cdpgen.lock", "schemas/shop/cdpgen.lock", "schemas/cdpgen.yaml"):
+        write(folder / "schemas/cdpgen.yaml", "version: 1\n")
+        assert run("build", "schemas") == 0
+        if own == "cdpgen.lock":
+            (folder / "schemas/cdpgen.yaml").unlink()
+        for name in ("cdpgen.lock", "schemas/shop/cdpgen.lock", "schemas/vendor/cdpgen.yaml"):
             write(folder / name, "version: 1\n")
         assert run("build", "schemas") == 0
+
+    def test_a_folder_below_does_not_replace_the_writers_of_another(self, folder: Path) -> None:
+        write(folder / "schemas/other.proto", 'syntax = "proto3"; message Other { int32 x = 1; }')
+        write(folder / "schemas/shop/cdpgen.yaml", "version: 1\n")
+        write(folder / "schemas/cdpgen.yaml", "version: 1\n")
+        assert run("build", "schemas") == 0
+        before = stamps(folder)
+        assert run("build", "schemas/shop") == 2
+        assert stamps(folder) == before
 
     def test_what_lies_in_hidden_folders_is_nobodys(self, folder: Path) -> None:
         write(folder / "schemas/.venv/cdpgen.lock", "")

@@ -23,6 +23,7 @@ import cdp_runtime
 from cdp_runtime.config import Compression
 from cdp_runtime.converter import split_delimited
 from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
+from cdp_runtime.dead_letters import retry
 from cdp_runtime.positions import runs
 from cdp_runtime.replay import run as replay
 from cdp_runtime.upgrade import upgrade
@@ -542,6 +543,26 @@ class TestAnotherLock:
     def test_nobody_goes_on_writing(self, lost: History) -> None:
         with pytest.raises(OSError, match=r"was cdpgen\.lock lost"):
             lost.writer(lost.archive).skip_published(lambda source: True)
+
+    def test_nor_makes_rows_of_dead_letters(self, lost: History) -> None:
+        with lost.writer(lost.archive) as writer:
+            writer.reject(b"", "none yet", form="message")
+        [letters] = (lost.archive / FOLDER).rglob("*.parquet")
+        writers = {lost.writer.table: lost.writer}
+        with pytest.raises(OSError, match=r"was cdpgen\.lock lost"):
+            retry(str(lost.archive), writers)
+        assert letters.exists()
+        assert len(files(lost)) == 2
+
+    def test_letters_alone_are_of_no_lock(self, lost: History) -> None:
+        [old] = files(lost)
+        letters = lost.archive / FOLDER / lost.writer.table / old.name
+        letters.parent.mkdir(parents=True)
+        old.rename(letters)
+        with lost.writer(lost.archive) as writer:
+            writer.skip_published(lambda source: True)
+            writer.write(b"")
+        assert len(files(lost)) == 2
 
 
 class TestRun:
