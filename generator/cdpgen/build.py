@@ -132,9 +132,9 @@ def reject_misplaced(schemas: Path, command: str, options: str = "") -> None:
     if found is not None:
         meant = f"cdpgen {command} {shlex.quote(str(found.parent))}{options}"
         raise UsageError(
-            f"{schemas}: {found} lies in a folder {where}, and only the rules and the lock of the folder that "
-            f"is given are read; probably meant: {meant} (if that file was left there by mistake, remove it; if "
-            f"{schemas} is right, give it a {RULES_NAME} of its own, with `version: 1`)"
+            f"{schemas}: {found} lies in a folder {where}, and only the rules and the lock of the folder "
+            f"that is given are read; probably meant: {meant} (if that file was left there by mistake, "
+            f"remove it; if {schemas} is right, give it a {RULES_NAME} of its own, with `version: 1`)"
         )
 
 

@@ -20,11 +20,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from . import descriptor
 from .archive import load_tables, writer_of
@@ -364,16 +366,46 @@ def _are_same(message_type: type[Message], ones: Array, others: Array) -> Array:
 
     def is_same(pair: tuple[bytes, bytes]) -> bool:
         try:
-            one, other = (
-                message_type.FromString(data).SerializePartialToString(deterministic=True)
-                for data in pair
-            )
+            one, other = (message_type.FromString(data) for data in pair)
         except DecodeError:  # it is deeper than Python reads
             return False
-        return one == other
+        if _serialized(one) == _serialized(other):
+            return True
+        # what is not known comes out in the order in which it came, and Go writes oneofs last
+        unknown = _unknown(one) == _unknown(other)
+        for message in (one, other):
+            message.DiscardUnknownFields()
+        return unknown and _serialized(one) == _serialized(other)
 
     pairs = zip(ones.to_pylist(), others.to_pylist(), strict=True)
     return pa.array(map(is_same, pairs), pa.bool_())
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializePartialToString(deterministic=True)
+
+
+def _unknown(message: Message) -> list[Any]:
+    """What is not known of a message and of those within, by the numbers of the fields."""
+    found = sorted(_unknown_fields(UnknownFieldSet(message)), key=itemgetter(0))
+    for item, value in message.ListFields():
+        if item.message_type is None:
+            continue
+        if item.message_type.GetOptions().map_entry:
+            if item.message_type.fields_by_name["value"].message_type is not None:
+                found += [(item.number, key, _unknown(value[key])) for key in sorted(value)]
+        else:
+            inner = value if isinstance(value, Sequence) else [value]
+            found += [(item.number, _unknown(each)) for each in inner]
+    return found
+
+
+def _unknown_fields(fields: Any) -> Iterator[tuple[Any, ...]]:
+    """Number, wire type and value of each; of a group the fields within."""
+    for field in fields:
+        is_group = isinstance(field.data, UnknownFieldSet)
+        data = [*_unknown_fields(field.data)] if is_group else field.data
+        yield field.field_number, field.wire_type, data
 
 
 def _encoded(converter: Converter[Any], rows: pa.RecordBatch) -> Array:

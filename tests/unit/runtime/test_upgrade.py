@@ -413,6 +413,24 @@ class TestUpgrade:
         unpacked = b"\x18\x01\x18\x02"
         assert _replayed_as_it_is(history) == [*written[:2], unpacked, b""]
 
+    def test_what_is_new_in_another_order_is_held_too(self, tmp_path: Path) -> None:
+        # as Go writes it: the members of oneofs last
+        history = History(tmp_path, "shop.Order")
+        node = (
+            "message Node { string id = 1; repeated Node nodes = 2; map<string, Node> by = 3; %s }"
+        )
+        history.build(order("string id = 1; Node node = 2;", node % ""))
+        new = "oneof o { int32 a = 4; string b = 5; } int32 n = 6;"
+        inner = b"\x0a\x01i\x30\x07\x20\x05"  # `n`, and then `a`
+        nested = b"\x12\x07%b\x1a\x0c\x0a\x01k\x12\x07%b\x30\x09\x2a\x01b" % (inner, inner)
+        history.write_payloads([b"\x0a\x01x\x12%c%b" % (len(nested), nested)] * 2)
+        history.build(order("string id = 1; Node node = 2;", node % new))
+        (done,) = upgrade(history.archive, generated=history.today.generated)
+        assert not done.problem
+        rows = history.rows()
+        assert [row["_raw"] for row in rows] == [None, None]
+        assert rows[0]["node"]["n"] == 9
+
     def test_a_zero_that_was_written_when_the_field_was_optional_stays_one(
         self, tmp_path: Path
     ) -> None:
