@@ -152,7 +152,12 @@ class _Named:
         except Exception as raised:  # clients of stores raise anything
             error = meant(raised)
             said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise OSError(f"{self._name}: {said}") from error
+            kind = BrokenInput if isinstance(error, BrokenInput) else OSError
+            raise kind(f"{self._name}: {said}") from error
+
+
+class BrokenInput(OSError):  # noqa: N818
+    """What there is of a compressed input is not what its codec makes: it is cut, or damaged."""
 
 
 class _Decompressed:
@@ -172,17 +177,19 @@ class _Decompressed:
         self._stream = self._begin()
         self._given = 0
         self._error: Exception | None = None
+        self._is_broken = False
 
     def readinto(self, buffer: memoryview, /) -> int:
         got = 0
         if self._error is None:
             got, self._error = _filled(self._stream, buffer, self._step)
+            self._is_broken = self._error is not None and not self._compressed.failed
             if self._error is not None and self._again:
                 self._again = False
                 got, self._error = self._to_the_break(buffer, self._error)
             self._given += got
         if not got and self._error is not None:
-            raise self._error
+            raise BrokenInput(str(self._error)) if self._is_broken else self._error
         return got
 
     def _begin(self) -> Any:
@@ -223,6 +230,8 @@ class _Compressed(io.RawIOBase):
         self._file = file
         self._most = most
         self._error = error
+        self.failed = False
+        """Whether it could not be read."""
         self.at: int = 0
         self.last: int = 0
         """Where the bytes begin that were given last."""
@@ -236,7 +245,9 @@ class _Compressed(io.RawIOBase):
             raise self._error
         self.last = self.at
         most = self._most if self.at >= self._from else self._from - self.at
+        self.failed = True
         got = self._file.readinto(memoryview(buffer)[:most]) or 0
+        self.failed = False
         self.at += got
         return got
 

@@ -27,7 +27,7 @@ from cdp_runtime._native import crc32c
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.positions import Prefix
 
-from .files import BLOCK, Reader
+from .files import BLOCK, BrokenInput, Reader
 
 if TYPE_CHECKING:
     from . import Batch, Input
@@ -37,6 +37,7 @@ __all__ = ["PIECE", "Beginning", "named", "names_of", "place"]
 PIECE: Final = re.compile(r"(.+#[0-9a-f]{12}(?:-\d+)?)~[0-9a-f]{12}")
 """The name of a piece, with that of its input."""
 
+_DIGEST_BYTES: Final = 6
 _DIGESTED: Final = 1 << 16
 """Of a first message that is longer, only so many bytes are digested."""
 
@@ -86,8 +87,7 @@ def named(
             name = name or f"{place(one.path) if one.path != '-' else '-'}#{secrets.token_hex(6)}"
         else:
             if not name:
-                base = f"{place(one.path)}#{_digest(_first(one.format, beginning.data))}"
-                name = _matching(base, known, reopen)
+                name = _matching(place(one.path), _first(one.format, beginning.data), known, reopen)
             note(name, beginning.prefix)
         if isinstance(item, DeadLetter) and not item.whole:
             piece = f"{name}~{_digest(item.payload or b'')}"
@@ -105,20 +105,26 @@ def names_of(inputs: Iterable[Input]) -> Callable[[str], bool]:
 
 
 def _matching(
-    base: str,
+    place: str,
+    first: bytes,
     known: Mapping[str, Prefix],
     reopen: Callable[[], AbstractContextManager[Reader]],
 ) -> str:
     """The name under which an input is known, if it begins with all that was read then; or a new one."""
+    base = f"{place}#{_digest(first)}"
+    beginnings: set[str] = set()
     own: dict[str, set[Prefix]] = {}
-    there = f"{_place(base)}#"
     for name, prefix in known.items():
-        if name.startswith(there):
+        if name.startswith(f"{place}#"):
             cut = PIECE.fullmatch(name)
             whole = cut[1] if cut else name
-            # a piece at its start is why the name of an input may have another digest
-            if cut or whole == base or whole.startswith(f"{base}-"):
-                own.setdefault(whole, set()).add(prefix)
+            digest = whole[len(place) + 1 :].partition("-")[0]
+            if not base.endswith(f"#{digest}"):
+                # its first message was cut when it got its name, which is of what there was of it
+                beginnings = beginnings or _digests_of_beginnings(first)
+                if digest not in beginnings:
+                    continue
+            own.setdefault(whole, set()).add(prefix)
     if not own:
         return base
     for name, prefixes in own.items():
@@ -142,9 +148,12 @@ def _matching(
 def _read_on(stream: Beginning, size: int) -> bool:
     """Reads up to that size; whether there is so much."""
     buffer = memoryview(bytearray(BLOCK))
-    while stream.prefix.size < size:
-        if not stream.readinto(buffer[: size - stream.prefix.size]):
-            return False
+    try:
+        while stream.prefix.size < size:
+            if not stream.readinto(buffer[: size - stream.prefix.size]):
+                return False
+    except BrokenInput:  # there is no more by now than before the break
+        return False
     return True
 
 
@@ -162,7 +171,17 @@ def _place(name: str) -> str:
 
 
 def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=6).hexdigest()
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _digests_of_beginnings(data: bytes) -> set[str]:
+    """Those of all that it begins with."""
+    found = set()
+    sum_ = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for byte in data:
+        found.add(sum_.hexdigest())
+        sum_.update(bytes((byte,)))
+    return found
 
 
 def _first(format: str, data: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -154,7 +155,24 @@ class TestRetry:
         archived(b"".join(framed))
         assert retry(str(tmp_path / "to"), WRITERS) == {TABLE: (0, 0, 3)}
         assert letters_in(tmp_path / "to") == Counter()
+        archived(b"".join(framed))  # whose name is still that of the first piece
         assert rows_in(tmp_path / "to") == Counter(["first", "b"])
+
+    def test_what_has_taken_its_place_may_be_shorter_and_broken(self, tmp_path: Path) -> None:
+        first, second = (
+            b"".join(
+                b'{"id": "%s"}\n' % (b"a" if n == 0 else b"%s%d" % (name, n)) for n in range(rows)
+            )
+            for name, rows in ((b"x", 200), (b"y", 100))
+        )
+        flags: dict[str, Any] = {"table": TABLE, "generated": GENERATED, "format": "ndjson"}
+        for data, code in ((first, 0), (second, 1)):
+            packed = gzip.compress(data)[: -8 if data is second else None]
+            (tmp_path / "s.gz").write_bytes(packed)
+            to = str(tmp_path / "to")
+            assert archive(source=[str(tmp_path / "s.gz")], to=to, **flags) == code
+        names = [f"x{n}" for n in range(1, 200)] + [f"y{n}" for n in range(1, 100)]
+        assert rows_in(tmp_path / "to") == Counter(["a", "a", *names])
 
     def test_letters_that_stay_in_a_retry_keep_what_was_read_of_their_input(
         self, tmp_path: Path
@@ -546,12 +564,13 @@ class TestBesideAWriter:
     ) -> None:
         set_apart(tmp_path)
         real = LocalStorage.files
-        retried = []
+        retried: list[dict[str, Any]] = []
 
         def files(storage: LocalStorage, prefix: str = "") -> Iterator[FileInfo]:
             found = list(real(storage, prefix))
             if prefix == f"{before}{TABLE}/" and not retried:
-                retried.append(retry(str(tmp_path), WRITERS))
+                retried.append({})  # which lists files as well
+                retried[0] |= retry(str(tmp_path), WRITERS)
             return iter(found)
 
         monkeypatch.setattr(LocalStorage, "files", files)
