@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -9,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 # not first where something has failed: with no descriptor left no module can be loaded
 import tenacity
 
-from .log import logger
 from .store_errors import is_transient
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Patience:
         )(attempt)
         if not self._metrics.healthy:
             self._metrics.healthy = True
-            logger().info("resumed", writer=self._name, doing=doing)
+            self._log("info", "resumed", writer=self._name, doing=doing)
         return result
 
     def _wait(self, seconds: float) -> None:
@@ -115,7 +116,16 @@ class Patience:
             "seconds_to_next": round(state.next_action.sleep, 1),
         }
         if state.attempt_number < self.ATTEMPTS:
-            logger().warning("failed, trying again", **about)
+            self._log("warning", "failed, trying again", **about)
         else:
             self._metrics.healthy = False
-            logger().error("paused until the store is back", **about)
+            self._log("error", "paused until the store is back", **about)
+
+    @staticmethod
+    def _log(level: str, event: str, **about: Any) -> None:
+        try:
+            from .log import logger  # takes time and memory that who never waits does not need
+        except OSError:  # a lack of descriptors, by which it cannot be loaded either
+            print(json.dumps({**about, "event": event, "level": level}), file=sys.stderr)
+            return
+        getattr(logger(), level)(event, **about)
