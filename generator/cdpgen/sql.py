@@ -83,6 +83,7 @@ class ArchivedTable:
         defaults: what rows older than a column have in it, by the column's path, where the rules say so.
         older: what is to know of the files of other versions.
         view: the name in SQL, where it is not simply that of the message.
+        uneven: the levels of folders that are no columns, where files do not lie in the same ones.
     """
 
     name: str
@@ -94,6 +95,7 @@ class ArchivedTable:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     older: Older = field(default_factory=lambda: Older())
     view: str = ""
+    uneven: tuple[str, ...] = ()
 
     @property
     def identifiers(self) -> tuple[str, str]:
@@ -226,6 +228,7 @@ def _archived(
             if alike and key not in columns
         ),
         folders=any(files),
+        uneven=() if alike else tuple(sorted({key for file in files for key in file} - columns)),
         columns_in_folders=tuple(key for key in files[0] if alike and key in columns),
         defaults=writer.defaults,
         older=older,
@@ -420,6 +423,8 @@ class _Columns:
                 self.readable.append((column, found))
             else:
                 self.comments.append(f"-- {column.name}: {column.type} cannot be read; left out")
+        for level in self.table.uneven:
+            self.comments.append(f"-- {level}: is no folder of all files of the table; left out")
 
     def lines(self, without: Sequence[str] = ()) -> list[str]:
         """Name and type of each column."""
