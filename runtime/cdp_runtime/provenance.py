@@ -131,6 +131,8 @@ def _footers(storage: Storage, table: str) -> Iterator[tuple[str, Mapping[bytes,
         try:
             with storage.open(path) as file:
                 return pq.read_metadata(file).metadata or {}
+        except StorageError:
+            raise  # it names the file
         except (OSError, pa.ArrowException) as error:
             raise StorageError(f"{storage.describe(path)}: {error}") from error
 
