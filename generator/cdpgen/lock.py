@@ -431,7 +431,8 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
         The table with ids, version and fingerprint, and what the lock then says of it.
     """
     known = known or LockedTable(table.name)
-    present = {going.moved.get(path, path): column for path, column in known.present().items()}
+    before = known.present()
+    present = {going.moved.get(path, path): column for path, column in before.items()}
     retired = {
         _meaning(old, old.within if old.left_out else old.name, old.type): old
         for old in sorted(known.columns, key=lambda old: old.id)
@@ -467,12 +468,12 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
                 oneof=column.oneof,
             )
         )
-    before = {path: column.id for path, column in known.present().items()}
+    ids_before = {path: column.id for path, column in before.items()}
     for old in known.columns:
         if old.id not in kept:
             since = not old.retired or old.left_out
             left_out = since and old.path not in ids and _is_there(table, old.path)
-            within = old.within if old.retired else _around(before, old.path)
+            within = old.within if old.retired else _around(ids_before, old.path)
             columns.append(
                 replace(old, retired=True, left_out=left_out, within=within if left_out else 0)
             )

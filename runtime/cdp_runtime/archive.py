@@ -582,14 +582,14 @@ def _summary(archived: Archived) -> str:
     table, url, metrics, seconds, dry_files, letters, broken = archived
     rate = metrics.messages / seconds if seconds else 0
     text = (
-        f"{table}: {_count(metrics.messages, 'message')} ({_bytes(metrics.message_bytes)}) in "
-        f"{seconds:.1f} s ({rate:,.0f}/s): {_count(metrics.rows, 'row')}, "
-        f"{_count(metrics.files, 'file')}, {_bytes(metrics.file_bytes)} ({_ratio(metrics)})"
+        f"{table}: {counted(metrics.messages, 'message')} ({_bytes(metrics.message_bytes)}) in "
+        f"{seconds:.1f} s ({rate:,.0f}/s): {counted(metrics.rows, 'row')}, "
+        f"{counted(metrics.files, 'file')}, {_bytes(metrics.file_bytes)} ({_ratio(metrics)})"
     )
     look = f"cdpgen dead-letters list {shlex.quote(url)}"
     if metrics.skipped:
         were = "was" if metrics.skipped == 1 else "were"
-        text += f"\n{table}: {_count(metrics.skipped, 'message')} {were} there already"
+        text += f"\n{table}: {counted(metrics.skipped, 'message')} {were} there already"
         if letters:
             text += f", as rows or dead letters: {look}"
     if metrics.files >= _MANY_FILES and metrics.file_bytes < metrics.files * _SMALL_FILE:
@@ -598,7 +598,7 @@ def _summary(archived: Archived) -> str:
             "engines open each: a coarser partition_by, or more max_open_files, makes fewer and larger ones"
         )
     if broken:
-        text += f"\n{table}: {_count(broken, 'input')} could not be read to the end"
+        text += f"\n{table}: {counted(broken, 'input')} could not be read to the end"
     if metrics.dead_letters:
         text += f"\n{table}: {counted(metrics.dead_letters)} in {url}/{FOLDER}/{table}"
         if dry_files is None:
@@ -618,13 +618,9 @@ def _dry_lines(table: str, url: str, files: Sequence[PublishedFile]) -> Iterator
     ):
         own = list(group)
         yield (
-            f"  {partition}: {_count(len(own), 'file')}, "
-            f"{_count(sum(file.rows for file in own), 'row')}, {_bytes(sum(file.size for file in own))}"
+            f"  {partition}: {counted(len(own), 'file')}, "
+            f"{counted(sum(file.rows for file in own), 'row')}, {_bytes(sum(file.size for file in own))}"
         )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _ratio(metrics: Metrics) -> str:

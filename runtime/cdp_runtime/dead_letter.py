@@ -83,9 +83,9 @@ def to_batch(letters: Sequence[DeadLetter]) -> pa.RecordBatch:
     )
 
 
-def counted(letters: int) -> str:
-    """A number of them, for people."""
-    return f"{letters:,} dead letter{'' if letters == 1 else 's'}"
+def counted(number: int, what: str = "dead letter") -> str:
+    """A number of something, for people."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _text(said: str) -> str:

@@ -30,8 +30,8 @@ import pyarrow as pa
 from .config import ConfigError, WriterConfig, check, destination_of, nested
 from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, RETRY_FOLDER, DeadLetter, counted
 from .dry_run import DryRun
-from .positions import Prefix, spans
-from .provenance import forbid_other_lock
+from .positions import spans
+from .provenance import forbid_other_lock, told_in
 from .resume import Published, published
 from .sources.identity import PIECE
 from .storage import Storage, StorageError, is_of_writer, open_storage
@@ -300,7 +300,7 @@ def run(
             if action == "discard":
                 assert table is not None
                 letters, count = discard(found, table, storage_options)
-                print(f"{table}: {counted(letters)} removed, {count:,} file{'s'[: count != 1]}")
+                print(f"{table}: {counted(letters)} removed, {counted(count, 'file')}")
                 return 0
             storage = open_storage(found, storage_options=storage_options)
             files = letter_files(storage, table)
@@ -349,7 +349,7 @@ def _retry_file(
     if file.taken:
         next(read_letters(storage, path), None)  # raises before anything is removed for it
         _undo(storage, file.table, identity)
-    prefixes = _prefixes(storage, path)
+    prefixes = spans(told_in(storage, path)).prefixes
     pipeline = Pipeline(writer, url, config, None, identity)
     # by which an input that has grown is known, and told from one that was overwritten
     pipeline.prefixes.update(prefixes)
@@ -386,14 +386,6 @@ def _take(storage: Storage, file: LetterFile) -> str:
         if not file.taken:  # else who had begun the move has woken up and ended it
             raise
     return path
-
-
-def _prefixes(storage: Storage, path: str) -> Mapping[str, Prefix]:
-    """What had been read of the sources of a file's letters that are files."""
-    import pyarrow.parquet as pq
-
-    with storage.open(path) as opened:
-        return spans(pq.read_metadata(opened).metadata or {}).prefixes
 
 
 def _undo(storage: Storage, table: str, identity: str) -> None:

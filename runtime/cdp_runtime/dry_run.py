@@ -51,6 +51,10 @@ class DryRun:
         """The path as a person would type it."""
         return self._storage.describe(path)
 
+    def store(self) -> str:
+        """That of the archive."""
+        return self._storage.store()
+
     def close(self) -> None:
         """Lets go of the archive."""
         self._storage.close()

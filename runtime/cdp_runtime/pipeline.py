@@ -39,7 +39,6 @@ from .sources.identity import place
 from .storage import Storage, StorageError, open_storage, writer_id
 from .store_errors import is_transient
 from .store_local import LocalStorage
-from .store_other import RemoteStorage
 from .writer import TableWriter, WriterFailed
 
 if TYPE_CHECKING:
@@ -412,7 +411,7 @@ class Pipeline:
             raise ConfigError(
                 f"journal: {name!r} is not allowed: it is no folder, and cannot be made one: {error.strerror}"
             ) from None
-        store = self._storage.store() if isinstance(self._storage, RemoteStorage) else ""
+        store = self._storage.store()
         for left in left_behind(folder, self._table, self.url, store):
             self._recover(left, folder, url, config)
         with _writing(folder):

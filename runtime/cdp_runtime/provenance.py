@@ -30,6 +30,7 @@ __all__ = [
     "forbid_other_versions",
     "other_lock",
     "schema_with",
+    "told_in",
     "versions_told",
     "with_provenance",
 ]
@@ -125,23 +126,31 @@ def forbid_other_lock(storage: Storage, writer: type[TableWriter[Any]]) -> None:
 
 def _footers(storage: Storage, table: str) -> Iterator[tuple[str, Mapping[bytes, bytes]]]:
     """What the footers of a table's files say, by their paths."""
-    import pyarrow.parquet as pq
-
-    def told(path: str) -> Mapping[bytes, bytes]:
-        try:
-            with storage.open(path) as file:
-                return pq.read_metadata(file).metadata or {}
-        except StorageError:
-            raise  # it names the file
-        except (OSError, pa.ArrowException) as error:
-            raise StorageError(f"{storage.describe(path)}: {error}") from error
-
     with ThreadPoolExecutor(_READERS) as readers:
         paths = [one.path for one in storage.files(f"{table}/")]
         try:
-            yield from zip(paths, readers.map(told, paths), strict=True)
+            yield from zip(
+                paths, readers.map(lambda path: told_in(storage, path), paths), strict=True
+            )
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
+
+
+def told_in(storage: Storage, path: str) -> Mapping[bytes, bytes]:
+    """What the footer of a file says.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        with storage.open(path) as file:
+            return pq.read_metadata(file).metadata or {}
+    except StorageError:
+        raise  # it names the file
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"{storage.describe(path)}: {error}") from error
 
 
 def versions_told(writer: type[TableWriter[Any]]) -> dict[str, str]:

@@ -119,6 +119,9 @@ class Storage(Protocol):
     def describe(self, path: str) -> str:
         """The path of a published file as a person would type it."""
 
+    def store(self) -> str:
+        """What tells its store from another one that has the same URL; empty where nothing has to."""
+
     def close(self) -> None:
         """Lets go of what marks this writer as alive."""
 

@@ -108,6 +108,10 @@ class LocalStorage:
         """The path with that of the archive."""
         return str(self._root / path)
 
+    def store(self) -> str:
+        """Nothing: a path is a path."""
+        return ""
+
     def leave_to_parent(self) -> None:
         """In a process that was forked off: the lock is that of the other one alone."""
         if self._life is not None:

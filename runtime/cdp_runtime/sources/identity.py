@@ -105,21 +105,22 @@ def names_of(inputs: Iterable[Input]) -> Callable[[str], bool]:
 
 
 def _matching(
-    place: str,
+    where: str,
     first: bytes,
     known: Mapping[str, Prefix],
     reopen: Callable[[], AbstractContextManager[Reader]],
 ) -> str:
     """The name under which an input is known, if it begins with all that was read then; or a new one."""
-    base = f"{place}#{_digest(first)}"
+    own_digest = _digest(first)
+    base = f"{where}#{own_digest}"
     beginnings: set[str] = set()
     own: dict[str, set[Prefix]] = {}
     for name, prefix in known.items():
-        if name.startswith(f"{place}#"):
+        if name.startswith(f"{where}#"):
             cut = PIECE.fullmatch(name)
             whole = cut[1] if cut else name
-            digest = whole[len(place) + 1 :].partition("-")[0]
-            if not base.endswith(f"#{digest}"):
+            digest = whole[len(where) + 1 :].partition("-")[0]
+            if digest != own_digest:
                 # its first message was cut when it got its name, which is of what there was of it
                 beginnings = beginnings or _digests_of_beginnings(first)
                 if digest not in beginnings:

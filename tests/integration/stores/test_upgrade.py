@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -128,25 +129,33 @@ def test_killed_before_and_after_a_file_is_replaced_and_run_again_it_has_every_r
     assert [name for name in archive.names() if not name.startswith(TABLE)] == []
 
 
-@pytest.mark.parametrize("archive", ["moto", "gcp-storage-emulator"], indirect=True)
-def test_where_the_answer_to_each_request_that_changes_something_is_lost_it_comes_to_its_end(
-    archive: Archive, orders: History, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Patience, "FIRST_WAIT", 0.01)
+def upgraded_behind_a_wall(
+    archive: Archive, orders: History, choose: Callable[[Request], str | None]
+) -> list[tuple[str, str]]:
+    """Upgrades all files though the store fails as chosen; how, and which requests it spoiled."""
     put(orders, archive)
     assert archive.server is not None
-    attempts = itertools.count()
-
-    def choose(request: Request) -> str | None:
-        return "reset-after" if replaces(request) and not next(attempts) % 2 else None
-
     with proxy.before(archive.server.endpoint) as wall:
         walled = behind(archive.server, wall, archive.root.partition("/")[2])
         wall.choose = choose
         generated = orders.today.generated
         done = list(upgrade(walled.url, generated=generated, storage_options=walled.options))
     assert [(file.rows, file.problem) for file in done] == [(50, "")] * FILES
-    assert len(wall.spoiled) == FILES
+    return wall.spoiled
+
+
+@pytest.mark.parametrize("archive", ["moto", "gcp-storage-emulator"], indirect=True)
+def test_where_the_answer_to_each_request_that_changes_something_is_lost_it_comes_to_its_end(
+    archive: Archive, orders: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Patience, "FIRST_WAIT", 0.01)
+    attempts = itertools.count()
+
+    def choose(request: Request) -> str | None:
+        return "reset-after" if replaces(request) and not next(attempts) % 2 else None
+
+    spoiled = upgraded_behind_a_wall(archive, orders, choose)
+    assert len(spoiled) == FILES
     assert versions(archive) == ["2"] * FILES
     assert rows(archive, orders) == ROWS
     assert [name for name in archive.names() if name.startswith("_tmp")] == []
@@ -158,18 +167,11 @@ def test_what_fails_in_a_way_that_passes_while_it_is_read_is_read_again(
     archive: Archive, orders: History, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Patience, "FIRST_WAIT", 0.01)
-    put(orders, archive)
-    assert archive.server is not None
     attempts = itertools.count()
 
     def choose(request: Request) -> str | None:
         return fault if request.method == "GET" and next(attempts) % 2 else None
 
-    with proxy.before(archive.server.endpoint) as wall:
-        walled = behind(archive.server, wall, archive.root.partition("/")[2])
-        wall.choose = choose
-        generated = orders.today.generated
-        done = list(upgrade(walled.url, generated=generated, storage_options=walled.options))
-    assert [(file.rows, file.problem) for file in done] == [(50, "")] * FILES
-    assert len(wall.spoiled) >= FILES
+    spoiled = upgraded_behind_a_wall(archive, orders, choose)
+    assert len(spoiled) >= FILES
     assert rows(archive, orders) == ROWS
