@@ -182,7 +182,7 @@ def run(
         return 1
     seconds = time.monotonic() - began
     print(
-        f"{name}: {counts.messages:,} messages ({size / _MB:,.1f} MB) in {seconds:.1f} s "
+        f"{name}: {counted(counts.messages, 'message')} ({size / _MB:,.1f} MB) in {seconds:.1f} s "
         f"({counts.messages / seconds:,.0f}/s)",
         *_remarks(counts),
         sep=f"\n{name}: ",
@@ -858,16 +858,16 @@ def _remarks(counts: Counts) -> Iterator[str]:
         yield f"{counted(letters)} left out: {_FORMS.get(form, form)}"
     if counts.unknown:
         yield (
-            f"{counts.unknown:,} messages have fields that today's schema does not know and JSON "
-            "cannot hold; --format delimited keeps them"
+            f"{counted(counts.unknown, 'message')} with fields that today's schema does not know and "
+            "JSON cannot hold; --format delimited keeps them"
         )
     if counts.no_json:
         yield (
-            f"{counts.no_json:,} messages are left out: they have no JSON ({counts.no_json_reason}); "
+            f"{counted(counts.no_json, 'message')} left out: no JSON ({counts.no_json_reason}); "
             "--format delimited keeps them"
         )
     for column, values in sorted((+counts.lost).items()):
-        yield f"{values:,} values of the column {column} are in no message: there is no field for it"
+        yield f"{counted(values, 'value')} of the column {column} in no message: there is no field for it"
 
 
 def _told(error: OSError) -> str:

@@ -42,8 +42,10 @@ class LocalStorage:
                 _make_folders(self._temporary)
                 self._life = _Life(self._temporary, writer)
             except OSError as error:
+                is_file = isinstance(error, FileExistsError | NotADirectoryError)
+                reason = f"{error.filename} is no folder" if is_file else error.strerror or error
                 raise StorageError(
-                    f"{root}: cannot write there: {error.strerror or error}",
+                    f"{root}: cannot write there: {reason}",
                     transient=is_transient(error),
                 ) from None
 

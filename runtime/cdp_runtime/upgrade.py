@@ -156,14 +156,21 @@ def upgrade(
     for name in tables or ():
         writer_of(writers, name, generated)
     identity = writer_id()
-    storage = open_storage(url, identity, storage_options)
     patience = Patience(f"upgrade {identity}", Metrics())
+    # the listing as a whole, before anything changes; read only, so that nothing is made of a mistyped URL
+    reader = open_storage(url, storage_options=storage_options)
     try:
-        # the listing as a whole, before anything in it changes
-        for file in patience.call(lambda: list(storage.files()), f"list {storage.url}"):
-            table = file.path.partition("/")[0]
-            if table in writers and (tables is None or table in tables):
-                yield _upgrade_file(storage, patience, file, writers[table])
+        files = patience.call(lambda: list(reader.files()), f"list {reader.url}")
+    finally:
+        reader.close()
+    names = writers if tables is None else tables
+    files = [file for file in files if file.path.partition("/")[0] in names]
+    if not files:
+        return
+    storage = open_storage(url, identity, storage_options)
+    try:
+        for file in files:
+            yield _upgrade_file(storage, patience, file, writers[file.path.partition("/")[0]])
     finally:
         storage.close()
 

@@ -139,7 +139,8 @@ class TestRun:
             ({"source": ["{stream}"], "to": "a", "table": "x.Y"}, 2, "x.Y: no such table"),
             ({"source": ["{stream}"], "to": "a", "generated": "no"}, 2, "cdpgen build"),
             ({"source": ["{stream}"], "to": "a", "options": {"max": 1}}, 2, "max: no such option"),
-            ({"source": ["{stream}"], "to": "{stream}/a"}, 2, "cannot write there"),
+            ({"source": ["{stream}"], "to": "{stream}/a"}, 2, "stream.pb is no folder"),
+            ({"source": ["{stream}"], "to": "{stream}"}, 2, "stream.pb is no folder"),
             ({"source": [""], "to": "a"}, 2, "--from: '' is not allowed: give a file, a glob or"),
             (
                 {"source": ["{stream}", ""], "to": "a", "format": "xml"},

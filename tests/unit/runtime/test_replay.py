@@ -676,7 +676,7 @@ class TestRun:
             json_format.MessageToDict(Event.FromString(one), preserving_proto_field_name=True)
             for one in messages
         ]
-        assert "1 messages have fields that today's schema does not know" in capfd.readouterr().err
+        assert "1 message with fields that today's schema does not know" in capfd.readouterr().err
 
     def test_a_message_without_json_is_told_and_1(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -686,7 +686,7 @@ class TestRun:
         assert run(str(tmp_path), table=TABLE, generated=GENERATED, format="ndjson") == 1
         said = capfd.readouterr()
         assert len(said.out.splitlines()) == 1
-        assert "1 messages are left out: they have no JSON" in said.err
+        assert "1 message left out: no JSON" in said.err
 
     def test_where_one_table_is_there_it_needs_no_name(self, tmp_path: Path) -> None:
         with EventWriter(tmp_path / "archive") as writer:

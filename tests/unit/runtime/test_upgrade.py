@@ -352,7 +352,7 @@ class TestUpgrade:
         history.build(order("int64 t = 1; int64 u = 2; string note = 3;"), rules)
         capfd.readouterr()
         assert _replayed(history) == history.payloads({"u": 6})
-        assert "1 values of the column t are in no message" in capfd.readouterr().err
+        assert "1 value of the column t in no message" in capfd.readouterr().err
         (done,) = upgrade(history.archive, generated=history.today.generated)
         assert not done.problem
         assert _replayed(history) == history.payloads({"t": 5, "u": 6})
@@ -645,6 +645,7 @@ class TestRun:
         ran = run(*arguments, folder=orders.archive.parent)
         assert (ran.returncode, ran.stdout) == (code, "")
         assert said in ran.stderr
+        assert not (orders.archive.parent / "nothing").exists()
 
     def test_killed_at_any_point_and_run_again_it_has_every_row_once(self, orders: History) -> None:
         rows = 0
