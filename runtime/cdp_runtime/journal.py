@@ -3,7 +3,7 @@
 For messages that nobody will send again. Each run of a writer has its own folder, locked while it lives:
 
     <journal>/<table>/<writer id>.lock        locked by the kernel as long as the process lives
-    <journal>/<table>/<writer id>/about.json  the archive, its store, and the ids of all writers from here
+    <journal>/<table>/<writer id>/about.json  the archive, its store, and the id of the writer
     <journal>/<table>/<writer id>/000001.log  a segment
     <journal>/<table>/<writer id>/000001.free was one, and is written over as the next one
 
@@ -11,7 +11,7 @@ A segment is a sequence of frames, each of some messages of one source:
 
     length u64, CRC32C u32 (changed by the number of the segment: what a file held before is no frame of it)
     then so many bytes:
-        length u32 of JSON {"source", "rows", "first", "nulls", "letter"}, and this
+        length u32 of JSON {"source", "rows", "first", "nulls", "letter", "prefix"}, and this
         positions, int64 each, unless "first" says that they follow each other
         offsets of the payloads, int32 each, one more than there are payloads
         the payloads
@@ -44,7 +44,10 @@ import pyarrow.compute as pc
 
 from ._native import crc32c, join_payloads
 from .payloads import Payloads, Positions
+from .positions import Prefix
 from .sources.identity import place
+from .storage import writer_id
+from .store_errors import StorageError
 from .store_lock import lock_of_dead, lock_of_living
 
 __all__ = ["Frame", "Journal", "Left", "decode", "encode", "left_behind"]
@@ -64,6 +67,9 @@ _SAME_STORES: Final = (
 """Protocols that are another name for one, which leads to the same archive."""
 
 _SMALLEST_SEGMENT: Final = 1 << 16
+_PIECE_BYTES: Final = 64 << 20
+"""The most that becomes one dead letter of what is damaged."""
+
 _REUSED: Final = 1.25
 """A file that is larger than so many segments is not kept for the next one."""
 
@@ -76,12 +82,14 @@ class Frame(NamedTuple):
         payloads: the messages.
         positions: their places in the source.
         letter: of a dead letter, its reason, offset and form.
+        prefix: of a source that is a file, what had been read of it.
     """
 
     source: str
     payloads: Payloads
     positions: Positions
     letter: Mapping[str, Any] | None = None
+    prefix: Prefix | None = None
 
 
 class Journal:
@@ -329,8 +337,16 @@ class Left:
         self._file = file
         self._folder = lock.with_suffix("")
         self._about: dict[str, Any] = {"url": "", "writers": []}
-        with contextlib.suppress(FileNotFoundError):  # it died before it had written anything
-            self._about = json.loads((self._folder / "about.json").read_bytes())
+        path = self._folder / "about.json"
+        try:
+            about = json.loads(path.read_bytes())
+            self._about = {"url": about["url"], "writers": [*about["writers"]], **about}
+        except FileNotFoundError:
+            pass  # it died before it had written anything
+        except (ValueError, TypeError, KeyError) as error:
+            raise StorageError(
+                f"{path}: says no more of which archive this journal is: {error!r}; mend it, and start again"
+            ) from None
 
     @property
     def url(self) -> str:
@@ -353,29 +369,35 @@ class Left:
         """The ids of the writers that may have published something of it."""
         return list(self._about["writers"])
 
-    def add_writer(self, writer: str) -> None:
-        """Notes, durably, that another writer will publish from here."""
-        self._about["writers"].append(writer)
-        _write_about(self._folder, self._about)
+    def recoverer(self) -> str:
+        """An id for a writer that will publish from here: who recovers after it finds by ours what it did."""
+        return f"{self.writers[0]}-{writer_id()}j"
 
     def frames(self) -> Iterator[Frame | bytes]:
-        """What it holds; as bytes the rest of a segment that is damaged as no crash explains."""
+        """What it holds; as bytes the rest of a segment that is damaged as no crash explains, in pieces."""
         segments = sorted(self._folder.glob("*.log"))
         for nth, path in enumerate(segments):
-            data = path.read_bytes()
-            at = 0
-            for body in _bodies(data, path):
-                at += _HEAD.size + len(body)
-                if _durable_in(body) is None:
-                    yield decode(body)
-            if at < len(data):
-                told = (
-                    _durable_in(body) or 0
-                    for later in segments[nth + 1 :]
-                    for body in _bodies(later.read_bytes(), later)
-                )
-                if any(int(path.stem) < durable for durable in told):
-                    yield data[at:]
+            with path.open("rb") as file:
+                at = 0
+                for body in _bodies(file, path):
+                    at += _HEAD.size + len(body)
+                    if _durable_in(body) is None:
+                        yield decode(body)
+                file.seek(at)
+                if (piece := file.read(_PIECE_BYTES)) and self._is_durable(
+                    path, segments[nth + 1 :]
+                ):
+                    while piece:
+                        yield piece
+                        piece = file.read(_PIECE_BYTES)
+
+    def _is_durable(self, path: Path, later: Sequence[Path]) -> bool:
+        """Whether a later segment says that this one was whole."""
+        for one in later:
+            with one.open("rb") as file:
+                if any(int(path.stem) < (_durable_in(body) or 0) for body in _bodies(file, one)):
+                    return True
+        return False
 
     def remove(self) -> None:
         """Leaves nothing of it: all that it holds is published."""
@@ -408,7 +430,11 @@ def left_behind(folder: Path, table: str, url: str, store: str = "") -> Iterator
         file = lock_of_dead(lock)
         if file is None:
             continue
-        left = Left(lock, file)
+        try:
+            left = Left(lock, file)
+        except StorageError:
+            file.close()
+            raise
         if not left.url:
             left.remove()
         elif left.is_of(url, store):
@@ -438,6 +464,8 @@ def encode(frame: Frame) -> list[Any]:
         meta["nulls"] = pc.indices_nonzero(array.is_null()).to_pylist()
     if frame.letter is not None:
         meta["letter"] = frame.letter
+    if frame.prefix is not None:
+        meta["prefix"] = frame.prefix
     if not pa.types.is_binary(array.type):
         return _framed(meta, each, payloads=array)
     ends: Any
@@ -472,7 +500,8 @@ def decode(body: bytes) -> Frame:
         gone = set(meta["nulls"])
         values = enumerate(payloads.to_pylist())
         payloads = pa.array([None if row in gone else value for row, value in values], pa.binary())
-    return Frame(meta["source"], payloads, positions, meta.get("letter"))
+    prefix = Prefix(*meta["prefix"]) if "prefix" in meta else None
+    return Frame(meta["source"], payloads, positions, meta.get("letter"), prefix)
 
 
 def _framed(meta: Mapping[str, Any], *parts: Any, payloads: Any = None) -> list[Any]:
@@ -518,19 +547,17 @@ def _mark_of(number: int) -> int:
     return crc32c(number.to_bytes(8, "little"))
 
 
-def _bodies(data: bytes, path: Path) -> Iterator[bytes]:
-    """The bodies of the frames of a segment, up to the first that is not whole."""
+def _bodies(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """The bodies of the frames of a segment, up to the first that is not whole; one in memory at a time."""
     mark = _mark_of(int(path.stem))
-    at = 0
-    while len(data) >= at + _HEAD.size:
-        size, checksum = _HEAD.unpack_from(data, at)
-        at += _HEAD.size
-        body = data[at : at + size]
+    left = os.fstat(file.fileno()).st_size
+    while len(head := file.read(_HEAD.size)) == _HEAD.size:
+        size, checksum = _HEAD.unpack(head)
+        left -= _HEAD.size + size
         # zeros, which a power cut may leave, are no frame of nothing
-        if size == 0 or len(body) < size or crc32c(body) ^ mark != checksum:
+        if size == 0 or left < 0 or crc32c(body := file.read(size)) ^ mark != checksum:
             return
         yield body
-        at += size
 
 
 def _write_about(folder: Path, about: Mapping[str, Any]) -> None:

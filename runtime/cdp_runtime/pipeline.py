@@ -121,7 +121,7 @@ class Pipeline:
             "cdpgen.writer": identity,
         }
         self._on_published = on_published
-        self._known: Published | None = None
+        self._known: Final = Published()
         self.prefixes: Final[dict[str, Prefix]] = {}
         self._patience = Patience(f"{writer.table} {identity}", self.metrics)
         numbers = itertools.count(1)  # of rows and dead letters alike: they share a folder before
@@ -195,8 +195,8 @@ class Pipeline:
         _ALIVE.add(self)
 
     def skip_published(self, sources: Callable[[str], bool]) -> Published:
-        """Learns what the archive holds of some sources, for `missing`."""
-        self._known = self._read_published(sources)
+        """Learns what the archive holds of some more sources, for `missing`."""
+        self._known.update(self._read_published(sources))
         return self._known
 
     def _read_published(
@@ -218,10 +218,11 @@ class Pipeline:
 
     def missing(self, source: str, positions: Positions | Sequence[int]) -> list[slice]:
         """The messages that are to be written; the others are counted as skipped."""
-        if self._known is None or source not in self._known:
+        if source not in self._known:
             return [slice(None)]
         rows = self._known.missing(source, positions)
-        self.metrics.skipped += len(positions) - sum(one.stop - one.start for one in rows)
+        with self.metrics.lock:
+            self.metrics.skipped += len(positions) - sum(one.stop - one.start for one in rows)
         return rows
 
     def flush(self) -> None:
@@ -365,7 +366,7 @@ class Pipeline:
         journal = self._journal
         try:
             rows = 1 if isinstance(item, Letter) else len(item.payloads)
-            frame = encode(_frame_of(item, journal))
+            frame = encode(self._frame_of(item, journal))
             size = sum(map(len, frame))
             while not self.intake.failed:
                 if not journal.has_room(size) or journal.size > self._urge_at:
@@ -381,6 +382,29 @@ class Pipeline:
             self._fail(error, _JOURNAL_FAILED)
         # when the writer has failed, too: who decodes drops it and so makes room for who waits
         self.intake.pass_on([item])
+
+    def _frame_of(self, item: Chunk | Letter, journal: Journal) -> Frame:
+        """What the journal keeps of it; what has no position gets one there."""
+        if isinstance(item, Letter):
+            if item.letter.position is None:
+                [position] = journal.unnumbered(1)
+                source = item.letter.source + _UNNUMBERED
+                item.letter = item.letter._replace(source=source, position=position)
+            letter = item.letter
+            assert letter.position is not None
+            return Frame(
+                letter.source,
+                pa.array([letter.payload], pa.binary()),
+                range(letter.position, letter.position + 1),
+                {"reason": letter.reason, "offset": letter.offset, "form": letter.form},
+                self.prefixes.get(letter.source),
+            )
+        if item.positions is None:
+            item.source += _UNNUMBERED
+            item.positions = journal.unnumbered(len(item.payloads))
+        positions = concat_positions([item.positions])
+        assert positions is not None
+        return Frame(item.source, item.payloads, positions, prefix=self.prefixes.get(item.source))
 
     def _append(self, journal: Journal, frame: list[Any], rows: int) -> int:
         try:
@@ -413,29 +437,25 @@ class Pipeline:
             ) from None
         store = self._storage.store()
         for left in left_behind(folder, self._table, self.url, store):
-            self._recover(left, folder, url, config)
+            self._recover(left, url, config)
         with _writing(folder):
             return Journal(folder, self._table, self._identity, place(self.url), size, store)
 
     def _recover(
         self,
         left: Left,
-        folder: Path,
         url: str | os.PathLike[str] | None,
         config: WriterConfig,
     ) -> None:
         """Writes what a dead writer was given and had not published; blocks until that is done."""
         from .log import logger
 
-        identity = writer_id()
         inner: Pipeline | None = None
         try:
             known = self._read_published(lambda source: True, left.writers)
-            with _writing(folder):
-                left.add_writer(identity)
             config = config.model_copy(update={"journal": None})
-            inner = Pipeline(self._writer, url, config, self._on_published, identity)
-            inner._known = known
+            inner = Pipeline(self._writer, url, config, self._on_published, left.recoverer())
+            inner._known.update(known)
             try:
                 for frame in left.frames():
                     inner.put_frame(frame)
@@ -458,6 +478,8 @@ class Pipeline:
             reason = "a segment of the journal is damaged; from there to its end nothing can be told apart"
             self.intake.put_letter(DeadLetter(frame, reason, _UNNUMBERED, form="bytes"))
             return
+        if frame.prefix is not None:
+            self.prefixes[frame.source] = frame.prefix
         for rows in self.missing(frame.source, frame.positions):
             payloads: Any = frame.payloads[rows]
             positions = frame.positions[rows]
@@ -661,29 +683,6 @@ def _merge(chunks: list[Chunk]) -> Iterator[Chunk]:
             sum(chunk.size for chunk in alike),
             alike[0].segment,
         )
-
-
-def _frame_of(item: Chunk | Letter, journal: Journal) -> Frame:
-    """What the journal keeps of it; what has no position gets one there."""
-    if isinstance(item, Letter):
-        if item.letter.position is None:
-            [position] = journal.unnumbered(1)
-            source = item.letter.source + _UNNUMBERED
-            item.letter = item.letter._replace(source=source, position=position)
-        letter = item.letter
-        assert letter.position is not None
-        return Frame(
-            letter.source,
-            pa.array([letter.payload], pa.binary()),
-            range(letter.position, letter.position + 1),
-            {"reason": letter.reason, "offset": letter.offset, "form": letter.form},
-        )
-    if item.positions is None:
-        item.source += _UNNUMBERED
-        item.positions = journal.unnumbered(len(item.payloads))
-    positions = concat_positions([item.positions])
-    assert positions is not None
-    return Frame(item.source, item.payloads, positions)
 
 
 def _without(rows: int, rejected: set[int]) -> pa.Array:

@@ -58,6 +58,13 @@ class Published:
             if len(new) > 1 and sum(len(one) for one, _ in new) > _MERGE_AT:
                 self._new[name] = [_merged(new)]
 
+    def update(self, newer: Published) -> None:
+        """Takes what is known by now, in place of what was of the same sources."""
+        self.prefixes.update(newer.prefixes)
+        self._new.update(newer._new)
+        for source in newer._new:
+            self._intervals.pop(source, None)
+
     def __contains__(self, source: str) -> bool:
         return source in self._new
 

@@ -350,6 +350,36 @@ def test_a_journal_larger_than_its_disk_makes_room_by_itself(tmp_path: Path) -> 
     assert done.returncode == 0
 
 
+DEAD_ON_A_FULL_DISK = """
+import os, sys
+from pathlib import Path
+from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
+from tests.faults import checks
+disk, archive = map(Path, sys.argv[1:])
+if not os.fork():
+    writer = AssetDetailsWriter(archive, journal=str(disk / "j"))
+    writer.write_many([checks.payload(number) for number in range(500)])
+    writer.flush()
+    with (disk / "of another").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(100))
+        except OSError:
+            os._exit(0)
+os.wait()
+assert checks.numbers_in(archive) == []
+AssetDetailsWriter(archive, journal=str(disk / "j")).close()
+print(checks.numbers_in(archive) == list(range(500)))
+"""
+
+
+@A_MOUNT_OF_ITS_OWN
+def test_what_a_dead_writer_left_on_a_full_disk_is_published_and_makes_room(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    done = on_a_small_disk(tmp_path / "disk", DEAD_ON_A_FULL_DISK, str(tmp_path / "a"))
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr[-3_000:]
+
+
 @A_MOUNT_OF_ITS_OWN
 @pytest.mark.parametrize("where", ["archive", "journal"])
 def test_a_full_disk_is_waited_for(where: str, tmp_path: Path) -> None:

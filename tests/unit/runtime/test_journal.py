@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -23,6 +24,8 @@ from cdp_runtime import journal as journal_module
 from cdp_runtime import pipeline as pipeline_module
 from cdp_runtime._native import crc32c
 from cdp_runtime.journal import Frame, Journal, Left, decode, encode, left_behind
+from cdp_runtime.positions import Prefix, spans
+from cdp_runtime.storage import StorageError, is_of_writer
 from cdp_runtime.store_lock import lock_of_dead, lock_of_living
 from generated.stellar.v1.asset_details_pb2 import AssetDetails
 from generated.stellar.v1.asset_details_writer import AssetDetailsWriter
@@ -52,7 +55,8 @@ def frames(draw: st.DrawFn) -> Frame:
     if isinstance(positions, list):
         positions = pa.array([0, *positions], pa.int64()).slice(1)
     letter = {"reason": "ü", "offset": None} if draw(st.booleans()) else None
-    return Frame(draw(st.text(max_size=9)), payloads, positions, letter)
+    prefix = draw(st.none() | st.builds(Prefix, st.integers(0, 2**50), st.integers(0, 2**32 - 1)))
+    return Frame(draw(st.text(max_size=9)), payloads, positions, letter, prefix)
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ class TestEncode:
         back = decode(written[HEAD:])
         assert struct.unpack_from("<QI", written) == (len(written) - HEAD, crc32c(written[HEAD:]))
         assert back.source == frame.source
-        assert back.letter == frame.letter
+        assert (back.letter, back.prefix) == (frame.letter, frame.prefix)
         assert listed(back.payloads) == listed(frame.payloads)
         assert listed(back.positions) == listed(frame.positions)
 
@@ -388,16 +392,26 @@ class TestLeftBehind:
             for thread in threads:
                 thread.join()
 
-    def test_who_recovers_is_among_the_writers_from_then_on(
+    def test_who_recovers_is_known_by_the_dead_ones_id(
         self, journal: Journal, tmp_path: Path
     ) -> None:
         journal.close()
         [left] = left_behind(tmp_path, "a.B", "/archive")
-        left.add_writer("w2")
+        ids = [left.recoverer() for _ in range(2)]
+        assert ids[0] != ids[1]
+        assert all(is_of_writer(f"a.B/0-{one}-000001.parquet", "w1") for one in ids)
         left.close()
-        [left] = left_behind(tmp_path, "a.B", "/archive")
-        assert left.writers == ["w1", "w2"]
-        left.close()
+
+    @pytest.mark.parametrize("about", [b'{"url": "/archive",}', b"[]", b"{}", b"\xff"])
+    def test_notes_that_nobody_can_read_are_named(
+        self, journal: Journal, tmp_path: Path, about: bytes
+    ) -> None:
+        journal.close()
+        [path] = tmp_path.rglob("about.json")
+        path.write_bytes(about)
+        for _ in range(2):  # the lock is let go
+            with pytest.raises(StorageError, match=f"^{path}: says no more of which archive"):
+                list(left_behind(tmp_path, "a.B", "/archive"))
 
 
 class TestFrames:
@@ -462,6 +476,30 @@ class TestFrames:
         first.write_bytes(first.read_bytes()[:-1])
         assert positions_left(tmp_path) == [0, 1, "damaged", 6, 7, 8]
 
+    def test_one_at_a_time_is_in_memory(
+        self, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        append(journal, range(9), 5_000)
+        journal.sync()
+        append(journal, range(20), 30_000)
+        journal.sync()
+        journal.close()
+        first = min(tmp_path.rglob("*.log"))
+        data = bytearray(first.read_bytes())
+        data[20_000] ^= 1
+        first.write_bytes(data)
+        monkeypatch.setattr(journal_module, "_PIECE_BYTES", 10_000)
+        [left] = left_behind(tmp_path, "a.B", "/archive")
+        tracemalloc.start()
+        pieces = [one for one in left.frames() if isinstance(one, bytes)]
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(data)
+        tracemalloc.stop()
+        left.close()
+        assert {len(one) for one in pieces[:-1]} == {10_000}
+        whole = first.read_bytes()
+        assert whole.endswith(b"".join(pieces))
+        assert len(pieces) > 3
+
 
 class TestWriter:
     """The option `journal` of a writer."""
@@ -504,6 +542,22 @@ class TestWriter:
         assert (letters[1]["reason"], letters[1]["offset"]) == ("why", 3)
         [messages] = [t["code"].to_pylist() for t in rows if "code" in t.column_names]
         assert messages == ["1"]
+
+    def test_how_much_of_a_file_was_read_is_kept_with_its_messages(self, tmp_path: Path) -> None:
+        archive, folder = tmp_path / "archive", str(tmp_path / "j")
+        read = Prefix(7, 8)
+        with AssetDetailsWriter(archive, journal=folder) as writer:
+            writer.note_prefix("s", read)
+            writer.write(checks.payload(1), source="s", position=0)
+            writer.reject(b"?", "why", source="s", position=1)
+            writer.flush()
+            shutil.copytree(tmp_path / "j", tmp_path / "copy")
+        shutil.rmtree(archive)
+        shutil.copytree(tmp_path / "copy", tmp_path / "j", dirs_exist_ok=True)
+        AssetDetailsWriter(archive, journal=folder).close()
+        for kind in ("", "_dead_letter/"):
+            [path] = (archive / kind / checks.TABLE).rglob("*.parquet")
+            assert spans(pq.read_metadata(path).metadata).prefixes == {"s": read}
 
     def test_damage_becomes_a_dead_letter(self, tmp_path: Path) -> None:
         left = Journal(tmp_path / "j", checks.TABLE, "dead", str(tmp_path / "archive"), 1 << 20)

@@ -134,6 +134,15 @@ class TestSkipPublished:
         assert writer.metrics.messages == 0
         assert checks.numbers_in(tmp_path) == [1, 2, 3, 4, 97, 194]
 
+    def test_each_call_adds_to_what_is_passed_over(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            with AssetDetailsWriter(tmp_path) as writer:
+                for source in ("a", "b"):
+                    writer.skip_published(lambda name, source=source: name == source)
+                writer.write(AssetDetails(code="1"), source="a", position=1)
+                writer.write(AssetDetails(code="2"), source="b", position=1)
+        assert checks.numbers_in(tmp_path) == [1, 2]
+
 
 class TestArchiveAgain:
     """`cdpgen archive` a second time."""
