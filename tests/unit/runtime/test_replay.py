@@ -688,6 +688,25 @@ class TestRun:
         assert len(said.out.splitlines()) == 1
         assert "1 message left out: no JSON" in said.err
 
+    def test_so_is_one_that_is_no_message_by_todays_schema(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        schemas, generated = tmp_path / "schemas", tmp_path / "generated"
+        schemas.mkdir()
+        (schemas / "extended.proto").write_text(
+            'syntax = "proto2"; package extended; message Inner { optional int32 z = 1; }'
+            "message Outer { optional int32 id = 1; extensions 100 to 199; }"
+            "extend Outer { optional Inner more = 100; }"
+        )
+        build(schemas, generated)
+        with load_tables(generated)["extended.Outer"](tmp_path / "archive") as writer:
+            writer.write_many([b"\x08\x01", b"\x08\x02\xa2\x06\x01\xff", b"\x08\x03"])
+        flags: dict[str, Any] = {"generated": str(generated), "format": "ndjson"}
+        assert run(str(tmp_path / "archive"), table="extended.Outer", **flags) == 1
+        said = capfd.readouterr()
+        assert said.out == '{"id": 1}\n{"id": 3}\n'
+        assert "1 message left out: no JSON (Error parsing message" in said.err
+
     def test_where_one_table_is_there_it_needs_no_name(self, tmp_path: Path) -> None:
         with EventWriter(tmp_path / "archive") as writer:
             writer.write(event("a"))
