@@ -297,8 +297,7 @@ class WriterConfig(_Model):
                     f"given as {os.fspath(url)}"
                 )
             found = os.fspath(url)
-            if not found:
-                raise ConfigError("destination: '' is not allowed: give a path or URL (. for here)")
+            _check_destination(found)
         elif self.storage_type is None:
             raise ConfigError(
                 "destination: is missing: give a path or URL, or storage_type (FS, GCS or S3) with "
@@ -363,6 +362,12 @@ class TableConfig(_Model):
         if isinstance(value, str):
             raise PydanticCustomError("kind", "keys and values, such as source: orders.pb")
         if isinstance(value, dict) and "source" in value:
+            for source in _each(value["source"]):
+                if not isinstance(source, str | dict | SourceConfig):
+                    given = "nothing" if source is None else repr(source)
+                    raise ValueError(
+                        f"source: {given} is not allowed: give a path, or keys and values with a path"
+                    )
             sources = [
                 {"path": source} if isinstance(source, str) else source
                 for source in _each(value["source"])
@@ -433,7 +438,10 @@ def load_pipeline(path: str | Path, environment: Mapping[str, str] = os.environ)
         raise ConfigError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: {error.problem or 'not YAML'}") from None
+        problem = error.problem or "not YAML"
+        if problem.startswith("but "):  # goes on from there
+            problem = f"{error.context} {problem}"
+        raise ConfigError(f"{path}:{line}: {problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
     except ConfigError:
@@ -471,6 +479,20 @@ def _each(value: Any) -> Iterable[Any]:
 
 def _is_number(kind: Any) -> bool:
     return kind in (int, float) or any(map(_is_number, get_args(kind)))
+
+
+def _check_destination(url: str) -> None:
+    """Refuses what would be a folder that nobody means."""
+    why = None
+    scheme = re.match("(s3a?|gs|gcs|az|abfss?|https?|s?ftp|ssh):/*", url)
+    if not url:
+        why = "give a path or URL (. for here)"
+    elif scheme and not scheme[0].endswith("://"):
+        why = f"a URL has two slashes: {scheme[1]}://{url[scheme.end() :]}"
+    elif url.startswith("~") and os.path.expanduser(url) == url:
+        why = "there is no such user; ./~ is a folder of that name"
+    if why is not None:
+        raise ConfigError(f"destination: {url!r} is not allowed: {why}")
 
 
 def _refused(key: str, value: object, why: str) -> ValueError:

@@ -108,6 +108,8 @@ class TableWriter(Generic[M]):
         from .config import WriterConfig, check
         from .pipeline import Pipeline
 
+        if on_published is not None and not callable(on_published):
+            raise TypeError(f"on_published takes a function, not {_kind(on_published)}")
         config = check(WriterConfig, cast("Mapping[str, Any]", options))
         self._pipeline = Pipeline(type(self), url, config, on_published)
         # the threads know the pipeline and not this object: one that is dropped, or still there when the
@@ -199,7 +201,13 @@ class TableWriter(Generic[M]):
 
         Raises:
             OSError: the archive cannot be read, or a footer in it is damaged.
+            TypeError: it is no function, but the name of a source for example.
         """
+        if not callable(sources):
+            raise TypeError(
+                "skip_published takes a function that is given the name of a source, not "
+                f"{_kind(sources)}: lambda name: name == ..."
+            )
         return self._pipeline.skip_published(sources)
 
     def note_prefix(self, source: str, prefix: Prefix) -> None:
@@ -290,7 +298,7 @@ class TableWriter(Generic[M]):
         if isinstance(message, (bytes, bytearray, memoryview)):
             return bytes(message)
         descriptor = getattr(message, "DESCRIPTOR", None)
-        if descriptor is None:
+        if descriptor is None or isinstance(message, type):
             raise TypeError(f"expected a {self.table} or its bytes, not {_kind(message)}")
         if descriptor.full_name != self.table:
             raise TypeError(f"expected a {self.table}, not a {descriptor.full_name}")

@@ -192,6 +192,19 @@ class TestDestination:
             check(WriterConfig, {}).destination("")
 
     @pytest.mark.parametrize(
+        ("url", "said"),
+        [
+            ("s3:/bucket/a", "a URL has two slashes: s3://bucket/a"),
+            ("gs:bucket", "a URL has two slashes: gs://bucket"),
+            ("~nobody-here/a", "there is no such user; ./~ is a folder of that name"),
+        ],
+    )
+    def test_what_would_be_a_folder_that_nobody_means_is_refused(self, url: str, said: str) -> None:
+        with pytest.raises(ConfigError, match=f"^destination: '{url}' is not allowed: {said}$"):
+            check(WriterConfig, {}).destination(url)
+        assert check(WriterConfig, {}).destination(f"./{url}").url == f"./{url}"
+
+    @pytest.mark.parametrize(
         ("values", "url", "expected"),
         [
             ({}, "archive", ("archive", {})),
@@ -344,6 +357,18 @@ class TestLoadPipeline:
             ("a: b: c", "1: mapping values are not allowed here"),
             ("", " expected keys and values (destination, tables, ...)"),
             ("[1]", " expected keys and values (destination, tables, ...)"),
+            (
+                "a: 1\n---\nb: 2",
+                "2: expected a single document in the stream but found another document",
+            ),
+            (
+                "tables: {a.B: {source: }}",
+                "1: tables.a.B.source: nothing is not allowed: give a path, or",
+            ),
+            (
+                "tables: {a.B: {source: [a.pb, 3]}}",
+                "1: tables.a.B.source: 3 is not allowed: give a",
+            ),
             ("version: 2\ntables: {a.B: {source: x}}", "1: version: 2 is not allowed: must be 1"),
             ("tables: {}", "1: tables: {} is not allowed: must not be empty"),
             (
@@ -354,7 +379,7 @@ class TestLoadPipeline:
             ("tables: [a.B]", "1: tables: ['a.B'] is not allowed: must be keys and values"),
             (
                 "tables: {a.B: {source: 5}}",
-                "1: tables.a.B.source.0: 5 is not allowed: must be keys and values",
+                "1: tables.a.B.source: 5 is not allowed: give a path, or keys and values",
             ),
         ],
     )
