@@ -197,6 +197,18 @@ class Pipeline:
     def skip_published(self, sources: Callable[[str], bool]) -> Published:
         """Learns what the archive holds of some more sources, for `missing`."""
         self._known.update(self._read_published(sources))
+        own = tuple(level.name for level in self._router.levels)
+        for levels in sorted(self._known.levels - {own}):
+            from .log import logger
+
+            logger().warning(
+                "files of this table lie in other folders",
+                archive=self.url,
+                table=self._table,
+                theirs="/".join(levels) or "(none)",
+                new="/".join(own) or "(none)",
+                so="DuckDB and Polars do not read both at once as partitions; one partition_by for an archive",
+            )
         return self._known
 
     def _read_published(

@@ -37,6 +37,8 @@ class Published:
     def __init__(self) -> None:
         self.prefixes: Final[dict[str, Prefix]] = {}
         """The longest that is known to have been read of each source that is a file."""
+        self.levels: Final[set[tuple[str, ...]]] = set()
+        """The names of the levels of folders in which files with rows lie."""
         self._new: dict[str, list[tuple[pa.Array, pa.Array]]] = {}
         self._intervals: dict[str, tuple[list[int], list[int]]] = {}
 
@@ -61,6 +63,7 @@ class Published:
     def update(self, newer: Published) -> None:
         """Takes what is known by now, in place of what was of the same sources."""
         self.prefixes.update(newer.prefixes)
+        self.levels.update(newer.levels)
         self._new.update(newer._new)
         for source in newer._new:
             self._intervals.pop(source, None)
@@ -145,6 +148,9 @@ def published(
                 for file, one in zip(new, threads.map(footer, new), strict=True):
                     found.add(one, wanted)
                     read.add(file)
+                    if file.path.startswith(f"{writer.table}/"):
+                        folders = file.path.split("/")[1:-1]
+                        found.levels.add(tuple(name.partition("=")[0] for name in folders))
         except OSError:
             # one that was moved or removed since is no damage
             if set(new) <= set(files_in("", *_OF_LETTERS)):

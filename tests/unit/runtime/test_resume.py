@@ -158,6 +158,20 @@ class TestArchiveAgain:
         assert "1,000 messages were there already" in said
         assert checks.numbers_in(tmp_path / "a") == list(range(1_000))
 
+    def test_files_in_folders_of_another_partition_are_told(
+        self, stream: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        for options, told in (
+            ({"partition_by": "type"}, []),
+            ({"partition_by": "type"}, []),
+            ({}, [("type", "ledger_day")]),
+            ({"partition_by": "code"}, [("ledger_day", "code"), ("type", "code")]),
+        ):
+            checks.write_stream(stream, range(1_000, 1_010))
+            checks.run_archive(stream, tmp_path / "a", options)
+            events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+            assert [(one["theirs"], one["new"]) for one in events if "theirs" in one] == told
+
     def test_a_file_that_has_grown_gives_what_is_new(self, stream: Path, tmp_path: Path) -> None:
         checks.run_archive(stream, tmp_path / "a", {})
         checks.write_stream(stream, range(1_000, 1_500))
