@@ -7,6 +7,7 @@ and the runtime's commands never load the generator.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -196,21 +197,24 @@ def archive(
 ) -> None:
     """Archive a stream of messages as Parquet."""
     from cdp_runtime.archive import run
+    from cdp_runtime.log import STANDARD_ERROR, STANDARD_OUTPUT
 
     options = _given(option)
     if dry_run:
         options["dry_run"] = "true"
-    raise typer.Exit(
-        run(
-            pipeline,
-            table=table,
-            source=source or (),
-            to=to,
-            generated=generated,
-            format=format,
-            options=options,
-        )
+    code = run(
+        pipeline,
+        table=table,
+        source=source or (),
+        to=to,
+        generated=generated,
+        format=format,
+        options=options,
     )
+    # what is archived is archived, whether or not anybody could be told
+    STANDARD_OUTPUT.forget()
+    STANDARD_ERROR.forget()
+    raise typer.Exit(code)
 
 
 dead_letters = typer.Typer(
@@ -408,6 +412,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: always; with 0 when all is well, 1 when a check failed, 2 when something that
             the user wrote cannot be used.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: the next file that is opened would have its number
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         app(arguments)
     except UsageError as error:

@@ -29,6 +29,7 @@ from .config import (
     nested,
 )
 from .dead_letter import FOLDER, DeadLetter, counted
+from .log import STANDARD_ERROR, STANDARD_OUTPUT, logger
 from .metrics import Metrics
 from .parquet import PublishedFile
 from .sources import Input, inputs_of, read_inputs
@@ -131,22 +132,22 @@ def run(
             base = Path()
         jobs = _jobs(config, base, nested(options or {}), to)
     except (ConfigError, StorageError) as error:
-        print(error, file=sys.stderr)
+        print(error, file=STANDARD_ERROR)
         return 2
     failed = False
     try:
         with _Stop() as stop:
             for job in jobs:
                 archived = archive_table(job, stop)
-                print(_summary(archived), flush=True)
+                print(_summary(archived), file=STANDARD_OUTPUT, flush=True)
                 failed |= archived.broken > 0 or archived.only_dead_letters
                 if stop.requested:
                     break
     except (ConfigError, StorageError) as error:
-        print(error, file=sys.stderr)
+        print(error, file=STANDARD_ERROR)
         return 1 if isinstance(error, StorageError) and error.transient else 2
     except (OSError, WriterFailed) as error:
-        print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        print(error, *getattr(error, "__notes__", ()), sep="\n", file=STANDARD_ERROR)
         return 1
     return 1 if failed else 0
 
@@ -156,8 +157,6 @@ def archive_table(job: _Job, stop: _Stop) -> Archived:
 
     An input that cannot be read on is told on standard error, and the next one is read.
     """
-    from .log import logger
-
     config = check(WriterConfig, job.options)
     log = logger(debug=config.debug)
     log.debug(
@@ -185,7 +184,7 @@ def archive_table(job: _Job, stop: _Stop) -> Archived:
         # the system's own begin with a number and end with the file
         named = error.filename is not None and error.strerror
         said = f"{error.filename}: cannot be read: {error.strerror}" if named else str(error)
-        print(said, file=sys.stderr, flush=True)
+        print(said, file=STANDARD_ERROR, flush=True)
 
     began = time.monotonic()
     stop.limit(config.shutdown_seconds, None)
@@ -536,7 +535,7 @@ class _Stop:
         self._timer = threading.Timer(self._seconds, self._time_is_over)
         self._timer.daemon = True
         self._timer.start()
-        print("stopping: publishing what was read; once more to abort", file=sys.stderr)
+        print("stopping: publishing what was read; once more to abort", file=STANDARD_ERROR)
 
     def _time_is_over(self) -> None:
         if self._writer is not None:
@@ -546,14 +545,14 @@ class _Stop:
             return
         # who still waits, for an input or for what a journal held to be published, would wait on for ever;
         # nothing is lost that was not lost if this process were killed
-        print("stopped: it took longer than shutdown_seconds", file=sys.stderr, flush=True)
+        print("stopped: it took longer than shutdown_seconds", file=STANDARD_ERROR, flush=True)
         os._exit(1)
 
 
 @contextlib.contextmanager
 def _progress(table: str, metrics: Metrics, began: float) -> Iterator[None]:
     """A line on a terminal that tells how far things are, while the block runs."""
-    if not sys.stderr.isatty():
+    if not STANDARD_ERROR.isatty():
         yield
         return
     from rich.console import Console
@@ -571,10 +570,15 @@ def _progress(table: str, metrics: Metrics, began: float) -> Iterator[None]:
             (f"  {counted(metrics.dead_letters)}" if metrics.dead_letters else "", "red"),
         )
 
-    with Live(
+    live = Live(
         get_renderable=line, console=Console(stderr=True), refresh_per_second=8, transient=True
-    ):
+    )
+    live.start()
+    try:
         yield
+    finally:
+        with contextlib.suppress(OSError):  # the terminal may be gone by now
+            live.stop()
 
 
 def _summary(archived: Archived) -> str:

@@ -2,33 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any, Final, Literal, TextIO, TypeVar
 
-import structlog
+__all__ = ["STANDARD_ERROR", "STANDARD_OUTPUT", "logger"]
 
-__all__ = ["logger"]
+T = TypeVar("T")
 
 
-class _StandardError:
-    """Whatever `sys.stderr` is when a line is written; a progress display puts itself in its place."""
+class _Standard:
+    """Whatever `sys.stdout` or `sys.stderr` is at the time; a progress display puts itself in its place.
+
+    What it does not take is dropped: no work ends because the disk of its log is full, or nobody reads that
+    any more.
+    """
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self._name: Final = name
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        self._try(lambda stream: stream.write(text))
+        return len(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        self._try(lambda stream: stream.flush())
+
+    def isatty(self) -> bool:
+        return self._try(lambda stream: stream.isatty()) or False
+
+    def forget(self) -> None:
+        """Drops what it has kept to try again; else the interpreter does at its end, and exits with 120."""
+        stream: TextIO | None = getattr(sys, self._name)
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError:
+            assert stream is not None
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+    def _try(self, do: Callable[[TextIO], T]) -> T | None:
+        stream: TextIO | None = getattr(sys, self._name)  # None where it was closed from the start
+        # ValueError: it is closed by now; RuntimeError: a signal's handler writes in the midst of a write
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            return None if stream is None else do(stream)
+        return None
+
+
+STANDARD_ERROR: Final = _Standard("stderr")
+"""One for all loggers: structlog has a lock a stream, by which the lines of two threads stay apart."""
+
+STANDARD_OUTPUT: Final = _Standard("stdout")
 
 
 def logger(stream: TextIO | None = None, *, debug: bool = False) -> Any:
     """A logger; each call makes one event: `log.info("published", file=..., rows=...)`.
 
     Args:
-        stream: where to write; standard error when left out.
+        stream: where to write; standard error when left out, which may be closed or full.
         debug: whether events of the level debug are written too.
     """
-    terminal = (stream or sys.stderr).isatty()
+    import structlog  # takes time and memory that who never logs does not need
+
+    out = stream or STANDARD_ERROR
+    terminal = out.isatty()
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
@@ -38,7 +80,7 @@ def logger(stream: TextIO | None = None, *, debug: bool = False) -> Any:
     else:
         processors.append(structlog.processors.JSONRenderer())
     return structlog.wrap_logger(
-        structlog.PrintLogger(stream or _StandardError()),  # type: ignore[arg-type]
+        structlog.PrintLogger(out),  # type: ignore[arg-type]
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.DEBUG if debug else logging.INFO

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 # not first where something has failed: with no descriptor left no module can be loaded
 import tenacity
 
+from .log import STANDARD_ERROR, logger
 from .store_errors import is_transient
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ class Patience:
     @staticmethod
     def _log(level: str, event: str, **about: Any) -> None:
         try:
-            from .log import logger  # takes time and memory that who never waits does not need
-        except OSError:  # a lack of descriptors, by which it cannot be loaded either
-            print(json.dumps({**about, "event": event, "level": level}), file=sys.stderr)
+            log = logger()
+        except OSError:  # a lack of descriptors, by which what it needs cannot be loaded either
+            print(json.dumps({**about, "event": event, "level": level}), file=STANDARD_ERROR)
             return
-        getattr(logger(), level)(event, **about)
+        getattr(log, level)(event, **about)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -342,6 +345,72 @@ class TestRun:
         monkeypatch.chdir("/")
         assert run(path) == 0
         assert (tmp_path / "j" / checks.TABLE).is_dir()
+
+
+class TestWhereNobodyCanBeTold:
+    """What is archived is archived, and the exit code says no more than that."""
+
+    @staticmethod
+    def command(*said: str) -> list[str]:
+        return [str(Path(sys.executable).with_name("cdpgen")), "archive", *said]
+
+    @pytest.mark.parametrize("redirected", ["2>&-", ">&- 2>&-", "2>/dev/full", ">/dev/full"])
+    def test_the_exit_is_0(self, redirected: str, stream: Path, tmp_path: Path) -> None:
+        said = f'--table {checks.TABLE} --from "$1" --to "$2" --generated "$3" {redirected}'
+        ended = subprocess.run(
+            [
+                *("sh", "-c", f'"$0" archive {said}'),
+                self.command()[0],
+                stream,
+                tmp_path / "a",
+                GENERATED,
+            ],
+            # what Python has not written yet it tries to write at its end
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+            capture_output=True,
+            timeout=60,
+        )
+        assert ended.returncode == 0
+        assert checks.numbers_in(tmp_path / "a") == list(range(300))
+
+    def test_every_input_and_table_is_archived(
+        self, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "broken.pb.gz").write_bytes(b"no gzip at all")
+        other = "stellar.v1.ContractData"
+        path = pipeline(
+            tmp_path, f"{{source: [broken.pb.gz, {stream.name}]}}, {other}: {{source: e.pb}}"
+        )
+        (tmp_path / "e.pb").write_bytes(b"\0")
+        full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)
+        monkeypatch.setattr("sys.stdout", full)
+        monkeypatch.setattr("sys.stderr", full)
+        assert run(path) == 1
+        assert checks.numbers_in(tmp_path / "a" / checks.TABLE) == [
+            number for number in range(300) if not checks.is_corrupt(number)
+        ]
+        assert len(checks.files(tmp_path / "a" / other)) == 1
+
+    def test_a_terminal_that_has_gone_ends_nothing(self, stream: Path, tmp_path: Path) -> None:
+        read_end, write_end = os.pipe()
+        terminal, its_end = os.openpty()
+        said = ("--table", checks.TABLE, "--from", "-", "--format", "delimited")
+        with subprocess.Popen(
+            self.command(*said, "--to", str(tmp_path / "a"), "--generated", GENERATED),
+            stdin=read_end,
+            stdout=subprocess.PIPE,
+            stderr=its_end,
+        ) as process:
+            os.close(its_end)
+            os.close(read_end)
+            os.read(terminal, 1)  # the progress has begun
+            os.close(terminal)
+            os.write(write_end, stream.read_bytes())
+            os.close(write_end)
+            out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert b"300 messages" in out
+        assert checks.numbers_in(tmp_path / "a") == list(range(300))
 
 
 class TestLoadTables:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import sys
 
 import pytest
 
-from cdp_runtime.log import logger
+from cdp_runtime.log import STANDARD_ERROR, logger
 
 
 class Terminal(io.StringIO):
@@ -51,3 +52,34 @@ class TestLogger:
         monkeypatch.setattr("sys.stderr", later)
         log.info("published")
         assert json.loads(later.getvalue())["event"] == "published"
+
+    def test_what_standard_error_does_not_take_is_dropped(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed = io.StringIO()
+        closed.close()
+        full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)
+        for stream in (None, closed, full):
+            monkeypatch.setattr("sys.stderr", stream)
+            logger().info("published")
+        later = io.StringIO()
+        log = logger()
+        monkeypatch.setattr("sys.stderr", later)
+        log.info("published")
+        assert json.loads(later.getvalue())["event"] == "published"
+
+    def test_loggers_of_standard_error_share_a_lock(self) -> None:
+        from structlog._output import WRITE_LOCKS
+
+        loggers = [logger()]
+        before = len(WRITE_LOCKS)
+        loggers += [logger(), logger()]
+        assert len(WRITE_LOCKS) == before
+
+    def test_where_nothing_was_kept_back_nothing_is_forgotten(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        print("said", end="", file=sys.stderr)
+        STANDARD_ERROR.forget()
+        print(" and more", end="", file=sys.stderr)
+        assert capfd.readouterr().err == "said and more"

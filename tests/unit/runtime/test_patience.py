@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import threading
 import time
@@ -54,6 +56,23 @@ class TestCall:
         assert Quick("w", metrics).call(failing(2, TimeoutError()), "do") == 3
         assert events(capsys) == ["failed, trying again"] * 2
         assert metrics.healthy
+
+    @pytest.mark.parametrize("loaded", [True, False])
+    @pytest.mark.parametrize("closed", [True, False])
+    def test_it_is_waited_for_also_where_it_cannot_be_said(
+        self, closed: bool, loaded: bool, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_descriptors() -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        if not loaded:
+            monkeypatch.setattr("cdp_runtime.patience.logger", no_descriptors)
+        out = io.StringIO()
+        monkeypatch.setattr("sys.stdout", out)
+        full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)
+        monkeypatch.setattr("sys.stderr", None if closed else full)
+        assert Quick("w", metrics).call(failing(8, TimeoutError()), "do") == 9
+        assert out.getvalue() == ""
 
     def test_after_some_attempts_the_writer_is_paused_until_one_succeeds(
         self, metrics: Metrics, capsys: pytest.CaptureFixture[str]
