@@ -447,6 +447,10 @@ class Pipeline:
             raise ConfigError(
                 f"journal: {name!r} is not allowed: it is no folder, and cannot be made one: {error.strerror}"
             ) from None
+        if place(str(folder)) == place(self.url):
+            raise ConfigError(
+                f"journal: {name!r} is not allowed: it is the folder of the archive itself"
+            )
         store = self._storage.store()
         for left in left_behind(folder, self._table, self.url, store):
             self._recover(left, url, config)

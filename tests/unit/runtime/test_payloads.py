@@ -63,7 +63,7 @@ class TestConcatPositions:
             [[3, 4, 6, 7]],
             [range(3, 5), [6], range(7, 8)],
         ],
-        ids=str,
+        ids=range(5),
     )
     def test_others_become_one_array(self, parts: list[Any]) -> None:
         joined = concat_positions(parts)

@@ -305,6 +305,13 @@ def test_a_journal_is_recovered_through_a_link_to_the_archive(tmp_path: Path) ->
     assert len(list((tmp_path / "real").rglob("*.parquet"))) == 1
 
 
+def test_a_journal_in_the_place_of_the_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="it is the folder of the archive itself"):
+        AssetDetailsWriter(tmp_path, journal=tmp_path / "link")
+    assert list((tmp_path / "_tmp").iterdir()) == []
+
+
 @pytest.mark.parametrize("recovers", [False, True])
 def test_a_journal_that_cannot_be_begun_is_named_and_nothing_is_left(
     recovers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
