@@ -30,6 +30,7 @@ from pyarrow.fs import LocalFileSystem
 
 from .archive import load_tables, writer_of
 from .config import ConfigError
+from .former import told_implicit
 from .partition import Column, Day, Hour, Partition, Range
 from .provenance import WRITTEN_AS, other_lock
 from .router import NULL
@@ -445,6 +446,7 @@ class _File:
             self.parquet.schema_arrow,
             current=told.get(b"cdpgen.fingerprint", b"").decode() == files.writer.fingerprint,
             older=older_ids(told),
+            implicit=told_implicit(told),
             defaults=files.defaults,
         )
 

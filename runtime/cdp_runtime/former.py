@@ -47,6 +47,7 @@ __all__ = [
     "former_of",
     "implicit_ids",
     "told_fields",
+    "told_implicit",
 ]
 
 IMPLICIT: Final = "cdpgen.implicit"
@@ -151,7 +152,6 @@ def former_of(
     if text is None:
         return None
     pool, message = _message(text, today.program.message)
-    implicit = metadata.get(IMPLICIT.encode(), b"").decode()
     written = _written(metadata, schema)
     fields: list[ArrowField] = [
         field
@@ -164,7 +164,7 @@ def former_of(
         pool,
         dict.fromkeys(_retired(fields, raw)) | told_fields(metadata),
         _known_by_id(today),
-        frozenset(int(number) for number in implicit.split(",") if number),
+        frozenset(told_implicit(metadata)),
         seconds_told=written is not None,
         names_told=FIELDS.encode() in metadata,
     )
@@ -191,6 +191,12 @@ def told_fields(metadata: Mapping[bytes, bytes]) -> dict[int, Path | None]:
         return {int(number): tuple(map(int, path or ())) or None for number, path in told.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{FIELDS} of the footer cannot be read: {error}") from error
+
+
+def told_implicit(metadata: Mapping[bytes, bytes]) -> list[int]:
+    """The ids in a footer of columns in which zero is absent, though their fields are `optional`."""
+    told = metadata.get(IMPLICIT.encode(), b"").decode()
+    return [int(number) for number in told.split(",") if number]
 
 
 def footer_of(

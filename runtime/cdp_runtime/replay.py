@@ -35,7 +35,14 @@ from .archive import import_messages, load_tables, writer_of
 from .config import ConfigError, destination_of
 from .dataset import ArchiveError, ahead, folder_keys, older_ids, open_parquet
 from .dead_letter import FOLDER, RETRY_FOLDER, counted
-from .former import IMPLICIT, cases_of_footer, enums_of_footer, former_of, told_fields
+from .former import (
+    IMPLICIT,
+    cases_of_footer,
+    enums_of_footer,
+    former_of,
+    told_fields,
+    told_implicit,
+)
 from .positions import Spans, spans
 from .program import Enum
 from .provenance import FIRST_FIELD_ID, other_lock
@@ -618,6 +625,7 @@ class _File:
                     schema,
                     current=False,
                     older=older_ids(told),
+                    implicit=told_implicit(told),
                     defaults=None,
                 )
         if self._lost:

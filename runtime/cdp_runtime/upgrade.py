@@ -34,7 +34,7 @@ from .config import ConfigError, destination_of
 from .converter import ConversionError, Converter
 from .dataset import OLDER, ArchiveError, older_ids, open_parquet, written_as
 from .dead_letters import is_unfinished
-from .former import FIELDS, IMPLICIT, footer_of, former_of, implicit_ids
+from .former import FIELDS, IMPLICIT, footer_of, former_of, implicit_ids, told_implicit
 from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
@@ -205,7 +205,13 @@ def _upgrade_file(
     converter = writer.converter()
     schema = with_retired(converter.schema, [source])
     evolution = Evolution(
-        converter, schema, source, current=False, older=older_ids(footer), defaults=None
+        converter,
+        schema,
+        source,
+        current=False,
+        older=older_ids(footer),
+        implicit=told_implicit(footer),
+        defaults=None,
     )
     told: dict[str, str] = {
         **{key.decode(): value.decode() for key, value in footer.items() if key != b"ARROW:schema"},

@@ -59,6 +59,7 @@ class Evolution:
         source: the schema of the files, as pyarrow reads it.
         current: whether the files are of today's version, so that decoding them again would tell nothing new.
         older: ids of columns that the files have though their rows are older (see `cdp_runtime.upgrade`).
+        implicit: ids of columns in which zero was absent, though by now the files could have null there.
         defaults: what rows older than a column have in it, by the column's dotted path, instead of
             protobuf's own default.
     """
@@ -71,6 +72,7 @@ class Evolution:
         *,
         current: bool,
         older: Collection[int] = (),
+        implicit: Collection[int] = (),
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self._converter = converter
@@ -82,7 +84,7 @@ class Evolution:
         self._rivals = {} if current else _rivals_of(converter.program, converter.schema)
         self._renames = renames(schema, source)
         self._known = frozenset(ids_of(converter.schema))
-        self._never_null = frozenset(ids_of(source, nullable=False))
+        self._never_null = frozenset([*ids_of(source, nullable=False), *implicit])
         self._older = frozenset(older)
         self._defaults = defaults or {}
         self._raw = self._raw_of(current)

@@ -297,6 +297,27 @@ class TestUpgrade:
         history.write({"x": 0})
         assert replayed() in (first + b"\x02\x20\x00", b"\x02\x20\x00" + first)
 
+    def test_its_zero_stays_one_in_messages_that_an_upgrade_kept_whole(
+        self, tmp_path: Path
+    ) -> None:
+        line, dropped = "message Line { %s int32 a = 1; }", "{columns: {r: {drop: true}}}"
+        fields = "%s int32 x = 1; Line one = 2; repeated Line many = 3; string r = 4;"
+        history = History(tmp_path, "shop.Order")
+        history.build(order(fields % "", line % ""))
+        history.write({"many": [{}]}, {"one": {}, "many": [{}, {"a": 2}], "r": "kept whole"})
+        rules = f"version: 1\ntables: {{shop.Order: {dropped}}}"
+        optional, line = fields % "optional", line % "optional"
+        history.build(order(optional, line), rules)
+        rows = history.rows(columns=["x", "one", "many"])
+        assert [row["x"] for row in rows] == [0, 0]
+        assert rows[1] == {"x": 0, "one": {"a": 0}, "many": [{"a": 0}, {"a": 2}]}
+        for number in (5, 6):
+            (done,) = upgrade(history.archive, generated=history.today.generated)
+            assert done.rows == 2
+            optional += f"string more_{number} = {number};"
+            history.build(order(optional, line), rules)
+            assert history.rows(columns=["x", "one", "many"]) == rows
+
     def test_seconds_since_1970_are_seconds_in_a_replay_and_in_what_is_kept_whole(
         self, tmp_path: Path
     ) -> None:
