@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import shlex
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from cdpgen.descriptors import compile_schemas
 from cdpgen.errors import UsageError
@@ -41,14 +42,15 @@ def check(schemas: Path, against: str | None = None) -> Checked:
 
     Args:
         schemas: the folder.
-        against: the path of a lock, or a git ref whose schemas are compared; the lock of the folder
-            when left out.
+        against: the path of a lock, or a git ref whose schemas are compared, or a lock or a folder of
+            schemas at one (`main:schemas`); the lock of the folder when left out.
 
     Returns:
         What was found.
 
     Raises:
-        UsageError: the schemas, rules or lock cannot be used, or there is no such file or ref.
+        UsageError: the schemas, rules or lock cannot be used, there is no such file or ref, or the schemas
+            lay in another folder at that ref.
     """
     compiled = compile_schemas(schemas)
     reject_misnamed(schemas)
@@ -58,7 +60,8 @@ def check(schemas: Path, against: str | None = None) -> Checked:
         previous = read_lock(schemas / LOCK_NAME)
     else:
         path = Path(against)
-        previous = read_lock(path) if path.is_file() else _at_ref(schemas, against)
+        tables = {table.name for table in planned.tables}
+        previous = read_lock(path) if path.is_file() else _at_ref(schemas, against, tables)
     compared = compare(previous, planned, rules, against=against is not None)
     newer = {} if compared.breaking else _newer(previous, planned, compared)
     return Checked(compared, len(planned.tables), newer, not previous.tables)
@@ -77,27 +80,44 @@ def _newer(previous: Lock, planned: Plan, compared: Comparison) -> dict[str, int
     }
 
 
-def _at_ref(schemas: Path, ref: str) -> Lock:
-    """What the schemas were at a git ref, as the lock that a build would have made of them."""
+def _at_ref(schemas: Path, ref: str, tables: Collection[str]) -> Lock:
+    """What the schemas were at a git ref, as the lock that a build would have made of them.
+
+    Args:
+        schemas: the folder.
+        ref: of a commit, or of a lock or a folder of schemas in one.
+        tables: those that the schemas have now.
+    """
     try:
-        prefix = _git(schemas, "rev-parse", "--show-prefix").decode().strip()
+        prefix = _git(schemas, "rev-parse", "--show-prefix").decode().rstrip("\n")
     except UsageError as error:
         raise UsageError(f"{ref}: is not the path of a lock, and {error}") from None
-    if not _has(schemas, ref):
+    found = _object(schemas, ref)
+    if found is None:
         raise UsageError(
             f"{ref}: is neither the path of a lock nor a git ref of {schemas} (a shallow "
             "clone, as CI makes it, has few: fetch the ref first)"
         )
+    kind = _git(schemas, "cat-file", "-t", found).strip()
+    if kind == b"blob":
+        return _lock_of(_git(schemas, "cat-file", "blob", found), ref)
+    shown, here = f"{ref}:{schemas}", f"{ref}:{prefix}"
+    tree = _object(schemas, f"{found}:{prefix}")
+    if tree is None and kind == b"tree":
+        shown, here, tree = ref, f"{ref}/", found
+    known = tree is not None and _object(schemas, f"{tree}:{LOCK_NAME}") is not None
+    top = Path(_git(schemas, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
+    if not known:
+        _reject_moved(schemas, top, ref, found, tables)
     own = schemas / LOCK_NAME
-    if not own.is_file() and _has(schemas, f"{ref}:{prefix}{LOCK_NAME}"):
+    if tree is None:  # the schemas are new since, or what was archived was not committed then
+        return read_lock(own)
+    if known and not own.is_file():
         raise UsageError(
             f"{own}: is not there, and was at {ref}: without it columns get other ids than files have; "
-            f"bring it back: git checkout {ref} -- {own}"
+            f"bring it back: git show {shlex.quote(here + LOCK_NAME)} > {shlex.quote(str(own))}"
         )
-    if not _has(schemas, f"{ref}:{prefix}"):  # the schemas are new since
-        return Lock(f"{ref}:{schemas / LOCK_NAME}")
-    top = Path(_git(schemas, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
-    archived = _git(top, "archive", "--format=tar", f"{ref}:{prefix}")
+    archived = _git(top, "archive", "--format=tar", tree)
     with tempfile.TemporaryDirectory(prefix="cdpgen-") as name:
         before = Path(name)
         try:
@@ -105,23 +125,60 @@ def _at_ref(schemas: Path, ref: str) -> Lock:
                 tar.extractall(before, filter="data")
         except tarfile.FilterError as error:
             raise UsageError(
-                f"{ref}:{schemas / error.tarinfo.name}: is a link out of {schemas}, which cannot be "
-                f"followed at a git ref; give --against the path of a lock: git show "
-                f"{ref}:{prefix}{LOCK_NAME} > old.lock"
+                f"{shown}/{error.tarinfo.name}: is a link out of {schemas}, which cannot be "
+                f"followed at a git ref; give its lock: --against {here}{LOCK_NAME}"
             ) from None
         try:
             planned = plan(compile_schemas(before), read_rules(before))
             _, lock = lock_plan(planned, read_lock(before / LOCK_NAME))
         except UsageError as error:
-            said = str(error).replace(str(before), f"{ref}:{schemas}")
-            raise UsageError(said) from None
-    return Lock(f"{ref}:{schemas / LOCK_NAME}", lock.tables, lock.enums, lock.reserved)
+            raise UsageError(str(error).replace(str(before), shown)) from None
+    return replace(lock, path=f"{shown}/{LOCK_NAME}")
 
 
-def _has(folder: Path, tree: str) -> bool:
-    peeled = tree if ":" in tree else f"{tree}^{{tree}}"
-    command = ["git", "rev-parse", "--quiet", "--verify", "--end-of-options", peeled]
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+def _lock_of(data: bytes, shown: str) -> Lock:
+    """A lock that git has."""
+    with tempfile.TemporaryDirectory(prefix="cdpgen-") as name:
+        path = Path(name, LOCK_NAME)
+        path.write_bytes(data)
+        try:
+            return replace(read_lock(path), path=shown)
+        except UsageError as error:
+            raise UsageError(str(error).replace(str(path), shown)) from None
+
+
+def _reject_moved(schemas: Path, top: Path, ref: str, commit: str, tables: Collection[str]) -> None:
+    """Objects to a folder whose tables were those of another one at a git ref.
+
+    Compared with nothing, whatever was done to them would be fine. A folder that is new since is let be.
+    """
+    names = _git(top, "ls-tree", "-r", "-z", "--name-only", commit).decode(errors="surrogateescape")
+    for path in map(PurePosixPath, names.split("\0")):
+        if path.name != LOCK_NAME:
+            continue
+        try:
+            lock = _lock_of(_git(top, "cat-file", "blob", f"{commit}:{path}"), f"{ref}:{path}")
+        except UsageError:  # it stops those whose lock it is
+            continue
+        both = sorted(lock.tables.keys() & {*tables})
+        if both:
+            folder = "" if path.parent == PurePosixPath() else path.parent
+            raise UsageError(
+                f"{schemas}: has no lock at {ref}, where {path} has {both[0]}; if the folder was moved since, "
+                f"compare with what it was: --against {shlex.quote(f'{ref}:{folder}')}"
+            )
+
+
+def _object(folder: Path, name: str) -> str | None:
+    """The id of what git has of a name, for a tag of what is tagged; None where there is nothing."""
+    found = _verified(folder, name)
+    return found and _verified(folder, f"{found}^{{}}")
+
+
+def _verified(folder: Path, name: str) -> str | None:
+    command = ["git", "rev-parse", "--quiet", "--verify", "--end-of-options", name]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    return done.stdout.decode().strip() if done.returncode == 0 else None
 
 
 def _git(folder: Path, *arguments: str) -> bytes:

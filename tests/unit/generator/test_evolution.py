@@ -200,7 +200,86 @@ class TestCheck:
         assert run("check", "schemas", "--against", "main") == 0
         lock.unlink()
         assert run("check", "schemas", "--against", "main") == 2
-        assert f"git checkout main -- {Path('schemas') / LOCK_NAME}" in capsys.readouterr().err
+        back = "git show main:schemas/cdpgen.lock > schemas/cdpgen.lock"
+        assert back in capsys.readouterr().err
+
+    @pytest.mark.parametrize("moved", ["protos", "shop/protos", "schemas/shop"])
+    def test_a_folder_that_was_moved_is_compared_with_what_it_was_and_not_with_nothing(
+        self, capsys: pytest.CaptureFixture[str], moved: str
+    ) -> None:
+        schemas = committed(Change("FIELD_SAME_TYPE"))
+        Path(moved).parent.mkdir(exist_ok=True)
+        shutil.move(schemas, "away")
+        shutil.copytree("away", moved)
+        assert run("check", moved, "--against", "main") == 2
+        assert capsys.readouterr().err == (
+            f"{moved}: has no lock at main, where schemas/cdpgen.lock has shop.v1.Sale; if the folder was "
+            "moved since, compare with what it was: --against main:schemas\n"
+        )
+        assert run("check", moved, "--against", "main:schemas") == 1
+        (Path(moved) / LOCK_NAME).unlink()
+        assert run("check", moved, "--against", "main") == 2
+        assert run("check", moved, "--against", "main:schemas") == 2
+        said = f"bring it back: git show main:schemas/cdpgen.lock > {moved}/cdpgen.lock\n"
+        assert capsys.readouterr().err.endswith(said)
+
+    def test_a_folder_that_is_new_is_compared_with_its_own_lock(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        git("init", "--quiet", "--initial-branch=main")
+        commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "before"]
+        git(*commit, "--allow-empty")
+        Change("FIELD_SAME_TYPE")
+        assert run("check", "schemas", "--against", "main") == 1
+        shutil.rmtree("schemas")
+        Change("safe_add")
+        assert run("check", "schemas", "--against", "main") == 0
+
+    @pytest.mark.parametrize(
+        "ref",
+        [
+            *(
+                "HEAD:schemas",
+                "HEAD:schemas/",
+                "HEAD:",
+                "HEAD^{tree}",
+                "HEAD^{/before: 1}",
+                "tagged",
+            ),
+            *("HEAD:schemas/cdpgen.lock", "tagged:schemas/cdpgen.lock"),
+        ],
+    )
+    def test_what_git_names_of_a_ref_is_one_too(
+        self, capsys: pytest.CaptureFixture[str], ref: str
+    ) -> None:
+        schemas = committed(Change("FIELD_SAME_TYPE"))
+        git("-c", "user.name=a", "-c", "user.email=a@b", "tag", "-a", "-m", "first", "tagged")
+        assert run("check", "schemas", "--against", ref) == 1
+        assert "shop.v1.Sale.price was int64, is int32 [FIELD_SAME_TYPE]" in capsys.readouterr().out
+        shutil.rmtree(schemas)
+        shutil.copytree(CASES / "FIELD_SAME_TYPE/previous", schemas)
+        (schemas / LOCK_NAME).write_text(text_at("HEAD:schemas/cdpgen.lock"), encoding="utf-8")
+        assert run("check", "schemas", "--against", ref) == 0
+        assert "1 table, nothing breaks; a build makes no new version\n" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("ref", "said"),
+        [
+            ("HEAD:schemas/cdpgen.yaml", "HEAD:schemas/cdpgen.yaml: is neither the path of a lock"),
+            ("HEAD:schemas/sale.proto", "HEAD:schemas/sale.proto:1:1: not JSON"),
+            ("HEAD:generated", "HEAD:generated: no .proto file in it or below"),
+            ("a" * 40, f"{'a' * 40}: is neither the path of a lock nor a git ref"),
+            ("", ": is neither the path of a lock nor a git ref"),
+            (":0", ":0: is neither the path of a lock nor a git ref"),
+            ("--all", "--all: is neither the path of a lock nor a git ref"),
+        ],
+    )
+    def test_what_is_no_state_of_schemas_is_exit_code_2(
+        self, capsys: pytest.CaptureFixture[str], ref: str, said: str
+    ) -> None:
+        committed(Change("FIELD_SAME_TYPE"))
+        assert run("check", "schemas", f"--against={ref}") == 2
+        assert capsys.readouterr().err.startswith(said)
 
     def test_rules_that_were_not_read_at_a_git_ref_may_be_renamed(
         self, capsys: pytest.CaptureFixture[str]
@@ -256,6 +335,24 @@ def run(*arguments: str) -> int:
 
 def git(*arguments: str) -> None:
     subprocess.run(["git", *arguments], check=True)
+
+
+def committed(change: Change) -> Path:
+    """The folder of a change, of which git has the state before."""
+    current = Path("current")
+    change.schemas.rename(current)
+    change.schemas.mkdir()
+    shutil.copy(current / LOCK_NAME, change.schemas)
+    shutil.copytree(CASES / "FIELD_SAME_TYPE/previous", change.schemas, dirs_exist_ok=True)
+    git("init", "--quiet", "--initial-branch=main")
+    git("add", "schemas", "generated")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "before: 1")
+    shutil.rmtree(change.schemas)
+    return current.rename(change.schemas)
+
+
+def text_at(name: str) -> str:
+    return subprocess.run(["git", "show", name], capture_output=True, text=True, check=True).stdout
 
 
 def texts() -> dict[Path, bytes]:
