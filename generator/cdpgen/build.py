@@ -1,8 +1,9 @@
 """`cdpgen build`: schemas, rules and lock in; generated modules and the new lock out.
 
-Everything is decided and rendered before a file is touched, so a build that fails changes nothing.
-Only what differs is written. A file that begins as generated ones do and that no schema makes any
-more is removed; every other file is left alone.
+Everything is decided, rendered and written beside the files before one of them is touched, so a build
+that fails changes nothing. Only what differs is written, the lock first: modules of a version that the
+lock does not know could archive what the next build knows nothing of. A file that begins as generated ones
+do and that no schema makes any more is removed; every other file is left alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,7 +73,8 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
     Raises:
         BreakingError: the schemas changed in a way that breaks an archive.
         UsageError: the schemas, rules or lock cannot be used, those of another folder seem to be
-            meant, the lock is gone, or a file that cdpgen did not write is in the way.
+            meant, the lock is gone, a file that cdpgen did not write is in the way, or one cannot be
+            written.
     """
     others = "" if out == Path("generated") else f" --out {shlex.quote(str(out))}"
     reject_misplaced(schemas, "build", others + " --check" * check)
@@ -93,11 +97,13 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
     if not known.tables:
         _reject_lost_lock(lock_path, out, generated, tables)
     removed = sorted(generated - files.keys())
-    files[lock_path] = write_lock(lock)
+    files = {lock_path: write_lock(lock), **files}
     written = [path for path, text in files.items() if _read(path) != text]
     if not check:
-        for path in written:
-            _write(path, files[path])
+        for path in removed:
+            if not os.access(path.parent, os.W_OK | os.X_OK):
+                raise UsageError(f"{path}: cannot be removed: {path.parent} is read-only")
+        _write({path: files[path] for path in written})
         for path in removed:
             _remove(path, out)
     return Built(
@@ -252,12 +258,34 @@ def _reject_lost_lock(lock: Path, out: Path, generated: set[Path], tables: Seque
                 )
 
 
-def _write(path: Path, text: str) -> None:
+def _write(files: Mapping[Path, str]) -> None:
+    """Writes files in their order, all or, where one cannot be written, none."""
+    staged: list[tuple[Path, Path]] = []
+    folders: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode("utf-8"))
+        for path, text in files.items():
+            missing = [each for each in (path.parent, *path.parent.parents) if not each.exists()]
+            folders += reversed(missing)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # What a link leads to is replaced, and not the link.
+            target = Path(os.path.realpath(path))
+            beside = target.with_name(f".cdpgen-{os.getpid()}-{len(staged)}")
+            staged.append((path, beside))
+            beside.write_bytes(text.encode("utf-8"))
+            if target.exists():
+                target.open("r+b").close()  # what is read-only could be replaced all the same
+                shutil.copymode(target, beside)
+        for path, beside in staged:
+            os.replace(beside, os.path.realpath(path))
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        for _, beside in staged:
+            with suppress(OSError):
+                beside.unlink()
+        for folder in reversed(folders):
+            with suppress(OSError):  # but where it holds files by now
+                folder.rmdir()
 
 
 def _remove(path: Path, out: Path) -> None:

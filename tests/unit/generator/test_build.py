@@ -368,6 +368,95 @@ class TestWhatCannotBeRead:
         assert (folder / "generated/other_writer.py").exists()
 
 
+class TestWhatCannotBeWritten:
+    """`schemas/` was built, and `shop/v1/sale.proto` has one more field since; `old.proto` is gone."""
+
+    @pytest.fixture(autouse=True)
+    def _changed(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        write(folder / "schemas/cdpgen.yaml", ACCEPT_REMOVAL.replace("shop.v1.Sale", "Old"))
+        write(folder / "schemas/old/old.proto", 'syntax = "proto3"; message Old {}')
+        (folder / "schemas/cdpgen.yaml").rename(folder / "later.yaml")
+        assert run("build", "schemas") == 0
+        (folder / "later.yaml").rename(folder / "schemas/cdpgen.yaml")
+        (folder / "schemas/old/old.proto").unlink()
+        write(folder / "schemas/shop/v1/sale.proto", PROTO.replace("}", "uint32 count = 2; }"))
+        capsys.readouterr()
+
+    @pytest.mark.parametrize(
+        ("locked", "said"),
+        [
+            ("schemas/cdpgen.lock", "schemas/cdpgen.lock: cannot be written: Permission denied\n"),
+            ("schemas", "schemas/cdpgen.lock: cannot be written: Permission denied\n"),
+            (
+                "generated/shop/v1/sale_writer.py",
+                "generated/shop/v1/sale_writer.py: cannot be written: Permission denied\n",
+            ),
+            (
+                "generated/shop/v1",
+                "generated/shop/v1/sale_pb2.py: cannot be written: Permission denied\n",
+            ),
+            (
+                "generated/old",
+                "generated/old/__init__.py: cannot be removed: generated/old is read-only\n",
+            ),
+        ],
+    )
+    def test_a_file_or_folder_that_is_read_only_leaves_all_as_it_was(
+        self, folder: Path, locked: str, said: str
+    ) -> None:
+        before = stamps(folder)
+        mode = (folder / locked).stat().st_mode
+        (folder / locked).chmod(mode & ~0o222)
+        try:
+            done = unprivileged("build", "schemas")
+        finally:
+            (folder / locked).chmod(mode)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+        assert stamps(folder) == before
+        assert run("build", "schemas") == 0
+
+    def test_folders_that_were_made_are_removed(self, folder: Path) -> None:
+        write(folder / "schemas/a/b/new.proto", 'syntax = "proto3"; message New {}')
+        (folder / "schemas/cdpgen.lock").chmod(0o444)
+        (folder / "generated/shop/v1/sale_writer.py").chmod(0o444)
+        assert unprivileged("build", "schemas").returncode == 2
+        (folder / "schemas/cdpgen.lock").chmod(0o644)
+        assert unprivileged("build", "schemas").returncode == 2
+        assert not (folder / "generated/a").exists()
+
+    @pytest.mark.parametrize("done", [1, 3])
+    def test_the_lock_is_never_older_than_modules_that_archive(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, done: int
+    ) -> None:
+        renamed, replace = iter(range(100)), os.replace
+
+        def fails(*arguments: Path) -> None:
+            if next(renamed) == done:
+                raise OSError(5, "Input/output error")
+            replace(*arguments)
+
+        before = stamps(folder)
+        monkeypatch.setattr(os, "replace", fails)
+        assert run("build", "schemas") == 2
+        monkeypatch.undo()
+        monkeypatch.chdir(folder)
+        assert stamps(folder).keys() == before.keys()
+        assert '"version": 2,' in (folder / "schemas/cdpgen.lock").read_text()
+        assert run("build", "schemas") == 0
+        assert run("build", "schemas", "--check") == 0
+        assert "version = 2" in (folder / "generated/shop/v1/sale_writer.py").read_text()
+
+    def test_a_link_stays_one_and_a_mode_what_it_was(self, folder: Path) -> None:
+        lock, kept = folder / "schemas/cdpgen.lock", folder / "kept.lock"
+        lock.rename(kept)
+        lock.symlink_to("../kept.lock")
+        kept.chmod(0o640)
+        assert run("build", "schemas") == 0
+        assert lock.is_symlink()
+        assert kept.stat().st_mode & 0o777 == 0o640
+        assert '"version": 2,' in kept.read_text()
+
+
 class TestNamesThatDifferInCase:
     """What is new is refused: `testdata/error_case`."""
 
