@@ -134,7 +134,9 @@ class TableChange:
                 if broken in REPLACING:
                     unsettled.add(path)
                 self.pairs.append(Pair(before, column, broken))
-        self._find_gone(old.keys() - new.keys(), old)
+        # Of a field that goes on under another number the old one is free.
+        known = {**old, **self.old.present()}
+        self._find_gone(known.keys() - new.keys(), known)
 
     def path(self, name: str) -> str:
         """What `accept` and `ignore` call a column."""

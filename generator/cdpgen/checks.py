@@ -178,16 +178,23 @@ def _(table: TableChange) -> Iterator[Change]:
 )
 def _(table: TableChange) -> Iterator[Change]:
     retired = {column.path: column for column in table.old.columns if column.retired}
+    renamed = {path: column for column in table.old.columns for path in column.was}
+    found: set[Path] = set()
     for column in table.added:
-        old = retired.get(column.path)
+        elsewhere = renamed.get(column.path)
+        old = elsewhere or retired.get(column.path)
         if old is None or not column.wire:
             continue
         # What is around it may have another name by now: if that is another field, it is found itself.
         was, now = old.name.rpartition(".")[2], column.full_name.rpartition(".")[2]
-        if (was == now and old.wire == column.wire) or (
+        if elsewhere is not None:
+            if column.path[:-1] in found:
+                continue
+        elif (was == now and old.wire == column.wire) or (
             old.left_out and may_be_one_field(old, column)
         ):
             continue
+        found.add(column.path)
         yield Change(
             table.path(column.full_name),
             column.position,

@@ -230,9 +230,9 @@ def _table_change(
         else:
             renamed.add(target.path)
             depth = len(before.path)
-            for path in old.present():
-                if path[:depth] == before.path:
-                    moved[path] = (*target.path, *path[depth:])
+            for column in old.columns:
+                if column.path[:depth] == before.path:
+                    moved[column.path] = (*target.path, *column.path[depth:])
     return TableChange(old, table, rules, moved, frozenset(renamed))
 
 

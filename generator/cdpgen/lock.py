@@ -56,6 +56,7 @@ class LockedColumn:
     Attributes:
         left_out: whether it is retired by a rule alone: its field has been in the `.proto` ever since.
         within: of one that is left out, the id of the column that it was within; 0 for none.
+        was: the paths that it had before declared renames gave it others.
     """
 
     id: int
@@ -68,6 +69,14 @@ class LockedColumn:
     oneof: str = ""
     left_out: bool = False
     within: int = 0
+    was: tuple[Path, ...] = ()
+
+    def moved(self, path: Path) -> LockedColumn:
+        """The column under another path; the one that it had is remembered."""
+        if path == self.path:
+            return self
+        was = tuple(former for former in (*self.was, self.path) if former != path)
+        return replace(self, path=path, was=was)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +232,7 @@ def _table(name: str, data: Mapping[str, Any]) -> LockedTable:
                 oneof=item.get("oneof", ""),
                 left_out=item.get("left_out", False),
                 within=item.get("within", 0),
+                was=tuple(tuple(map(int, path)) for path in item.get("was", ())),
             )
             for item in data["columns"]
         ),
@@ -357,8 +367,9 @@ def _column_line(column: LockedColumn) -> str:
         "retired": column.retired,
         "left_out": column.left_out,
         "within": column.within,
+        "was": [list(path) for path in column.was],
     }
-    for rare in ("oneof", "left_out", "within"):
+    for rare in ("oneof", "left_out", "within", "was"):
         if not shown[rare]:
             del shown[rare]
     return json.dumps(shown)
@@ -372,7 +383,7 @@ class Going:
         replaced: paths whose column is another one now, although the number is the same (an
             accepted change): the old column is retired, the new one gets an id of its own.
         moved: by the path of a column in the lock, the path under which it goes on (a declared
-            rename to another number).
+            rename to another number), also of those that are retired within it.
         accepted: the breaking changes that are accepted, as `RULE path`.
     """
 
@@ -431,8 +442,9 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
         The table with ids, version and fingerprint, and what the lock then says of it.
     """
     known = known or LockedTable(table.name)
-    before = known.present()
-    present = {going.moved.get(path, path): column for path, column in before.items()}
+    moved = (old.moved(going.moved.get(old.path, old.path)) for old in known.columns)
+    known = replace(known, columns=tuple(moved))
+    present = known.present()
     retired = {
         _meaning(old, old.within if old.left_out else old.name, old.type): old
         for old in sorted(known.columns, key=lambda old: old.id)
@@ -466,9 +478,10 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
                 wire=column.wire,
                 retired=False,
                 oneof=column.oneof,
+                was=old.was if old is not None else (),
             )
         )
-    ids_before = {path: column.id for path, column in before.items()}
+    ids_before = {path: column.id for path, column in present.items()}
     for old in known.columns:
         if old.id not in kept:
             since = not old.retired or old.left_out

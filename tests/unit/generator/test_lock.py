@@ -66,6 +66,29 @@ class TestIds:
         assert shop.ids()["code"] == (1, False)
         assert shop.versions() == [1, 2]
 
+    def test_one_under_another_number_keeps_those_that_it_had(self, shop: Shop) -> None:
+        part = "message Part { string name = 1; int32 size = 2; }"
+
+        def dropped(name: str, before: str = "") -> str:
+            renames = f"evolution: {{renames: {{shop.Sale.{before}: {name}}}}}\n" if before else ""
+            columns = f"columns: {{{name}.size: {{drop: true}}}}"
+            return f"version: 1\ntables: {{shop.Sale: {{{columns}}}}}\n{renames}"
+
+        shop.build("Part a = 3;", part)
+        before = shop.ids()
+        shop.build("Part a = 3;", part, rules=dropped("a"))
+        shop.build("reserved 3; Part b = 4;", part, rules=dropped("b", "a"))
+        shop.build("reserved 3, 4; Part c = 5;", part, rules=dropped("c", "b"))
+        columns = read_lock(shop.lock).tables["shop.Sale"].columns
+        assert {one.path: one.was for one in columns} == {
+            (5,): ((3,), (4,)),
+            (5, 1): ((3, 1), (4, 1)),
+            (5, 2): ((3, 2), (4, 2)),
+            (): (),
+        }
+        shop.build("reserved 3, 4; Part c = 5;", part)
+        assert [*shop.ids().values()] == [*before.values()]
+
     def test_a_retired_id_stays_and_is_never_given_again(self, shop: Shop) -> None:
         shop.build(*FIELDS)
         shop.build("reserved 2; reserved 'count';", FIELDS[0])
