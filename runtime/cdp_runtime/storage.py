@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
@@ -30,6 +30,7 @@ __all__ = [
     "StorageError",
     "Upload",
     "filesystem_of",
+    "forbid_table_folder",
     "is_transient",
     "open_storage",
     "safe_url",
@@ -210,6 +211,50 @@ def open_storage(
     from .store_other import OtherStorage
 
     return OtherStorage(text, options, filesystem, root, writer)
+
+
+def forbid_table_folder(
+    storage: Storage, tables: Collection[str] = (), paths: Iterable[str] | None = None
+) -> None:
+    """Refuses a URL that is of a table's folder, or of one within it, where that of the archive is meant.
+
+    An archive may well lie in a folder that has the name of a table (one for each table), so what lies there
+    decides.
+
+    Args:
+        storage: opened by that URL.
+        tables: the names of tables that it may have.
+        paths: of the files in it; asked for where they are left out and the URL has the name of a table.
+
+    Raises:
+        StorageError: it is, or what lies there is no archive.
+    """
+    from .dead_letter import FOLDER, RETRY_FOLDER
+
+    parts = storage.url.split("/")
+    inside = next((i for i, part in enumerate(parts) if part in (FOLDER, RETRY_FOLDER)), None)
+    named = [i for i, part in enumerate(parts) if part in tables]
+    if inside is None and paths is None:
+        paths = (file.path for file in storage.files()) if named else ()
+    found = list(paths or ())
+    loose = [path for path in found if _is_loose(path)]
+    if inside is None and named and loose:
+        inside = named[-1]
+    if inside is not None:
+        raise StorageError(
+            f"{storage.url}: is within the folder {parts[inside]} of an archive, and none itself; "
+            f"give that one: {'/'.join(parts[:inside]) or '/'}"
+        )
+    if loose and loose == found:
+        raise StorageError(
+            f"{storage.url}: is no archive: {storage.describe(loose[0])} is in no folder of a table"
+        )
+
+
+def _is_loose(path: str) -> bool:
+    """Whether a file lies in no folder of a table: in none, or in one of a partition."""
+    folder, slash, _ = path.partition("/")
+    return not slash or "=" in folder
 
 
 def address(endpoint: str) -> str:
