@@ -34,7 +34,8 @@ from .former import told_implicit
 from .partition import Column, Day, Hour, Partition, Range
 from .provenance import WRITTEN_AS, other_lock
 from .router import NULL
-from .storage import Storage, StorageError, open_storage
+from .storage import Storage, forbid_table_folder, open_storage
+from .trouble import FOREIGN, unreadable
 from .versions import Evolution, field_id, is_nested, is_text, with_retired, without_columns
 from .writer import TableWriter
 
@@ -108,13 +109,15 @@ def open_archive(
     Raises:
         ConfigError: there is no such table in `generated`, or no such column.
         ArchiveError: the archive has no files of the table, or a footer cannot be read.
-        StorageError: the store cannot be used.
+        StorageError: the store cannot be used, or the URL is that of a folder within an archive.
     """
     writers = load_tables(generated)
     writer = writer_of(writers, table, generated)
     storage = open_storage(url, storage_options=storage_options)
+    forbid_table_folder(storage)
     paths = [file.path for file in storage.files(f"{table}/")]
     if not paths:
+        forbid_table_folder(storage, [table], [file.path for file in storage.files()])
         raise ArchiveError(f"{storage.describe(table)}: there are no files of {table}")
     files = _Files(storage, writer, paths, retired)
     unknown = [name for name in columns or () if name not in files.schema.names]
@@ -502,8 +505,11 @@ class _File:
             needed = self._evolution.needs(own)
             with self._reading:
                 table = self.parquet.read_row_group(group, columns=needed)
-            batches = [self._evolution.apply(batch, own) for batch in _batches(table)]
         except (OSError, pa.ArrowException) as error:
+            raise ArchiveError(unreadable(self.shown, error)) from None
+        try:
+            batches = [self._evolution.apply(batch, own) for batch in _batches(table)]
+        except pa.ArrowException as error:
             raise ArchiveError(f"{self.shown}: cannot be read: {error}") from None
         made = pa.Table.from_batches(batches)
         for name in columns:
@@ -524,17 +530,13 @@ def open_parquet(storage: Storage, path: str) -> pq.ParquetFile:
         ArchiveError: it is no Parquet file, or none of cdpgen, or the store fails; its cause says whether that
             may pass.
     """
+    shown = storage.describe(path)
     try:
         parquet = pq.ParquetFile(storage.open(path), pre_buffer=True)
-    except StorageError as error:  # it names the file
-        raise ArchiveError(str(error)) from error
     except (OSError, pa.ArrowException) as error:
-        raise ArchiveError(f"{storage.describe(path)}: cannot be read: {error}") from error
+        raise ArchiveError(unreadable(shown, error)) from error
     if any(field_id(field) is None for field in parquet.schema_arrow):
-        raise ArchiveError(
-            f"{storage.describe(path)}: its columns have no field ids, so cdpgen did not write it; "
-            "move it out of the archive"
-        )
+        raise ArchiveError(f"{shown}: its columns have no field ids, so {FOREIGN}")
     return parquet
 
 

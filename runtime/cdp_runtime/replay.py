@@ -51,7 +51,8 @@ from .replay_output import BYTES, compressed, delimited, lines, output_of
 from .sources import format_of
 from .sources.files import compression_of
 from .sources.identity import place
-from .storage import Storage, open_storage
+from .storage import Storage, forbid_table_folder, open_storage
+from .trouble import exit_code, said, unreadable
 from .versions import Evolution, children_of, field_id, is_text, zero_of, zero_scalar
 from .writer import TableWriter
 
@@ -143,7 +144,7 @@ def run(
         table: the full name of the table; may be left out where the archive has one only.
         generated: the folder that `cdpgen build` wrote.
         output: the file, which appears whole, compressed where it ends in .gz, .zst or .bz2; standard output
-            when left out.
+            when left out or `-`.
         format: `delimited` or `ndjson`; by the extension of the output when left out.
         partitions: only these, each as `key=value`.
         source: only this one, by its name or the path or URL of an input that was archived.
@@ -153,7 +154,8 @@ def run(
         options: of the store (`{"storage_options.endpoint_url": ...}`).
 
     Returns:
-        The exit code: 0 fine, 1 something could not be read or written, 2 bad usage or configuration.
+        The exit code: 0 fine, 1 something could not be read or written, 2 bad usage or configuration, or a URL
+        that cannot be used.
     """
     counts = Counts()
     began = time.monotonic()
@@ -163,6 +165,11 @@ def run(
         writers = load_tables(generated)
         name = table or _only_table(storage, writers, generated)
         chosen = format or format_of(output or "") or "delimited"
+        if chosen == "delimited" and output is None and os.isatty(1):
+            raise ConfigError(
+                "length-delimited messages are no text for a terminal: name a file with --output, choose "
+                "--format ndjson, or insist with --output -"
+            )
         if first is not None and last is not None and last < first:
             raise ConfigError(f"--to {last}: is before --from {first}")
         wanted = Selection(_partitions(partitions), source, first, last, dead_letters)
@@ -185,8 +192,8 @@ def run(
         print("stopped", file=sys.stderr)
         return 1
     except OSError as error:
-        print(_told(error), file=sys.stderr)
-        return 1
+        print(said(error), file=sys.stderr)
+        return exit_code(error)
     seconds = time.monotonic() - began
     print(
         f"{name}: {counted(counts.messages, 'message')} ({size / _MB:,.1f} MB) in {seconds:.1f} s "
@@ -223,7 +230,7 @@ def replay(
     Raises:
         ConfigError: there is no such table, or no such partition or source.
         ArchiveError: there are no files of the table, or one cannot be read.
-        StorageError: the store cannot be used.
+        StorageError: the store cannot be used, or the URL is that of a folder within an archive.
     """
     storage = open_storage(url, storage_options=storage_options)
     writer = writer_of(load_tables(generated), table, generated)
@@ -305,9 +312,11 @@ class _Replay:
 
         Raises:
             ConfigError: nothing is called what was asked for.
+            StorageError: the URL is that of a folder within an archive.
             ArchiveError: a footer cannot be read, or there are no files.
         """
         table, wanted = self._writer.table, self._wanted
+        forbid_table_folder(self._storage)
         paths = [file.path for file in self._storage.files(f"{table}/")]
         if wanted.partitions:
             if wanted.dead_letters:
@@ -321,6 +330,8 @@ class _Replay:
                     f"cdpgen dead-letters retry {self._storage.url} --table {table}"
                 )
         if not paths:
+            everything = [file.path for file in self._storage.files()]
+            forbid_table_folder(self._storage, [table], everything)
             raise ArchiveError(f"{self._storage.describe(table)}: there are no files of {table}")
         paths.sort(key=lambda path: (path.rpartition("/")[2], path))
         sources: set[str] = set()
@@ -349,8 +360,10 @@ class _Replay:
             with self._storage.open(path) as opened:
                 footer = pq.read_metadata(opened)
             found = _runs_of(footer, shown)
+        except ArchiveError:
+            raise
         except (OSError, pa.ArrowException) as error:
-            raise ArchiveError(f"{shown}: cannot be read: {error}") from None
+            raise ArchiveError(unreadable(shown, error)) from None
         low, high = self._bounds()
         ranged = self._wanted.first is not None or self._wanted.last is not None
         groups, start = [], 0
@@ -428,10 +441,10 @@ class _Replay:
                 if batch.num_rows:
                     records = self._letters(batch) if task.group.letters else file.encode(batch)
                     yield self._formatted(keys, records, task.group.letters)
-        except (OSError, pa.ArrowException, ValueError) as error:
+        except ArchiveError:
+            raise
+        except (pa.ArrowException, ValueError) as error:
             shown = self._storage.describe(path)
-            if isinstance(error, ArchiveError):
-                raise
             raise ArchiveError(f"{shown}: row group {number}: cannot be read: {error}") from None
 
     def _keys(
@@ -580,6 +593,13 @@ def _runs_of(footer: pq.FileMetaData, shown: str) -> _Runs:
         raise ArchiveError(f"{shown}: {error}") from None
 
 
+def _opened(storage: Storage, path: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(storage.open(path))
+    except (OSError, pa.ArrowException) as error:
+        raise ArchiveError(unreadable(storage.describe(path), error)) from None
+
+
 class _File:
     """One open file, and how its rows become messages."""
 
@@ -591,15 +611,14 @@ class _File:
         converter: Any,
         counts: Counts,
     ) -> None:
+        self._shown = storage.describe(path)
         self._counts = counts
         self._converter = converter
         letters = path.startswith(f"{FOLDER}/")
-        self._parquet = (
-            pq.ParquetFile(storage.open(path)) if letters else open_parquet(storage, path)
-        )
+        self._parquet = _opened(storage, path) if letters else open_parquet(storage, path)
         footer = self._parquet.metadata
         told = footer.metadata or {}
-        self.runs: Final = _runs_of(footer, storage.describe(path))
+        self.runs: Final = _runs_of(footer, self._shown)
         self._evolution: Evolution | None = None
         self._lost: list[tuple[str, ...]] = []
         self._enums: list[Enum] = []
@@ -609,7 +628,7 @@ class _File:
             return
         clash = other_lock(told, writer)
         if clash:
-            raise ArchiveError(f"{storage.describe(path)}: {clash}")
+            raise ArchiveError(f"{self._shown}: {clash}")
         current = told.get(b"cdpgen.fingerprint", b"").decode() == writer.fingerprint
         if current and IMPLICIT.encode() not in told:
             self._lost = _lost(told, schema, converter.schema)
@@ -643,9 +662,12 @@ class _File:
         """The rows of a row group, with the columns that `encode` needs."""
         footer = self._parquet.metadata.row_group(group)
         rows = max(1, footer.num_rows * _BATCH_BYTES // max(1, footer.total_byte_size))
-        yield from self._parquet.iter_batches(
-            min(rows, _BATCH_ROWS), row_groups=[group], columns=self._columns
-        )
+        try:
+            yield from self._parquet.iter_batches(
+                min(rows, _BATCH_ROWS), row_groups=[group], columns=self._columns
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise ArchiveError(unreadable(self._shown, error, f"row group {group}")) from None
 
     def encode(self, batch: pa.RecordBatch) -> Array:
         """Rows as messages."""
@@ -799,7 +821,9 @@ def _only_table(
     """The table that is meant where none is named."""
     if len(writers) == 1:
         return next(iter(writers))
-    folders = (file.path.split("/") for file in storage.files())
+    paths = [file.path for file in storage.files()]
+    forbid_table_folder(storage, writers, paths)
+    folders = (path.split("/") for path in paths)
     there = {
         parts[1] if parts[0] in (FOLDER, RETRY_FOLDER) else parts[0]
         for parts in folders
@@ -878,10 +902,3 @@ def _remarks(counts: Counts) -> Iterator[str]:
         )
     for column, values in sorted((+counts.lost).items()):
         yield f"{counted(values, 'value')} of the column {column} in no message: there is no field for it"
-
-
-def _told(error: OSError) -> str:
-    """What is wrong, without the number of the error."""
-    if error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)

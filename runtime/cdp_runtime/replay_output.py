@@ -10,12 +10,13 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from .config import ConfigError
+from .storage import is_transient
 
 __all__ = ["BYTES", "compressed", "delimited", "lines", "output_of"]
 
@@ -61,33 +62,75 @@ def _varint(value: int) -> bytes:
 
 @contextlib.contextmanager
 def output_of(path: str | None) -> Iterator[Write]:
-    """Where to write: a file that appears whole when the block ends, or standard output."""
+    """Where to write: a file that appears whole when the block ends, or standard output.
+
+    Raises:
+        ConfigError: there cannot be such a file.
+        OSError: what is written is not taken; it names the file, or standard output.
+    """
     if path is None or path == "-":
         sys.stdout.flush()
-        yield lambda data: _write_all(1, data)
+        yield lambda data: _write_all(1, data, "standard output")
         return
-    target = Path(path).expanduser()
-    if target.exists() and not stat.S_ISREG(target.stat().st_mode):  # a pipe or a device
-        with target.open("wb", buffering=0) as special:
-            yield lambda data: _write_all(special.fileno(), data)
+    target, is_special = _target(path)
+    if is_special:
+        with _opened(target, path, "wb") as special:
+            yield lambda data: _write_all(special.fileno(), data, path)
         return
-    target = target.resolve()
-    if not target.parent.is_dir():
-        raise ConfigError(f"--output {path}: there is no folder {target.parent}")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb", buffering=0) as file:
-            yield lambda data: _write_all(file.fileno(), data)
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        with _opened(temporary, path, "xb") as file:
+            yield lambda data: _write_all(file.fileno(), data, path)
+            with _named(path):
+                os.fsync(file.fileno())
+        with _named(path):
+            temporary.replace(target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _target(path: str) -> tuple[Path, bool]:
+    """Where a file is to be, and whether a pipe or a device is there."""
+    with _possible(path):
+        target = Path(path).expanduser()
+        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+            return target, True
+        target = target.resolve()
+        if not target.parent.is_dir():
+            raise ConfigError(f"--output {path}: there is no folder {target.parent}")
+        return target, False
+
+
+def _opened(file: Path, path: str, mode: Literal["wb", "xb"]) -> io.FileIO:
+    with _possible(path), _named(path):
+        return file.open(mode, buffering=0)
+
+
+@contextlib.contextmanager
+def _possible(path: str) -> Iterator[None]:
+    """What no wait mends is for the user to mend."""
+    try:
+        yield
+    except OSError as error:
+        if is_transient(error):
+            raise
+        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Errors of the block name what the user knows, be it of another name or none until it is whole."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 @contextlib.contextmanager
@@ -113,6 +156,7 @@ def compressed(write: Write, compression: tuple[Any, str] | None) -> Iterator[Wr
         yield compress
 
 
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def _write_all(descriptor: int, data: memoryview, path: str) -> None:
+    with _named(path):
+        while data:
+            data = data[os.write(descriptor, data) :]

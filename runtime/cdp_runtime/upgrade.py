@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -40,7 +41,8 @@ from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
 from .program import Field, Program
 from .provenance import WRITTEN_AS, other_lock, versions_told
-from .storage import FileInfo, Storage, open_storage, writer_id
+from .storage import FileInfo, Storage, forbid_table_folder, open_storage, writer_id
+from .trouble import exit_code, said, standard_output, unreadable
 from .versions import Evolution, ids_of, with_retired
 from .writer import TableWriter
 
@@ -89,7 +91,8 @@ def run(
         options: of the archive's store, by flat names too.
 
     Returns:
-        The exit code: 0 all files are of today's version, 1 some could not be upgraded, 2 bad usage.
+        The exit code: 0 all files are of today's version, 1 some could not be upgraded, there are none, or the
+        store does not answer, 2 bad usage, or a URL that cannot be used.
     """
     done: dict[str, list[Upgraded]] = {}
     try:
@@ -103,15 +106,29 @@ def run(
             ):
                 done.setdefault(file.table, []).append(file)
                 step(file)
+        with standard_output():
+            _print(done)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; run it again to go on", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        return 1  # who reads has seen enough
     except OSError as error:
-        print(error, file=sys.stderr)
+        print(said(error), file=sys.stderr)
+        return 1 if done else exit_code(error)
+    if not done:
+        print(f"{url}: there are no files of the tables in {generated}", file=sys.stderr)
         return 1
+    problems = [file for files in done.values() for file in files if file.problem]
+    for file in problems:
+        print(f"{file.url}: {file.problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _print(done: Mapping[str, Sequence[Upgraded]]) -> None:
     for name, files in done.items():
         new = [file for file in files if file.rows]
         versions = sorted({file.version or "?" for file in new}, key=lambda v: (len(v), v))
@@ -121,13 +138,6 @@ def run(
             f"{name}: {len(new):,} of {len(files):,} files upgraded{of}, {sum(f.rows for f in new):,} "
             f"rows, {before:,} bytes before, {after:,} after"
         )
-    if not done:
-        print(f"{url}: there are no files of the tables in {generated}", file=sys.stderr)
-        return 1
-    problems = [file for files in done.values() for file in files if file.problem]
-    for file in problems:
-        print(f"{file.url}: {file.problem}", file=sys.stderr)
-    return 1 if problems else 0
 
 
 def upgrade(
@@ -150,7 +160,7 @@ def upgrade(
 
     Raises:
         ConfigError: there is no such folder, or no such table in it.
-        StorageError: the store cannot be used.
+        StorageError: the store cannot be used, or the URL is that of a folder within an archive.
     """
     writers = load_tables(generated)
     for name in tables or ():
@@ -161,6 +171,7 @@ def upgrade(
     reader = open_storage(url, storage_options=storage_options)
     try:
         files = patience.call(lambda: list(reader.files()), f"list {reader.url}")
+        forbid_table_folder(reader, writers, [file.path for file in files])
     finally:
         reader.close()
     names = writers if tables is None else tables
@@ -248,7 +259,8 @@ def _upgrade_file(
             )
         made = ParquetFile(layout, upload.write)
         for group in range(parquet.num_row_groups):
-            for batch in patience.call(partial(parquet.read_row_group, group), doing).to_batches():
+            rows_of = patience.call(partial(_read, parquet, group, shown), doing)
+            for batch in rows_of.to_batches():
                 rows = evolution.apply(batch, schema.names)
                 made.append(rows if ways is None else _whole(rows, batch, ways))
             made.end_row_group()
@@ -256,13 +268,21 @@ def _upgrade_file(
         made.finish(told)
         after = made.size
         patience.call(upload.publish, f"replace {shown}")
-    except (pa.ArrowException, ValueError) as error:
+    except (ArchiveError, pa.ArrowException, ValueError) as error:
         upload.discard()
-        return Upgraded(writer.table, shown, version, 0, size, str(error))
+        problem = str(error).removeprefix(f"{shown}: ")
+        return Upgraded(writer.table, shown, version, 0, size, problem)
     except BaseException:
         upload.discard()
         raise
     return Upgraded(writer.table, shown, version, parquet.metadata.num_rows, (file.size, after))
+
+
+def _read(parquet: pq.ParquetFile, group: int, shown: str) -> pa.Table:
+    try:
+        return parquet.read_row_group(group)
+    except (OSError, pa.ArrowException) as error:
+        raise ArchiveError(unreadable(shown, error, f"row group {group}")) from error
 
 
 class _Ways(NamedTuple):

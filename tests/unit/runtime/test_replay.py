@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import random
 import shutil
 import subprocess
@@ -20,13 +21,15 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.proto import parse_length_prefixed
 
+from cdp_runtime import open_archive, replay_order
 from cdp_runtime import replay as module
-from cdp_runtime import replay_order
 from cdp_runtime.archive import load_tables
 from cdp_runtime.archive import run as archive
 from cdp_runtime.dead_letters import retry
 from cdp_runtime.program import Enum
 from cdp_runtime.replay import Counts, Selection, replay, run
+from cdp_runtime.storage import StorageError
+from cdp_runtime.store_local import LocalStorage
 from cdp_runtime.upgrade import upgrade
 from cdp_runtime.versions import zero_of
 from cdpgen.build import build
@@ -276,6 +279,8 @@ class TestSelection:
             ({"first": 3}, "choose it with --source"),
             ({"source": "a", "first": 40, "last": 39}, "--to 39: is before --from 40"),
             ({"output": "/nowhere/x.pb"}, "--output /nowhere/x.pb: there is no folder /nowhere"),
+            ({"output": "/"}, "--output /: cannot be written: Is a directory"),
+            ({"output": "/proc/x.pb"}, "--output /proc/x.pb: cannot be written: "),
             ({"table": "stellar.v1.Evnt"}, "no such table"),
             ({"generated": "/nowhere"}, "is no folder of generated writers"),
             ({"options": {"max_file_rows": "3"}}, "says nothing about a store"),
@@ -744,6 +749,120 @@ class TestRun:
         assert str(path) in capfd.readouterr().err
         assert out.read_bytes() == b"before"
         assert sorted(each.name for each in tmp_path.iterdir()) == ["archive", "out.pb"]
+
+    def test_what_to_do_with_it_is_told_and_of_one_that_may_not_be_read_the_path_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.write(event("a"))
+        (path,) = tmp_path.rglob("*.parquet")
+        data = path.read_bytes()
+        path.write_bytes(data[:-3])
+        assert run(str(tmp_path), table=TABLE, generated=GENERATED, output="-") == 1
+        assert capfd.readouterr().err.endswith(
+            "; move it out of the archive: what was in it comes again from its source, or from a backup\n"
+        )
+        for error, line in (
+            (
+                PermissionError(13, "Permission denied", str(path)),
+                f"{path}: cannot be read: Permission",
+            ),
+            (
+                StorageError(f"{path}: cannot read it: Forbidden"),
+                f"{path}: cannot read it: Forbidden\n",
+            ),
+        ):
+
+            def refuse(self: LocalStorage, path: str, error: OSError = error) -> Any:
+                raise error
+
+            monkeypatch.setattr(LocalStorage, "open", refuse)
+            assert run(str(tmp_path), table=TABLE, generated=GENERATED, output="-") == 1
+            said = capfd.readouterr().err
+            assert said.startswith(line)
+            assert said.count(str(path)) == said.count("cannot") == 1
+
+    @pytest.mark.parametrize("inside", [TABLE, f"{TABLE}/ledger_day=1970-01-01", "_dead_letter"])
+    @pytest.mark.parametrize("table", [TABLE, None])
+    def test_a_folder_within_an_archive_is_2_and_the_archive_is_named(
+        self, tmp_path: Path, inside: str, table: str | None, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.write(event("a"))
+            writer.reject(b"", "none")
+        assert run(str(tmp_path / inside), table=table, generated=GENERATED, output="-") == 2
+        assert capfd.readouterr().err.endswith(f"; give that one: {tmp_path}\n")
+        with pytest.raises(StorageError, match="give that one"):
+            open_archive(tmp_path / inside, TABLE, generated=GENERATED)
+
+    def test_what_is_no_archive_is_2(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        assert run(str(tmp_path / "file"), table=TABLE, generated=GENERATED, output="-") == 2
+
+    def test_a_store_that_does_not_answer_is_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: Any, **__: Any) -> Any:
+            raise StorageError("nothing answers there", transient=True)
+
+        monkeypatch.setattr(module, "open_storage", fail)
+        assert run("s3://bucket", table=TABLE, generated=GENERATED, output="-") == 1
+
+    def test_a_full_disk_is_1_and_named(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.write(event("a"))
+        flags = {"table": TABLE, "generated": GENERATED}
+        assert run(str(tmp_path), output="/dev/full", **flags) == 1
+        assert capfd.readouterr().err == "/dev/full: No space left on device\n"
+        command = [
+            sys.executable,
+            "-m",
+            "cdpgen",
+            "replay",
+            str(tmp_path),
+            "--generated",
+            GENERATED,
+        ]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*command, "--table", TABLE],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=False,
+            )
+        assert done.stderr == b"standard output: No space left on device\n"
+        assert done.returncode == 1
+
+    def test_no_bytes_go_to_a_terminal_unless_asked_for(self, tmp_path: Path) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.write(event("a"))
+        command = [
+            sys.executable,
+            "-m",
+            "cdpgen",
+            "replay",
+            str(tmp_path),
+            "--generated",
+            GENERATED,
+        ]
+        command += ["--table", TABLE]
+        master, terminal = pty.openpty()
+        try:
+            for options, code in (([], 2), (["--output", "-"], 0), (["--format", "ndjson"], 0)):
+                done = subprocess.run(
+                    [*command, *options],
+                    stdout=terminal,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    timeout=60,
+                    check=False,
+                )
+                assert done.returncode == code, done.stderr
+                assert ("no text for a terminal" in done.stderr) == (code == 2)
+        finally:
+            os.close(master)
+            os.close(terminal)
 
     def test_a_reader_that_has_seen_enough_gets_no_complaint(self, tmp_path: Path) -> None:
         with EventWriter(tmp_path) as writer:

@@ -642,6 +642,36 @@ class TestRun:
         assert ran.stderr.startswith(f"{bad}: cannot be read: ")
         assert bad.read_bytes() == b"PAR1 nothing PAR1"
 
+    def test_so_is_one_that_is_damaged_in_its_midst(self, orders: History) -> None:
+        orders.write({"number": 6}, version=1)
+        bad = next(path for path in files(orders) if footer(path)[b"cdpgen.version"] == b"1")
+        data = bytearray(bad.read_bytes())
+        data[4:100] = bytes(96)
+        bad.write_bytes(data)
+        generated = ("--generated", str(orders.today.generated))
+        ran = run("archive", *generated, folder=orders.archive.parent)
+        assert ran.returncode == 1
+        assert ran.stdout.startswith("shop.Order: 1 of 3 files upgraded")
+        assert ran.stderr.startswith(f"{bad}: row group 0: cannot be read: ")
+        assert ran.stderr.endswith(
+            "; move it out of the archive: what was in it comes again from its source, or from a backup\n"
+        )
+        assert bad.read_bytes() == data
+
+    def test_a_full_disk_behind_standard_output_is_1_and_said(self, orders: History) -> None:
+        command = [sys.executable, "-m", "cdpgen", "upgrade", str(orders.archive), "--generated"]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*command, str(orders.today.generated)],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        assert done.stderr == "standard output: No space left on device\n"
+        assert done.returncode == 1
+
     def test_files_of_a_newer_version_are_left_alone(self, orders: History) -> None:
         generated = ("--generated", str(orders.versions[0].generated))
         before = [path.read_bytes() for path in files(orders)]
@@ -656,6 +686,8 @@ class TestRun:
             (("archive", "--generated", "nowhere"), 2, "cdpgen build SCHEMAS --out nowhere"),
             (("archive", "--table", "shop.Oder"), 2, "shop.Oder: no such table"),
             (("nothing",), 1, "nothing: there are no files of the tables in"),
+            (("schemas/cdpgen.yaml",), 2, "cdpgen.yaml: cannot be read: Not a directory"),
+            (("archive/shop.Order",), 2, "is within the folder shop.Order of an archive"),
         ],
     )
     def test_what_there_is_not_is_said(
