@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from .config import ConfigError, destination_of
 from .dead_letter import FOLDER, RETRY_FOLDER
-from .storage import FileInfo, Storage, StorageError, open_storage
+from .storage import FileInfo, Storage, forbid_table_folder, open_storage
+from .trouble import FOREIGN, exit_code, reason, said, standard_output
 
 __all__ = ["FileFacts", "inspect", "run"]
 
@@ -33,7 +34,8 @@ class FileFacts(NamedTuple):
         uncompressed: the size that its columns would have without compression, in bytes.
         version: of the table when the file was written; empty when the footer does not say.
         dead_letters: whether the rows are dead letters.
-        unreadable: why the footer cannot be read; empty when it can.
+        unreadable: why the rows are not counted, be it that the footer cannot be read or that cdpgen did not
+            write the file; empty when they are.
     """
 
     table: str
@@ -54,11 +56,15 @@ def inspect(url: str, storage_options: Mapping[str, Any] | None = None) -> list[
         storage_options: what the filesystem takes besides the URL.
 
     Raises:
-        StorageError: the store cannot be used.
+        StorageError: the store cannot be used, or the URL is that of a folder within an archive.
     """
     storage = open_storage(url, storage_options=storage_options)
+    files = list(storage.files())
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(lambda file: _facts(storage, file), storage.files()))
+        found = list(readers.map(lambda file: _facts(storage, file), files))
+    tables = {file.table for file in found if not file.unreadable}
+    forbid_table_folder(storage, tables, [file.path for file in files])
+    return found
 
 
 def run(url: str, options: Mapping[str, Any] | None = None) -> int:
@@ -69,20 +75,30 @@ def run(url: str, options: Mapping[str, Any] | None = None) -> int:
         options: of its store, by flat names too.
 
     Returns:
-        The exit code: 0 fine, 1 nothing is there or a file cannot be read, 2 the URL cannot be used.
+        The exit code: 0 fine, 1 nothing is there, the rows of a file are not counted, or the store does not
+        answer, 2 the URL cannot be used.
     """
     try:
         files = inspect(*destination_of(url, options or {}))
-    except (ConfigError, StorageError, OSError) as error:
+        if not files:
+            print(f"{url}: there are no Parquet files", file=sys.stderr)
+            return 1
+        with standard_output():
+            _print(url, files)
+    except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    if not files:
-        print(f"{url}: there are no Parquet files", file=sys.stderr)
-        return 1
-    _print(url, files)
+    except BrokenPipeError:
+        return 1  # who reads has seen enough
+    except OSError as error:
+        print(said(error), file=sys.stderr)
+        return exit_code(error)
     broken = [file for file in files if file.unreadable]
     for file in broken:
         print(f"{file.partition}: {file.unreadable}", file=sys.stderr)
+    if broken:
+        of = "this file" if len(broken) == 1 else f"these {len(broken):,} files"
+        print(f"the rows of {of} are not counted", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -93,16 +109,19 @@ def _facts(storage: Storage, file: FileInfo) -> FileFacts:
     dead = bool(folders) and folders[0] in (FOLDER, RETRY_FOLDER)
     if dead:
         folders = folders[1:]
+    shown = storage.describe(file.path)
     try:
         with storage.open(file.path) as opened:
             footer = pq.read_metadata(opened)
     except (OSError, pa.ArrowException) as error:
         # the file is named beside it
-        why = str(error).removeprefix(f"{storage.url}: cannot read {file.path}: ")
-        return FileFacts("", storage.describe(file.path), 0, file.size, 0, "", dead, why)
-    told = footer.metadata or {}
+        why = reason(error).removeprefix(f"{storage.url}: cannot read {file.path}: ")
+        return FileFacts("", shown, 0, file.size, 0, "", dead, f"cannot be read: {why}")
+    if foreign := _foreign(footer.schema.to_arrow_schema(), dead):
+        return FileFacts("", shown, 0, file.size, 0, "", dead, f"{foreign}, so {FOREIGN}")
+    own = footer.metadata or {}
     return FileFacts(
-        table=told.get(b"cdpgen.table", folders[0].encode() if folders else b"").decode(),
+        table=own.get(b"cdpgen.table", folders[0].encode() if folders else b"").decode(),
         partition="/".join(folders[1:]),
         rows=footer.num_rows,
         size=file.size,
@@ -111,10 +130,20 @@ def _facts(storage: Storage, file: FileInfo) -> FileFacts:
             for g in range(footer.num_row_groups)
             for c in range(footer.num_columns)
         ),
-        version=told.get(b"cdpgen.version", b"").decode(),
+        version=own.get(b"cdpgen.version", b"").decode(),
         dead_letters=dead,
         unreadable="",
     )
+
+
+def _foreign(schema: pa.Schema, dead_letters: bool) -> str:
+    """By what a file is known to be none of cdpgen; empty where it is one."""
+    if dead_letters:
+        missing = {"payload", "reason"} - {*schema.names}
+        return f"it has no column {min(missing)}" if missing else ""
+    fields: Iterable[Any] = schema
+    has_ids = all(b"PARQUET:field_id" in (field.metadata or {}) for field in fields)
+    return "" if has_ids else "its columns have no field ids"
 
 
 def _print(url: str, files: Sequence[FileFacts]) -> None:
@@ -158,6 +187,19 @@ def _print(url: str, files: Sequence[FileFacts]) -> None:
         if partitions != [""]:
             console.print()
             console.print(_partitions(name, partitions, rows))
+        levels = {_levels(partition) for partition in partitions}
+        if len(levels) > 1:
+            line = (
+                f"{name}: its files lie in different levels of folders ({', '.join(sorted(levels))}): "
+                "what reads them as columns (hive partitioning of DuckDB, Polars) refuses the table"
+            )
+            console.print()
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _levels(partition: str) -> str:
+    """The names of levels of folders: `day/state`."""
+    return "/".join(level.partition("=")[0] for level in partition.split("/")) or "none"
 
 
 def _partitions(name: str, partitions: Sequence[str], files: Sequence[FileFacts]) -> object:

@@ -8,10 +8,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from cdp_runtime import inspect as module
 from cdp_runtime.inspect import inspect, run
+from cdp_runtime.storage import StorageError
+from cdp_runtime.store_local import LocalStorage
 from generated.stellar.v1.event_pb2 import Event
 from generated.stellar.v1.event_writer import EventWriter
 
@@ -97,7 +103,100 @@ class TestRun:
         bad = archive / "stellar.v1.Event" / "bad.parquet"
         bad.write_bytes(b"")
         assert run(str(archive)) == 1
-        assert capsys.readouterr().err.startswith(f"{bad}: ")
+        assert re.fullmatch(
+            f"{bad}: cannot be read: .*; move it out of the archive: what was in it comes again from its "
+            "source, or from a backup\nthe rows of this file are not counted\n",
+            capsys.readouterr().err,
+        )
+
+    @pytest.mark.parametrize(
+        ("folder", "why"),
+        [
+            ("stellar.v1.Event", "its columns have no field ids"),
+            ("_dead_letter/stellar.v1.Event", "it has no column payload"),
+        ],
+    )
+    def test_somebody_elses_file_is_1_and_named_and_its_rows_do_not_count(
+        self, archive: Path, folder: str, why: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other = archive / folder / "other.parquet"
+        pq.write_table(pa.table({"reason": ["a", "b"]}), other)
+        assert run(str(archive)) == 1
+        said = capsys.readouterr()
+        assert re.search(r"stellar\.v1\.Event +1 +2 +2 +3 +[\d.]+ KB +[\d.]+:1 +1\n", said.out)
+        assert said.err == (
+            f"{other}: {why}, so cdpgen did not write it; move it out of the archive\n"
+            "the rows of this file are not counted\n"
+        )
+
+    def test_a_file_that_may_not_be_read_is_named_once(
+        self, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def refuse(self: LocalStorage, path: str) -> Any:
+            raise PermissionError(13, "Permission denied", str(archive / path))
+
+        monkeypatch.setattr(LocalStorage, "open", refuse)
+        assert run(str(archive)) == 1
+        lines = capsys.readouterr().err.splitlines()
+        paths = sorted(archive.rglob("*.parquet"))
+        assert lines == [
+            *(f"{path}: cannot be read: Permission denied" for path in paths),
+            "the rows of these 3 files are not counted",
+        ]
+
+    def test_files_in_different_levels_of_folders_are_told(
+        self, archive: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(str(archive)) == 0
+        assert "different levels" not in capsys.readouterr().out
+        with EventWriter(archive, partition_by="contract_id") as writer:
+            writer.write(Event(contract_id="c"))
+        assert run(str(archive)) == 0
+        assert (
+            "stellar.v1.Event: its files lie in different levels of folders (contract_id, ledger_day): "
+            in capsys.readouterr().out
+        )
+
+    @pytest.mark.parametrize(
+        "inside",
+        [
+            "stellar.v1.Event",
+            "stellar.v1.Event/ledger_day=1970-01-01",
+            "_dead_letter",
+            "_dead_letter/stellar.v1.Event",
+        ],
+    )
+    def test_a_folder_within_an_archive_is_2_and_the_archive_is_named(
+        self, archive: Path, inside: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(str(archive / inside)) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith(f"{archive / inside}: is within the folder ")
+        assert said.err.endswith(f"; give that one: {archive}\n")
+
+    @pytest.mark.parametrize(("transient", "code"), [(True, 1), (False, 2)])
+    def test_a_store_that_may_answer_later_is_1_and_one_to_be_mended_2(
+        self, transient: bool, code: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: Any, **__: Any) -> Any:
+            raise StorageError("it is not to be had", transient=transient)
+
+        monkeypatch.setattr(module, "open_storage", fail)
+        assert run("s3://bucket") == code
+
+    def test_a_full_disk_behind_standard_output_is_1_and_said(self, archive: Path) -> None:
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "cdpgen", "inspect", str(archive)],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        assert done.stderr == "standard output: No space left on device\n"
+        assert done.returncode == 1
 
     def test_a_store_that_nobody_knows_is_2(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("nothing://bucket") == 2
@@ -128,7 +227,7 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Pa
                 text=True,
                 check=False,
             )
-            assert done.returncode in (1, 2)
+            assert done.returncode == 2 or command[0] == "dead-letters"
             assert done.stderr == f"{folder}: cannot be read: Permission denied\n"
     finally:
         folder.chmod(0o700)
