@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -692,6 +693,23 @@ class TestEngines:
         assert opened.take([0]).num_rows == 1
         narrowed = opened.filter(field("number") < 3).filter(field("number") > 1)
         assert narrowed.to_table(columns=["number"]).to_pylist() == [{"number": 2}]
+
+    def test_what_the_page_on_evolution_shows_is_run(self, tmp_path: Path) -> None:
+        history = History(tmp_path, "shop.v1.Sale")
+        history.build(
+            'syntax = "proto3"; package shop.v1; message Sale { string customer = 1; string price = 2; }',
+            'version: 1\ntables: {shop.v1.Sale: {columns: {price: {type: "decimal(18, 2)"}}}}',
+        )
+        history.write({"customer": "Ann", "price": "100.00"}, {"customer": "Bo", "price": "100.01"})
+        page = (Path(__file__).parents[3] / "docs/evolution.md").read_text("utf-8")
+        shown = re.search(r"## Reading files.*?```python\n(.*?)```", page, re.DOTALL)
+        assert shown is not None
+        snippet = shown[1].replace("s3://bucket/archive", str(history.archive))
+        snippet = snippet.replace('"generated"', repr(str(history.today.generated)))
+        names: dict[str, Any] = {}
+        exec(snippet, names)
+        found = names["sales"].to_table(columns=["customer"], filter=names["costly"])
+        assert found.to_pylist() == [{"customer": "Bo"}]
 
     def test_what_pyarrow_would_do_by_name_it_refuses(self, opened: Any) -> None:
         with pytest.raises(FileNotFoundError, match=r"use to_table\(\)"):
