@@ -70,7 +70,7 @@ and an option that nobody knows stays as bytes.
 """
 
 # Field numbers in descriptor.proto, of which the paths in source info are made.
-_FILE_MESSAGE, _FILE_ENUM, _FILE_EXTENSION = 4, 5, 7
+_FILE_DEPENDENCY, _FILE_MESSAGE, _FILE_ENUM, _FILE_EXTENSION = 3, 4, 5, 7
 _FILE_PACKAGE, _FILE_SYNTAX, _FILE_EDITION = 2, 12, 14
 _MESSAGE_FIELD, _MESSAGE_NESTED, _MESSAGE_ENUM, _MESSAGE_EXTENSION, _MESSAGE_ONEOF = 2, 3, 4, 6, 8
 _ENUM_VALUE = 2
@@ -286,8 +286,9 @@ def compile_schemas(root: Path) -> Schemas:
         The schemas, resolved.
 
     Raises:
-        UsageError: the folder is missing or holds no `.proto`, something in it cannot be read, or
-            protoc rejects a file; then the message is protoc's own, with file, line and column.
+        UsageError: the folder is missing or holds no `.proto`, something in it cannot be read or is
+            imported by a name that it is not compiled by, or protoc rejects a file; then the message is
+            protoc's own, with file, line and column.
     """
     if not root.is_dir():
         what = "is a file" if root.is_file() else "no such folder"
@@ -298,6 +299,7 @@ def compile_schemas(root: Path) -> Schemas:
     serialized, warnings = _protoc(root, paths)
     descriptor_set = descriptor_pb2.FileDescriptorSet.FromString(serialized)
     schemas = _Resolver(root, frozenset(paths), warnings).resolve(descriptor_set.file)
+    _reject_passed_over(root, schemas)
     schemas.warnings.extend(_wrong_root(root, schemas))
     return schemas
 
@@ -314,12 +316,23 @@ def _proto_files(root: Path) -> list[str]:
         problems.append(f"{error.filename}: cannot be read: {error.strerror}")
 
     paths = []
-    for folder, folders, files in os.walk(root, onerror=complain):
+    top = Path(os.path.realpath(root))
+    seen = {top}
+    for folder, folders, files in os.walk(root, onerror=complain, followlinks=True):
         # A hidden folder is nobody's schemas: `.venv` has those of protoc.
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in folders if _is_first(Path(folder, name), top, seen)]
         for name in (*folders, *files):
             path = Path(folder, name)
             if not name.endswith(".proto") or name.startswith("."):
+                continue
+            inside = str(path.relative_to(root))
+            if len(inside.splitlines()) > 1 or os.fsencode(inside) != inside.encode(
+                errors="replace"
+            ):
+                problems.append(
+                    f"{str(path)!r}: has a line break, or no UTF-8, in its name; rename it"
+                )
                 continue
             try:
                 if path.is_symlink() and not path.exists():
@@ -337,6 +350,30 @@ def _proto_files(root: Path) -> list[str]:
     if problems:
         raise UsageError("\n".join(sorted(problems)))
     return sorted(paths)
+
+
+def _is_first(folder: Path, top: Path, seen: set[Path]) -> bool:
+    """Whether the files of a folder are not found by another name, too, as those behind a link may be."""
+    real = Path(os.path.realpath(folder))
+    inside = real.relative_to(top).parts if real.is_relative_to(top) else (".",)
+    by_itself = folder.is_symlink() and not any(name.startswith(".") for name in inside)
+    if by_itself or real in seen:
+        return False
+    seen.add(real)
+    return True
+
+
+def _reject_passed_over(root: Path, schemas: Schemas) -> None:
+    """What protoc finds in the folder though it is not compiled would be an import of no module."""
+    problems = [
+        f"{root / file.path}:{_line_of_import(file, path)}: {path} is not compiled, as only files are that end "
+        "in .proto and lie in no hidden folder; give it such a name"
+        for file in schemas.own_files
+        for path in file.proto.dependency
+        if not schemas.files[path].own and (root / path).exists()
+    ]
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def _wrong_root(root: Path, schemas: Schemas) -> list[str]:
@@ -361,15 +398,19 @@ def _wrong_root(root: Path, schemas: Schemas) -> list[str]:
     return []
 
 
-def _found_further_up(root: Path, said: Sequence[str]) -> list[str]:
-    """A hint where a file that protoc does not find lies one folder up."""
-    above = root.resolve().parent
-    for line in said:
-        missing = re.match(r"(.*\.proto): File not found", line)
-        if missing and (above / missing[1]).is_file():
-            begin = os.path.normpath(root / "..")
-            return [f"{missing[1]} lies in {begin}: build that folder, not {root}"]
-    return []
+def _on_missing(root: Path, said: Sequence[str]) -> Iterator[str]:
+    """Where files that protoc does not find lie, or would have to."""
+    missing = [found[1] for line in said if (found := re.match(r"(.*): File not found\.", line))]
+    above = next((name for name in missing if (root.resolve().parent / name).is_file()), "")
+    if above:
+        begin = os.path.normpath(root / "..")
+        yield f"{above} lies in {begin}: build that folder, not {root}"
+    elif missing:
+        yield (
+            f"imports are looked for in {root}, and among the files of protobuf and "
+            f"googleapis-common-protos; put the folder, or a link to it, there, so that "
+            f"{root / missing[0]} is a file"
+        )
 
 
 def _protoc(root: Path, paths: Sequence[str]) -> tuple[bytes, list[str]]:
@@ -383,12 +424,16 @@ def _protoc(root: Path, paths: Sequence[str]) -> tuple[bytes, list[str]]:
         includes.append(common.parent.parent)
     with tempfile.TemporaryDirectory(prefix="cdpgen-") as folder:
         out = os.path.join(folder, "descriptors")
+        # By other names, as protoc parts folders at a `:` and a `=`, and takes `-x.proto` for an option.
+        links = [Path(folder, str(i)) for i in range(len(includes))]
+        for link, include in zip(links, includes, strict=True):
+            link.symlink_to(os.path.abspath(include))
         arguments = [
-            *(f"-I{include}" for include in includes),
+            *(f"-I{link}" for link in links),
             "--include_imports",
             "--include_source_info",
             f"--descriptor_set_out={out}",
-            *paths,
+            *(f"{links[0]}/{path}" for path in paths),
         ]
         # A process of its own: what protoc says arrives as text, and its end is not ours.
         done = subprocess.run(
@@ -399,9 +444,12 @@ def _protoc(root: Path, paths: Sequence[str]) -> tuple[bytes, list[str]]:
             errors="replace",
             check=False,
         )
-        said = [_placed(root, line) for line in _without_log(done.stderr.splitlines())]
+        said = [
+            _placed(root, line.removeprefix(f"{links[0]}/"))
+            for line in _without_log(done.stderr.splitlines())
+        ]
         if done.returncode != 0 or not os.path.exists(out):
-            said += _found_further_up(root, said)
+            said += _on_missing(root, said)
             raise UsageError("\n".join(said) or f"protoc ended with exit code {done.returncode}")
         return Path(out).read_bytes(), said
 
@@ -428,8 +476,9 @@ def _without_log(lines: Sequence[str]) -> Iterator[str]:
 
 def _placed(root: Path, line: str) -> str:
     """A line of protoc's with the path as seen from here, so that a terminal can open it."""
-    name, colon, rest = line.partition(":")
-    return f"{root / name}{colon}{rest}" if colon and (root / name).is_file() else line
+    name, end, rest = line.partition(".proto:")
+    path = root / f"{name}.proto"
+    return f"{path}:{rest}" if end and path.is_file() else line
 
 
 def _package_folder(name: str) -> Path | None:
@@ -441,6 +490,14 @@ def _package_folder(name: str) -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _line_of_import(file: File, path: str) -> str:
+    """Line and column of an import of a file."""
+    wanted = [_FILE_DEPENDENCY, list(file.proto.dependency).index(path)]
+    found = (each for each in file.proto.source_code_info.location if list(each.path) == wanted)
+    span = next((each.span for each in found), (0, 0))
+    return f"{span[0] + 1}:{span[1] + 1}"
 
 
 class _Source:

@@ -156,6 +156,100 @@ class TestBuild:
         assert run("build", "schemas") == 0
 
 
+class TestLinks:
+    """`schemas/order.proto` imports `common/money.proto`, and `common` is a link."""
+
+    @pytest.fixture(autouse=True)
+    def _order(self, folder: Path) -> None:
+        text = 'syntax = "proto3";\n  import "common/money.proto"; message Order { Money m = 1; }'
+        write(folder / "schemas/order.proto", text)
+        money = 'syntax = "proto3"; message Money { int32 n = 1; } message Rate { int32 n = 1; }'
+        write(folder / "shared/money.proto", money)
+
+    def test_a_folder_that_is_one_is_compiled_as_others_are(self, folder: Path) -> None:
+        (folder / "schemas/common").symlink_to("../shared")
+        assert run("build", "schemas") == 0
+        code = "import generated.order_pb2\nfrom generated import TABLES\nprint(*sorted(TABLES))\n"
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.stdout == "Order Rate shop.v1.Sale\n", done.stderr
+
+    def test_those_that_lead_round_and_round_end(self, folder: Path) -> None:
+        (folder / "schemas/common").symlink_to("../shared")
+        for link, target in {"schemas/self": ".", "schemas/up": "..", "shared/all": ".."}.items():
+            (folder / link).symlink_to(target)
+        (folder / "schemas/once_more").symlink_to("shop")
+        assert run("build", "schemas") == 0
+        lock = (folder / "schemas/cdpgen.lock").read_text()
+        assert all(lock.count(f'"{name}": {{') == 1 for name in ("Order", "Rate", "shop.v1.Sale"))
+
+    @pytest.mark.parametrize("target", ["money", "a/money"])
+    def test_one_to_a_folder_that_is_compiled_anyway_is_no_other_file(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], target: str
+    ) -> None:
+        (folder / "schemas" / target).parent.mkdir(exist_ok=True)
+        (folder / "shared").rename(folder / "schemas" / target)
+        (folder / "schemas/common").symlink_to(target)
+        assert run("build", "schemas") == 2
+        again = f'schemas/common/money.proto:1:28: "Money" is already defined in file "{target}/money.proto".'
+        assert again in capsys.readouterr().err.splitlines()
+        assert not (folder / "generated").exists()
+
+    def test_an_import_of_what_is_not_compiled_is_refused(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (folder / "shared").rename(folder / "schemas/.common")
+        text = 'syntax = "proto3"; import "a.txt";\nimport ".common/money.proto"; message Order {}'
+        write(folder / "schemas/order.proto", text)
+        write(folder / "schemas/a.txt", 'syntax = "proto3"; message A {}')
+        assert run("build", "schemas") == 2
+        why = (
+            "is not compiled, as only files are that end in .proto and lie in no hidden folder; give it such "
+            "a name"
+        )
+        said = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+        assert said == [
+            f"schemas/order.proto:1:20: a.txt {why}",
+            f"schemas/order.proto:2:1: .common/money.proto {why}",
+        ]
+
+
+class TestNames:
+    """What protoc takes for something else where it stands alone."""
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("-x.proto", "@x.proto", "a:b.proto", "a=b.proto", "a:b/c=d/x.proto", "-/x.proto"),
+            *(" .proto", "--version.proto"),
+        ],
+    )
+    @pytest.mark.parametrize("root", ["schemas", "a:b/c=d"])
+    def test_files_and_folders_may_have_any(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], root: str, path: str
+    ) -> None:
+        proto = folder / root / path
+        write(proto, 'syntax = "proto3"; message Other {}')
+        assert run("build", root) == 0
+        assert '"Other": {' in (folder / root / "cdpgen.lock").read_text()
+        write(proto, 'syntax = "proto3"; message Other { Gone gone = 1; }')
+        capsys.readouterr()
+        assert run("build", root) == 2
+        said = f'{Path(root, path)}:1:36: "Gone" is not defined.\n'
+        assert capsys.readouterr().err == said
+
+    @pytest.mark.parametrize(
+        ("path", "shown"), [("a\nb/x.proto", "a\\nb/x.proto"), ("\udcff.proto", "\\udcff.proto")]
+    )
+    def test_but_what_cannot_stand_in_a_comment(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], path: str, shown: str
+    ) -> None:
+        write(folder / "schemas" / path, 'syntax = "proto3"; message Other {}')
+        assert run("build", "schemas") == 2
+        said = f"'schemas/{shown}': has a line break, or no UTF-8, in its name; rename it\n"
+        assert capsys.readouterr().err == said
+
+
 class TestRoot:
     """`schemas/` holds `shop/v1/sale.proto` of the package `shop.v1`."""
 
