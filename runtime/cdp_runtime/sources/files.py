@@ -104,13 +104,25 @@ def open_input(
             filesystem, inside = filesystem_of(path, storage_options)
             file = stack.enter_context(filesystem.open(inside, "rb"))
         else:
-            file = stack.enter_context(open(path, "rb", buffering=0))
+            file = stack.enter_context(open(path, "rb", buffering=0, opener=_without_waiting))
             if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
                 file = _Pipe(stop, file.fileno())
         compression = compression_of(path)
         if compression is not None:
             file = _Decompressed(file, compression[0])
         yield _Named(path, file)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a named pipe also where nobody writes to it yet: it is read in a way that a stop can end.
+
+    Not where a poll may take a pipe that has had no writer yet for one that has no more.
+    """
+    if sys.platform == "linux" and stat.S_ISFIFO(os.stat(path).st_mode):
+        flags |= os.O_NONBLOCK
+    descriptor = os.open(path, flags)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def rest_of(

@@ -18,6 +18,7 @@ from cdp_runtime.config import ConfigError
 from tests.faults import checks
 
 GENERATED = str(checks.ROOT / "generated")
+CDPGEN = str(Path(sys.executable).with_name("cdpgen"))
 
 
 @pytest.fixture
@@ -338,6 +339,30 @@ class TestRun:
         assert f"{generated}: cannot be imported (" in capsys.readouterr().err
         assert not to.exists()
 
+    def test_what_was_read_is_published_at_a_stop_while_nobody_writes_to_the_next_pipe(
+        self, stream: Path, tmp_path: Path
+    ) -> None:
+        os.mkfifo(tmp_path / "pipe.pb")
+        said = ["--table", checks.TABLE, "--from", "-", "--from", "pipe.pb", "--set", "debug=true"]
+        limit = ["--set", "shutdown_seconds=5"]
+        to = ["--format", "delimited", "--to", "a", "--generated", GENERATED]
+        with (
+            stream.open("rb") as file,
+            subprocess.Popen(
+                [CDPGEN, "archive", *said, *to, *limit],
+                cwd=tmp_path,
+                stdin=file,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as process,
+        ):
+            assert process.stderr is not None
+            assert any('"source": "pipe.pb"' in line for line in process.stderr)
+            process.terminate()
+            process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert checks.numbers_in(tmp_path / "a") == list(range(300))
+
     def test_the_journal_of_a_pipeline_file_lies_relative_to_it(
         self, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -350,21 +375,11 @@ class TestRun:
 class TestWhereNobodyCanBeTold:
     """What is archived is archived, and the exit code says no more than that."""
 
-    @staticmethod
-    def command(*said: str) -> list[str]:
-        return [str(Path(sys.executable).with_name("cdpgen")), "archive", *said]
-
     @pytest.mark.parametrize("redirected", ["2>&-", ">&- 2>&-", "2>/dev/full", ">/dev/full"])
     def test_the_exit_is_0(self, redirected: str, stream: Path, tmp_path: Path) -> None:
         said = f'--table {checks.TABLE} --from "$1" --to "$2" --generated "$3" {redirected}'
         ended = subprocess.run(
-            [
-                *("sh", "-c", f'"$0" archive {said}'),
-                self.command()[0],
-                stream,
-                tmp_path / "a",
-                GENERATED,
-            ],
+            ["sh", "-c", f'"$0" archive {said}', CDPGEN, stream, tmp_path / "a", GENERATED],
             # what Python has not written yet it tries to write at its end
             env={**os.environ, "PYTHONUNBUFFERED": ""},
             capture_output=True,
@@ -394,9 +409,9 @@ class TestWhereNobodyCanBeTold:
     def test_a_terminal_that_has_gone_ends_nothing(self, stream: Path, tmp_path: Path) -> None:
         read_end, write_end = os.pipe()
         terminal, its_end = os.openpty()
-        said = ("--table", checks.TABLE, "--from", "-", "--format", "delimited")
+        said = ["--table", checks.TABLE, "--from", "-", "--format", "delimited"]
         with subprocess.Popen(
-            self.command(*said, "--to", str(tmp_path / "a"), "--generated", GENERATED),
+            [CDPGEN, "archive", *said, "--to", tmp_path / "a", "--generated", GENERATED],
             stdin=read_end,
             stdout=subprocess.PIPE,
             stderr=its_end,

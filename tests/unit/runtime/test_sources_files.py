@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -311,6 +312,37 @@ class TestStandardInput:
         thread.join(10)
         assert ended.is_set()
         os.close(sent)
+
+
+class TestNamedPipe:
+    @pytest.mark.timeout(30)
+    @pytest.mark.parametrize("name", ["a.pb", "a.pb.gz", "a.pb.zst"])
+    def test_a_stop_ends_the_wait_for_somebody_who_writes(self, tmp_path: Path, name: str) -> None:
+        os.mkfifo(tmp_path / name)
+        with _Stop() as stop:
+            stop.limit(60, None)
+            timer = threading.Timer(0.2, lambda: stop._ask(15, None))
+            timer.start()
+            with open_input(str(tmp_path / name), stop) as reader:
+                assert drain(reader) == b""
+            timer.join()
+
+    def test_who_comes_late_and_writes_slowly_is_waited_for(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.pb"
+        os.mkfifo(path)
+
+        def send() -> None:
+            time.sleep(0.2)
+            with path.open("wb", buffering=0) as file:
+                for text in (b"one ", b"two ", b"three"):
+                    time.sleep(0.1)
+                    file.write(text)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        with _Stop() as stop, open_input(str(path), stop) as reader:
+            assert drain(reader) == b"one two three"
+        sender.join()
 
 
 class TestInputsOf:
