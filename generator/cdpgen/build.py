@@ -167,6 +167,8 @@ def _without_tables(planned: Plan, rules: RulesFile) -> Iterator[str]:
     """Why there is no table, where no rule says so."""
     top = [message for file in planned.schemas.own_files for message in file.messages]
     names = [message.full_name for message in top if message.full_name not in planned.skipped]
+    if not top:
+        yield f"{planned.schemas.root}: warning: no .proto in it has a message, so there is no table"
     if names and not planned.tables:
         yield (
             f"{rules.path}: warning: no message is a table: those that others use and those in packages "

@@ -238,7 +238,7 @@ def read_rules(folder: Path) -> RulesFile:
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        _reject_duplicates(shown, node)
+        _reject_keys(shown, text, node)
         data = loader.construct_document(node) if node is not None else {}
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -246,6 +246,10 @@ def read_rules(folder: Path) -> RulesFile:
         raise UsageError(f"{place}: {error.problem or 'not YAML'}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{shown}:1:1: {error}") from None
+    except RecursionError:
+        raise UsageError(
+            f"{shown}:1:1: something in it holds itself, or a thousand others"
+        ) from None
     try:
         rules = Rules.model_validate(_without_nulls(data))
     except ValidationError as error:
@@ -278,21 +282,28 @@ def _without_nulls(data: object, level: int = 0) -> object:
     return data
 
 
-def _reject_duplicates(shown: str, node: yaml.Node | None) -> None:
+def _reject_keys(shown: str, text: str, node: yaml.Node | None) -> None:
+    """Objects to keys that stand twice, and to those that are no text."""
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, yaml.Node] = {}
         for key, value in node.value:
+            place = _mark(shown, key)
+            if not isinstance(key, yaml.ScalarNode):
+                written = " ".join(text[key.start_mark.index : key.end_mark.index].split())
+                raise UsageError(
+                    f"{place}: `{_shown(written)}` is no text, as a key has to be; the name of an "
+                    'extension stands in quotes: `"[shop.v1.rebate]"`'
+                )
             if key.value in seen:
                 first = seen[key.value].start_mark.line + 1
-                place = _mark(shown, key)
                 raise UsageError(
                     f"{place}: `{key.value}` stands here twice (first in line {first})"
                 )
             seen[key.value] = key
-            _reject_duplicates(shown, value)
+            _reject_keys(shown, text, value)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _reject_duplicates(shown, item)
+            _reject_keys(shown, text, item)
 
 
 def _mark(shown: str, node: yaml.Node) -> Position:

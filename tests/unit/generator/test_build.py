@@ -413,6 +413,22 @@ class TestWarnings:
         assert run("build", "schemas") == 0
         assert capsys.readouterr().err == ""
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            'syntax = "proto3";',
+            'syntax = "proto3"; service Shop {}',
+            'syntax = "proto3"; enum A { B = 0; }',
+        ],
+    )
+    def test_without_a_message_it_says_that_there_is_no_table(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], text: str
+    ) -> None:
+        write(folder / "schemas/shop/v1/sale.proto", text)
+        assert run("build", "schemas") == 0
+        said = "schemas: warning: no .proto in it has a message, so there is no table\n"
+        assert capsys.readouterr().err == said
+
     def test_without_a_table_as_the_rules_want_it_says_nothing(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -662,6 +678,23 @@ class TestErrors:
                 "schemas/cdpgen.yaml",
                 "version: 1\ntabels: {}\n",
                 'schemas/cdpgen.yaml:2:1: unknown key `tabels`; did you mean "tables"?\n',
+            ),
+            (
+                "schemas/cdpgen.yaml",
+                "version: 1\ntables:\n  shop.v1.Sale:\n    columns:\n      [shop.rebate]: {}\n",
+                "schemas/cdpgen.yaml:5:7: `[shop.rebate]` is no text, as a key has to be; the name of an "
+                'extension stands in quotes: `"[shop.v1.rebate]"`\n',
+            ),
+            (
+                "schemas/cdpgen.yaml",
+                "tables: {? {a:\n b} : {}}\n",
+                "schemas/cdpgen.yaml:1:12: `{a: b}` is no text, as a key has to be; the name of an "
+                'extension stands in quotes: `"[shop.v1.rebate]"`\n',
+            ),
+            (
+                "schemas/cdpgen.yaml",
+                "tables: &all {Sale: *all}\n",
+                "schemas/cdpgen.yaml:1:1: something in it holds itself, or a thousand others\n",
             ),
             (
                 "schemas/cdpgen.lock",
