@@ -299,17 +299,21 @@ class _Pipe(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         if not self._stop.requested:
-            select.select([self._descriptor, self._stop], [], [])
+            self._polled(self._stop)
         if self._ended is not None:
             wait = max(0, self._ended + _REST_SECONDS - time.monotonic())
-            ready, _, _ = select.select([self._descriptor], [], [], wait)
-            return os.readv(self._descriptor, [buffer]) if ready else 0
-        if self._stop.requested:
-            ready, _, _ = select.select([self._descriptor], [], [], 0)
-            if not ready or self._left <= 0:
-                self._ended = time.monotonic()
-                return 0
+            return os.readv(self._descriptor, [buffer]) if self._polled(seconds=wait) else 0
+        if self._stop.requested and (self._left <= 0 or not self._polled(seconds=0)):
+            self._ended = time.monotonic()
+            return 0
         got = os.readv(self._descriptor, [buffer])
         if self._stop.requested:
             self._left -= got
         return got
+
+    def _polled(self, *others: Stop, seconds: float | None = None) -> bool:
+        """Waits until there is something to read, or at one of others; whether there is any of it."""
+        poll = select.poll()  # not `select`, which takes no descriptor above 1,023
+        for one in (self._descriptor, *others):
+            poll.register(one, select.POLLIN)
+        return bool(poll.poll(None if seconds is None else seconds * 1_000))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import fcntl
 import gzip
 import io
 import os
 import random
+import resource
 import sys
 import threading
 import time
@@ -312,6 +314,22 @@ class TestStandardInput:
         thread.join(10)
         assert ended.is_set()
         os.close(sent)
+
+    def test_its_descriptor_may_have_any_number(
+        self, sent: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+        try:
+            high = fcntl.fcntl(sys.stdin, fcntl.F_DUPFD_CLOEXEC, 1_024)
+            os.write(sent, b"sent")
+            os.close(sent)
+            with os.fdopen(high) as file, _Stop() as stop:
+                monkeypatch.setattr("sys.stdin", file)
+                with open_input("-", stop) as reader:
+                    assert drain(reader) == b"sent"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 class TestNamedPipe:
