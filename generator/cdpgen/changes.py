@@ -107,6 +107,8 @@ class TableChange:
     Attributes:
         moved: by the path of an old column, that under which a declared rename continues it.
         renamed: the paths of the columns that a declared rename is about.
+        before: the columns as they were, by their paths of today; also those that a rule left out, for what
+            a rule hides meanwhile may change no more than what it does not.
     """
 
     old: LockedTable
@@ -116,12 +118,15 @@ class TableChange:
     renamed: frozenset[Path] = frozenset()
     pairs: list[Pair] = field(default_factory=list)
     gone: list[Gone] = field(default_factory=list)
+    before: Mapping[Path, LockedColumn] = field(default_factory=dict)
     added: list[Column] = field(default_factory=list)
     nesting: list[Change] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         new = {column.path: column for column in flat(self.new.columns)}
-        old = {self.moved.get(path, path): column for path, column in self.old.present().items()}
+        known = self.old.going_on()
+        old = {self.moved.get(path, path): column for path, column in known.items()}
+        self.before = old
         unsettled = self._nesting(old, new)
         for path, column in new.items():
             before = old.get(path)
@@ -135,7 +140,7 @@ class TableChange:
                     unsettled.add(path)
                 self.pairs.append(Pair(before, column, broken))
         # Of a field that goes on under another number the old one is free.
-        known = {**old, **self.old.present()}
+        known = {**old, **known}
         self._find_gone(known.keys() - new.keys(), known)
 
     def path(self, name: str) -> str:

@@ -320,11 +320,10 @@ def _(table: TableChange) -> Iterator[Change]:
                 "required",
                 new.path,
             )
-    present = table.old.present()
     for column in table.added:
         above = [column.path[:n] for n in range(1, len(column.path)) if column.path[n - 1] > 0]
-        known = all(path in present or table.field_at(path) is not None for path in above)
-        fresh = any(path not in present and _is_column(table, path) for path in above)
+        known = all(path in table.before or table.field_at(path) is not None for path in above)
+        fresh = any(path not in table.before and _is_column(table, path) for path in above)
         if Wire.of(column.wire).presence == "required" and known and not fresh:
             yield Change(
                 table.path(column.full_name), column.position, "not there", "required", column.path

@@ -195,7 +195,9 @@ def _table_change(
     problems: list[str],
 ) -> TableChange:
     """The table's change, with the renames that are declared for it."""
-    present = {column.name: column for column in old.columns if not column.retired}
+    going_on = old.going_on()
+    # of two of a name that which is present, which comes last so
+    known = {column.name: column for column in reversed(going_on.values())}
     columns = {column.full_name: column for column in flat(table.columns)}
     paths = {column.path for column in columns.values()}
     gone = {column.name for column in old.columns if column.retired or column.path not in paths}
@@ -207,14 +209,14 @@ def _table_change(
         name = key.removeprefix(f"{table.name}.")
         parent, dot, _ = name.rpartition(".")
         target = columns.get(value) or columns.get(f"{parent}{dot}{value}")
-        before = present.get(name)
+        before = known.get(name)
         place = rules.position("evolution", "renames", key)
         if before is None:
             # Done in an earlier build, when the lock's column got the new name; gone since, maybe.
-            done = target.path in old.present() if target else value in gone
+            done = target.path in going_on if target else value in gone
             if not done and f"{parent}{dot}{value}" not in gone:
                 problems.append(
-                    f"{place}: `{name}` is no column that was archived; {suggest(name, present)}"
+                    f"{place}: `{name}` is no column that was archived; {suggest(name, known)}"
                 )
         elif target is None:
             problems.append(
@@ -222,7 +224,7 @@ def _table_change(
             )
         elif before.path == target.path:
             renamed.add(target.path)
-        elif before.path in paths or target.path in old.present():
+        elif before.path in paths or target.path in going_on:
             problems.append(
                 f"{place}: `{name}` cannot go on as `{value}`: both were there at once; rename a "
                 "field that is gone to one that is new"

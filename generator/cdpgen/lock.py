@@ -108,6 +108,20 @@ class LockedTable:
         """The columns that are not retired, by path."""
         return {column.path: column for column in self.columns if not column.retired}
 
+    def going_on(self) -> dict[Path, LockedColumn]:
+        """The columns that are present, and those that would be if no rule left them out, by path.
+
+        One that is left out has to be where it was: a column at the top is another one than one within a
+        struct, and one within a struct than one within another that has taken the place of that.
+        """
+        found = self.present()
+        ids = {path: column.id for path, column in found.items()}
+        for column in sorted(self.columns, key=lambda column: column.path):
+            if column.left_out and column.within == _around(ids, column.path):
+                found.setdefault(column.path, column)
+                ids.setdefault(column.path, column.id)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class LockedEnum:
@@ -444,29 +458,31 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
     known = known or LockedTable(table.name)
     moved = (old.moved(going.moved.get(old.path, old.path)) for old in known.columns)
     known = replace(known, columns=tuple(moved))
-    present = known.present()
+    before = known.going_on()
     retired = {
-        _meaning(old, old.within if old.left_out else old.name, old.type): old
+        (old.path, old.name, old.type, old.nullable, old.wire): old
         for old in sorted(known.columns, key=lambda old: old.id)
-        if old.retired
+        if old.retired and not old.left_out
     }
     next_id = known.next_id
     ids: dict[Path, int] = {}
     columns: list[LockedColumn] = []
     kept: set[int] = set()
+    oneofs: set[tuple[Path, str, str]] = set()
     for column in flat(table.columns):
         old = None
         if column.path not in going.replaced:
-            old = known_column(present, column, table)
-            # One that was left out may have been renamed meanwhile, but has to be at the same place:
-            # a column at the top is another one than one within a struct.
-            for name in (_around(ids, column.path), column.full_name):
-                old = old or retired.get(_meaning(column, name, column.type.text))
+            type_ = column.type.text
+            as_it_is = (column.path, column.full_name, type_, column.nullable, column.wire)
+            old = known_column(before, column, table)
+            if old is None or (old.left_out and old.within != _around(ids, column.path)):
+                old = retired.get(as_it_is)
         if old is None:
             number, next_id = next_id, next_id + 1
         else:
             number = old.id
             kept.add(number)
+            oneofs.add((column.path[:-1], old.oneof, column.oneof))
         ids[column.path] = number
         columns.append(
             LockedColumn(
@@ -481,15 +497,22 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
                 was=old.was if old is not None else (),
             )
         )
-    ids_before = {path: column.id for path, column in present.items()}
+    ids_before = {path: column.id for path, column in before.items()}
     for old in known.columns:
-        if old.id not in kept:
-            since = not old.retired or old.left_out
-            left_out = since and old.path not in ids and _is_there(table, old.path)
+        if old.id in kept:
+            continue
+        since = not old.retired or old.left_out
+        if since and old.path not in ids and _is_there(table, old.path):
             within = old.within if old.retired else _around(ids_before, old.path)
-            columns.append(
-                replace(old, retired=True, left_out=left_out, within=within if left_out else 0)
-            )
+            # A oneof that has another name is the same to all its members.
+            field = field_at(table, old.path)
+            oneof = field.oneof if field is not None and old.oneof else ""
+            if not oneof or (old.path[:-1], old.oneof, oneof) not in oneofs:
+                oneof = old.oneof
+            old = replace(old, retired=True, left_out=True, within=within, oneof=oneof)
+        else:
+            old = replace(old, retired=True, left_out=False, within=0)
+        columns.append(old)
     fingerprint = fingerprint_of(table, ids)
     versions = known.versions
     if not versions or versions[-1].fingerprint != fingerprint:
@@ -507,19 +530,6 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
         accepted=going.accepted,
     )
     return table.locked(ids, {one.version: one.fingerprint for one in versions}), locked
-
-
-def _meaning(
-    column: Column | LockedColumn, name: str | int, type_: str
-) -> tuple[Path, str | int, str, bool, str]:
-    """What a column has to share with one that was retired before, to be that one again.
-
-    Args:
-        column: it.
-        name: its name; for one that was left out, the id of the column around it.
-        type_: its type.
-    """
-    return column.path, name, type_, column.nullable, column.wire
 
 
 def _around(ids: Mapping[Path, int], path: Path) -> int:

@@ -126,31 +126,39 @@ class TestIds:
             "message N { M m = 1; int32 i = 2; }",
         )
         fields = (*fields, "N n = 3;" if within else "M m = 3;")
-        rules = f"version: 1\ntables: {{shop.Sale: {{columns: {{{within}m: {{%s: true}}}}}}}}\n"
+        wire = "version: 1\ndefaults: {level: wire}\n"  # others have to accept it
+        rules = f"{wire}tables: {{shop.Sale: {{columns: {{{within}m: {{%s: true}}}}}}}}\n"
         shop.build(*fields, rules=rules % "flatten")
         flattened = shop.ids()[f"{within}s"]
         shop.build(*fields, rules=rules % "drop")
-        shop.build(*fields)
+        shop.build(*fields, rules=wire)
         assert shop.ids()[f"{within}m.s"] > flattened
         assert shop.ids()[f"{within}s"] == (flattened[0], True)
         shop.build(*fields, rules=rules % "drop")
         shop.build(*fields, rules=rules % "flatten")
         assert shop.ids()[f"{within}s"] == flattened
 
-    @pytest.mark.parametrize("now", ["int64 x = 3;", "optional int32 x = 3;"])
-    def test_one_whose_field_changed_meanwhile_as_it_may_is_no_breaking_change(
-        self, shop: Shop, now: str
+    @pytest.mark.parametrize(
+        ("field", "rule", "now", "rule_now"),
+        [
+            ("int32 x = 3;", "", "int64 x = 3;", ""),
+            ("int32 x = 3;", "", "optional int32 x = 3;", ""),
+            ("string x = 3;", "", "string x = 3;", "large: true"),
+            ("string x = 3;", "", "bytes y = 3;", ""),
+            ("string x = 3;", "type: 'decimal(9, 2)'", "string x = 3;", "type: 'decimal(18, 2)'"),
+        ],
+    )
+    def test_one_that_changed_meanwhile_as_it_may_has_its_id_again(
+        self, shop: Shop, field: str, rule: str, now: str, rule_now: str
     ) -> None:
-        dropped = "version: 1\ntables: {shop.Sale: {columns: {x: {drop: true}}}}\n"
-        shop.build(*FIELDS, "int32 x = 3;")
-        shop.build(*FIELDS, "int32 x = 3;", rules=dropped)
-        shop.build(*FIELDS, now, rules=dropped)
-        shop.build(*FIELDS, now)
-        columns = read_lock(shop.lock).tables["shop.Sale"].columns
-        assert [(one.id, one.retired) for one in columns if one.name == "x"] == [
-            (3, True),
-            (5, False),
-        ]
+        rules = "version: 1\ntables: {{shop.Sale: {{columns: {{{}: {{{}}}}}}}}}\n"
+        name = now.split()[-3]
+        shop.build(*FIELDS, field, rules=rules.format("x", rule))
+        before = shop.ids()["x"]
+        shop.build(*FIELDS, field, rules=rules.format("x", "drop: true"))
+        shop.build(*FIELDS, now, rules=rules.format(name, "drop: true"))
+        shop.build(*FIELDS, now, rules=rules.format(name, rule_now))
+        assert shop.ids()[name] == before
 
     def test_one_whose_field_was_gone_meanwhile_is_another(self, shop: Shop) -> None:
         wire = "version: 1\ndefaults: {level: wire}\n"
@@ -176,8 +184,27 @@ class TestIds:
         shop.build(*fields)
         before = shop.ids()["code"]
         shop.build(*fields, rules=rules.format("drop: true"))
-        shop.build(*fields, rules=rules.format("large: true"))
+        hexed = rules.format("encoding: hex")
+        with pytest.raises(BreakingError) as broken:
+            shop.build(*fields, rules=hexed)
+        assert [each.rule.id for each in broken.value.findings] == ["COLUMN_TYPE_CHANGED"]
+        path = "path: shop.Sale.code, reason: it was empty"
+        accept = f"evolution: {{accept: [{{rule: COLUMN_TYPE_CHANGED, {path}}}]}}\n"
+        shop.build(*fields, rules=hexed + accept)
         assert shop.ids()["code"] > before
+
+    def test_what_was_dropped_of_a_struct_stays_in_that(self, shop: Shop) -> None:
+        part = "message Part { string name = 1; int32 size = 2; }"
+        path = "path: shop.Sale.part, reason: it was empty"
+        accept = f"evolution: {{accept: [{{rule: FIELD_SAME_CARDINALITY, {path}}}]}}\n"
+        rules = "version: 1\ntables: {shop.Sale: {columns: {part.size: {drop: true}}}}\n"
+        shop.build(*FIELDS, "Part part = 3;", part)
+        before = shop.ids()["part.size"]
+        shop.build(*FIELDS, "Part part = 3;", part, rules=rules)
+        shop.build(*FIELDS, "repeated Part part = 3;", part, rules=rules + accept)
+        shop.build(*FIELDS, "repeated Part part = 3;", part, rules=f"version: 1\n{accept}")
+        assert shop.ids()["part.size"] == (before[0], True)
+        assert shop.ids()["part[].size"] > before
 
     def test_what_a_list_or_map_holds_is_another_with_the_whole_of_it(self, shop: Shop) -> None:
         part = "message Part {{ {} }}"
