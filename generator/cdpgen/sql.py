@@ -127,8 +127,10 @@ def definitions(
     if not tables:
         known = f"; it has {', '.join(unknown)}" if unknown else ""
         raise UsageError(f"{url}: holds no table of the writers in {os.fspath(generated)}{known}")
-    head = [f"-- {shlex.join(['cdpgen', 'sql', url, '--dialect', dialect])}"]
-    head += [f"-- {name}: has files but no writer in {generated}; left out" for name in unknown]
+    head = [_comment(shlex.join(["cdpgen", "sql", url, "--dialect", dialect]))]
+    head += [
+        _comment(f"{name}: has files but no writer in {generated}; left out") for name in unknown
+    ]
     views = Names()
     for i, table in enumerate(tables):
         # `Sale` and `sale` have one name: of two views of a name the second would replace the first.
@@ -424,7 +426,9 @@ class _Columns:
             else:
                 self.comments.append(f"-- {column.name}: {column.type} cannot be read; left out")
         for level in self.table.uneven:
-            self.comments.append(f"-- {level}: is no folder of all files of the table; left out")
+            self.comments.append(
+                _comment(f"{level}: is no folder of all files of the table; left out")
+            )
 
     def lines(self, without: Sequence[str] = ()) -> list[str]:
         """Name and type of each column."""
@@ -433,6 +437,11 @@ class _Columns:
             for column, type_ in self.readable
             if column.name not in without
         ]
+
+
+def _comment(text: str) -> str:
+    """What may have line breaks, as names of folders may."""
+    return "\n".join(f"-- {line}" for line in text.splitlines())
 
 
 def _text(text: str) -> str:
@@ -543,7 +552,7 @@ class _Reading:
             # All defaults stand in one MAP, which takes values of one type only, and the others are texts.
             self.default = "NULL"
         if column.name in self._cases:
-            made = self._renamed(made, table.schema, table.older.schemas)
+            made = self._renamed(made, column.name, table.schema, table.older.schemas)
         self.expression = made if made != quoted else ""
 
     def _value(
@@ -624,7 +633,7 @@ class _Reading:
             missing = len(before) < len(types)
             type_, value = self._value(child, before, inner, f"{path}.{child.name}", missing)
             if f"{path}.{child.name}" in self._cases:
-                value = self._renamed(value, kind, types)
+                value = self._renamed(value, child.name, kind, types)
             members.update(dict.fromkeys(names, type_))
             changed = changed or value != f"{ref}.{_DUCKDB.name(child.name)}"
             made.append(f"{_DUCKDB.name(child.name)} := {value}")
@@ -658,9 +667,12 @@ class _Reading:
                         "first"
                     )
 
-    def _renamed(self, ref: str, today: Any, before: Sequence[Any]) -> str:
+    def _renamed(self, ref: str, name: str, today: Any, before: Sequence[Any]) -> str:
         """The case of a oneof whose members had other names."""
         names = {old: new for fields in before for old, new in renames(today, fields).items()}
+        if names:
+            members = _members(self._table.program, name)
+            names = {old: new for old, new in names.items() if new in members}
         return _case(ref, names) if names else ref
 
     def _zero(self, column: pa.Field[Any], path: str) -> str:
@@ -683,6 +695,13 @@ class _Reading:
         if isinstance(value, bytes):
             return _text("".join(f"\\x{byte:02X}" for byte in value))
         return _text(str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def _members(program: Program, case: str) -> set[str]:
+    """What a column of that name may say is set: where several messages have one, of each of them."""
+    oneofs = {oneof for oneof, column in program.oneof_cases if column == case}
+    found = {item.name or item.column or "" for item in program.fields if item.oneof in oneofs}
+    return found.union(*(_members(item.program, case) for item in program.fields if item.program))
 
 
 def _case(ref: str, names: Mapping[str, str]) -> str:

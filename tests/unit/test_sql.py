@@ -317,6 +317,48 @@ class TestDuckdb:
             {"out": {"x": 2, "new": {"renamed": "b"}}},
         ]
 
+    def test_the_case_of_a_oneof_is_put_right_where_a_member_had_another_name_alone(
+        self, shop: Shop
+    ) -> None:
+        proto = (
+            'syntax = "proto3"; package shop; message Pay { string %s = 1; oneof how { string card = 2;'
+            " In in = 3; } oneof who { string %s = 4; } message In { oneof how { string %s = 1; } } }"
+        )
+        rules = "version: 1\ndefaults: {oneof_case: true}"
+        shop.build(proto % ("from", "firm", "a"), rules)
+        shop.archive("shop.Pay", {"from": "x", "in": {"a": "b"}, "firm": "c"})
+        shop.build(proto % ("origin", "firm", "a"), rules)
+        select = 'select how_case, who_case, "in".how_case as inner from shop.pay'
+        same = {"how_case": "in", "who_case": "firm", "inner": "a"}
+        assert "REPLACE (" not in shop.cdpgen("sql", "archive")
+        assert shop.rows(select) == [same]
+        shop.build(proto % ("origin", "company", "z"), rules)
+        made = shop.cdpgen("sql", "archive")
+        assert "CASE \"who_case\" WHEN 'firm' THEN 'company' ELSE \"who_case\" END" in made
+        assert ("'from'" in made, made.count('CASE "how_case"')) == (False, 0)
+        assert shop.rows(select) == [{"how_case": "in", "who_case": "company", "inner": "z"}]
+
+    def test_line_breaks_in_the_names_of_folders_end_no_comment(self, shop: Shop) -> None:
+        shop.build('syntax = "proto3"; package shop; message Order { int32 x = 1; }')
+        shop.archive("shop.Order", {"x": 1})
+        shop.folder.joinpath("archive").rename(shop.folder / "new\nline\rhere")
+        one = next(shop.folder.joinpath("new\nline\rhere/shop.Order").rglob("*.parquet"))
+        for folder in ("DROP TABLE\nx", "shop.Order/level\nof=folders"):
+            (one.parents[1] / folder).mkdir()
+            shutil.copy(one, one.parents[1] / folder)
+        made = shop.cdpgen("sql", "new\nline\rhere")
+        head = [line for line in made.splitlines() if not line.startswith("CREATE")]
+        assert head[:6] == [
+            *("-- cdpgen sql 'new", "-- line", "-- here' --dialect duckdb"),
+            *("-- DROP TABLE", "-- x: has files but no writer in generated; left out", "-- level"),
+        ]
+        for dialect in ("spark", "clickhouse"):
+            assert "\n-- of: is no folder" in shop.cdpgen(
+                "sql", "new\nline\rhere", "--dialect", dialect
+            )
+        with duckdb.connect() as connection:
+            connection.execute(made)
+
     def test_what_it_cannot_say_of_older_files_it_says_in_comments(self, shop: Shop) -> None:
         shop.build('syntax = "proto3"; package shop; message Order { int32 x = 1; }')
         shop.archive("shop.Order", {"x": 1})
