@@ -57,8 +57,10 @@ them, and files with and without them can be read together (DuckDB: `union_by_na
 begin at 2,000,000,001, where no lock gives any.
 
 The files of a partition by a column of text have its values in their path, as Hive writes them: an empty
-text is there the same as null (Hive has no other way), and one that is too long for the name of a
-folder (255 bytes) is cut and ends in `~` and a digest. In the files the column has the value itself.
+text is there the same as null (Hive has no other way), and one that is too long is cut and ends in `~` and
+a digest. The name of a folder has 255 bytes at most, and with more than three levels 768 divided by their
+number, less one (191, 152, 127 and so on): the key of an object has 1,024 bytes, of which the archive's own
+folders, the table and the file need some. In the files the column has the value itself.
 
 ## PIPELINE.yaml
 

@@ -32,6 +32,13 @@ _RAW: Final = "_raw"
 _MAX_NAME_BYTES: Final = 255
 """The longest name of a folder on disk."""
 
+_MAX_PATH_BYTES: Final = 3 * (_MAX_NAME_BYTES + 1)
+"""The longest path of a partition. Keys of S3 and GCS have 1,024 bytes: what is left is for the folders of the
+archive and the table, and for the name of the file."""
+
+_MOST_GROUPS: Final = 1 << 62
+"""Numbers of groups are int64, which wraps without a word."""
+
 _ROWS_A_RUN: Final = 64
 """A batch whose partitions come in runs shorter than this is sorted instead of cut."""
 
@@ -65,6 +72,18 @@ class _Level(NamedTuple):
     text: Callable[[Any], str | None]
 
 
+class _Keys(NamedTuple):
+    """The keys of one level in a batch.
+
+    Attributes:
+        own: each key once; its place is its code.
+        outer: where the groups of the levels before were numbered anew, what each was before.
+    """
+
+    own: pa.Array[Any]
+    outer: pa.Int64Array | None
+
+
 class Router:
     """Splits batches of one table.
 
@@ -75,8 +94,8 @@ class Router:
         default: what the rules ask for.
 
     Raises:
-        ConfigError: a name that is neither a partition nor a column or comes twice, or a column that
-            cannot be partitioned in that way.
+        ConfigError: a name that is neither a partition nor a column or comes twice, a column that
+            cannot be partitioned in that way, or names that leave the path no room for values.
     """
 
     def __init__(
@@ -108,6 +127,13 @@ class Router:
             raise ConfigError(
                 f"partition_by: {', '.join(names)} is not allowed: two levels are named {twice}"
             )
+        self._room = min(_MAX_NAME_BYTES, _MAX_PATH_BYTES // max(len(folders), 1) - 1)
+        long = next((name for name in folders if self._room_of(name) < len(NULL)), None)
+        if long is not None:
+            raise ConfigError(
+                f"partition_by: {', '.join(names)} is not allowed: {long} and a value do not fit into the "
+                f"{self._room} bytes that the names of these folders may have"
+            )
         if config.ledgers_per_file is not None:
             if not any(isinstance(spec, Range) for _, spec in specs):
                 raise ConfigError(
@@ -133,15 +159,14 @@ class Router:
         rows = batch.num_rows
         if rows == 0:
             return []
-        groups, dictionaries = self._groups(batch)
+        groups, keys = self._groups(batch)
         if groups is None:
-            path = self._path([keys[0].as_py() for keys in dictionaries])
-            return [Routed(path, batch, slice(0, rows))]
+            return [Routed(self._path(0, keys), batch, slice(0, rows))]
         runs = pc.run_end_encode(groups)
         ends = runs.run_ends.to_pylist()
         if len(ends) > 2 + rows // _ROWS_A_RUN:
             return [
-                Routed(self._path_of(group, dictionaries), self._copy(batch, places), places)
+                Routed(self._path(group, keys), self._copy(batch, places), places)
                 for group, places in _places(groups)
             ]
         slices: dict[int, list[slice]] = {}
@@ -149,7 +174,7 @@ class Router:
             slices.setdefault(group, []).append(slice(start, end))
         routed = []
         for group, own in slices.items():
-            path = self._path_of(group, dictionaries)
+            path = self._path(group, keys)
             if _COPIED_PART * sum(one.stop - one.start for one in own) < rows:
                 places = pa.array(
                     itertools.chain(*(range(s.start, s.stop) for s in own)), pa.int64()
@@ -176,13 +201,14 @@ class Router:
             self._dictionaries[number] = own
         return pa.DictionaryArray.from_arrays(column.indices, own)
 
-    def _groups(self, batch: pa.RecordBatch) -> tuple[pa.Int64Array | None, list[pa.Array[Any]]]:
+    def _groups(self, batch: pa.RecordBatch) -> tuple[pa.Int64Array | None, list[_Keys]]:
         """The partition of each row as a number, and the keys that it is made of, level by level.
 
-        None for the numbers where all rows are of one partition.
+        None for the numbers where all rows are of one partition, which is 0.
         """
         groups: Any = None
-        dictionaries = []
+        count = 1
+        keys = []
         for level in self.levels:
             column = column_of(batch, level.column)
             if pa.types.is_dictionary(column.type):
@@ -190,36 +216,53 @@ class Router:
             # rows that follow each other mostly have one value
             runs = pc.run_end_encode(column)
             encoded = level.keys(runs.values).dictionary_encode(null_encoding="encode")
-            dictionaries.append(encoded.dictionary)
-            if len(encoded.dictionary) == 1:
-                continue  # a level with one key adds nothing to the number
-            codes = pc.run_end_decode(
-                pa.RunEndEncodedArray.from_arrays(runs.run_ends, encoded.indices.cast(pa.int64()))
-            )
-            if groups is not None:
-                codes = pc.add(pc.multiply(groups, len(encoded.dictionary)), codes)
-            groups = codes
-        return groups, dictionaries
+            size = len(encoded.dictionary)
+            outer = None
+            if size > 1:  # a level with one key adds nothing to the number
+                codes = pc.run_end_decode(
+                    pa.RunEndEncodedArray.from_arrays(
+                        runs.run_ends, encoded.indices.cast(pa.int64())
+                    )
+                )
+                if count * size > _MOST_GROUPS:
+                    dense = groups.dictionary_encode()
+                    groups, outer = dense.indices.cast(pa.int64()), dense.dictionary
+                    count = len(outer)
+                if groups is not None:
+                    codes = pc.add(pc.multiply(groups, size), codes)
+                groups = codes
+                count *= size
+            keys.append(_Keys(encoded.dictionary, outer))
+        return groups, keys
 
-    def _path_of(self, group: int, dictionaries: Sequence[pa.Array[Any]]) -> str:
-        keys: list[Any] = []
-        for dictionary in reversed(dictionaries):
-            group, code = divmod(group, len(dictionary))
-            keys.append(dictionary[code].as_py())
-        return self._path(keys[::-1])
-
-    def _path(self, keys: Sequence[Any]) -> str:
-        key = tuple(keys)
+    def _path(self, group: int, keys: Sequence[_Keys]) -> str:
+        values: list[Any] = []
+        for own, outer in reversed(keys):
+            group, code = divmod(group, len(own))
+            values.append(own[code].as_py())
+            if outer is not None:
+                group = outer[group].as_py()
+        key = tuple(reversed(values))
         path = self._paths.get(key)
         if path is None:
+            texts = [
+                None if value is None else level.text(value)
+                for level, value in zip(self.levels, key, strict=True)
+            ]
             path = "/".join(
-                _folder(level.name, None if value is None else level.text(value))
-                for level, value in zip(self.levels, keys, strict=True)
+                _folder(level.name, text, self._room_of(level.name))
+                for level, text in zip(self.levels, texts, strict=True)
             )
-            if len(self._paths) >= 10_000:
-                self._paths.clear()
-            self._paths[key] = path
+            # a value may have any size, and what is kept is little
+            if sum(len(text) for text in texts if text) <= _MAX_PATH_BYTES:
+                if len(self._paths) >= 10_000:
+                    self._paths.clear()
+                self._paths[key] = path
         return path
+
+    def _room_of(self, name: str) -> int:
+        """The bytes that a value may have in the name of a level's folder."""
+        return self._room - len(name.encode()) - 1
 
 
 def _places(groups: pa.Int64Array) -> Iterator[tuple[int, pa.Int64Array]]:
@@ -347,19 +390,18 @@ def _value(value: Any) -> str | None:
             return str(value)
 
 
-def _folder(name: str, value: str | None) -> str:
+def _folder(name: str, value: str | None, room: int) -> str:
     """The folder of a value, as Hive writes it: nothing in the value can lead out of it.
 
-    Hive has no way to write an empty value: Spark fails on it, and writes null itself. A value that is
-    too long for a name is cut and told apart by a digest. Readers that take a column from the path
-    see those two so; in the files the column is whole.
+    Hive has no way to write an empty value: Spark fails on it, and writes null itself. A value that has
+    more bytes than there is room is cut and told apart by a digest. Readers that take a column from the
+    path see those two so; in the files the column is whole.
     """
     if not value:
         return f"{name}={NULL}"
     escaped = value.translate(_ESCAPES)
     if escaped == NULL:
         escaped = f"%5F{escaped[1:]}"
-    room = _MAX_NAME_BYTES - len(name.encode()) - 1
     encoded = escaped.encode()
     if len(encoded) > room:
         digest = hashlib.sha256(value.encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -204,6 +205,46 @@ class TestSplit:
     ) -> None:
         assert list(split(column)) == [f"c={text}" for text in expected]
 
+    @pytest.mark.parametrize("rows_a_run", [1, 70], ids=["sorted", "cut"])
+    @pytest.mark.parametrize("constant", [0, 7], ids=["outermost", "within"])
+    def test_rows_are_where_they_belong_with_more_combinations_than_64_bits_can_count(
+        self, rows_a_run: int, constant: int
+    ) -> None:
+        columns = [
+            [f"{number * factor % 128}" for number in range(128) for _ in range(rows_a_run)]
+            for factor in range(1, 41, 2)  # odd, so that each column has all of the 128 values
+        ]
+        columns.insert(constant, ["one"] * (128 * rows_a_run))
+        batch = pa.record_batch({f"k{n}": column for n, column in enumerate(columns)})
+        found = {}
+        for path, rows, _ in Router(batch.schema, {}, WriterConfig(), batch.schema.names).split(
+            batch
+        ):
+            found[path] = rows.to_pylist()
+        assert found == {
+            "/".join(f"{name}={value}" for name, value in row.items()): [row] * rows_a_run
+            for row in batch.to_pylist()
+        }
+
+    @pytest.mark.parametrize("kind", [pa.string(), pa.binary()], ids=str)
+    def test_long_values_are_not_kept(self, kind: pa.DataType) -> None:
+        router = Router(pa.schema({"c": kind}), {}, WriterConfig(), ("c",))
+
+        def split_one(number: int) -> None:
+            value = f"{number}" + "x" * 1_000_000
+            (one,) = router.split(pa.record_batch({"c": pa.array([value.encode()]).cast(kind)}))
+            assert len(one.partition) == 255
+
+        split_one(0)
+        tracemalloc.start()
+        try:
+            for number in range(1, 10):
+                split_one(number)
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept < 1_000_000
+
     @settings(max_examples=60, deadline=None)
     @given(
         st.lists(
@@ -304,6 +345,31 @@ class TestFolders:
         read = duckdb.read_parquet(f"{tmp_path}/**/*.parquet", hive_partitioning=False)
         assert [value for value, _ in read.order("row").fetchall()] == values
 
+    @pytest.mark.parametrize("levels", [1, 2, 3])
+    def test_of_up_to_three_levels_a_name_has_all_that_a_disk_allows(self, levels: int) -> None:
+        value = "x" * (255 - len("level_0="))
+        batch = pa.record_batch({f"level_{n}": [value] for n in range(levels)})
+        (one,) = Router(batch.schema, {}, WriterConfig(), batch.schema.names).split(batch)
+        assert one.partition == "/".join(f"level_{n}={value}" for n in range(levels))
+
+    @pytest.mark.parametrize("levels", range(1, 18))
+    def test_a_path_of_any_values_leaves_room_in_the_key_of_an_object(self, levels: int) -> None:
+        long = [char * 1_000 for char in ("x", "é", "/", "\U0001f600")]
+        values = [None, "x", NULL, *long, *(f"{value}1" for value in long)]
+        names = [f"level_{n}" for n in range(levels)]
+        batch = pa.record_batch(
+            {name: values[n % 11 :] + values[: n % 11] for n, name in enumerate(names)}
+        )
+        paths = {
+            one.partition for one in Router(batch.schema, {}, WriterConfig(), names).split(batch)
+        }
+        assert len(paths) == len(values)
+        for path in paths:
+            assert len(path.encode()) < 768
+            folders = path.split("/")
+            assert max(len(folder.encode()) for folder in folders) <= 255
+            assert [folder.partition("=")[0] for folder in folders] == names
+
     def test_nothing_leaves_the_archive(self, tmp_path: Path) -> None:
         archive(tmp_path / "t", pa.array(HOSTILE))
         assert [path.name for path in tmp_path.iterdir()] == ["t"]
@@ -349,6 +415,20 @@ class TestRouter:
         for name, kind in (("tags", "list"), ("rate", "double")):
             wanted = f"needs a column that is neither nested nor a float; {name} is {kind}"
             assert wanted in self.refusal(None, name)
+
+    def test_names_that_leave_a_path_no_room_for_values_are_told(self) -> None:
+        long = "x" * 230
+        with pytest.raises(ConfigError) as raised:
+            Router(pa.schema({long: pa.string()}), {}, WriterConfig(), (long,))
+        assert str(raised.value) == (
+            f"partition_by: {long} is not allowed: {long} and a value do not fit into the 255 bytes "
+            "that the names of these folders may have"
+        )
+        names = [f"the_name_of_level_{n:02}" for n in range(17)]
+        with pytest.raises(
+            ConfigError, match="the_name_of_level_00 and a value do not fit into the 44"
+        ):
+            Router(pa.schema([(name, pa.string()) for name in names]), {}, WriterConfig(), names)
 
     def test_a_partition_by_no_column_is_told(self) -> None:
         assert "'gone', which is no column of the table" in self.refusal(Day("gone"))
