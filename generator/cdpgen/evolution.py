@@ -252,12 +252,13 @@ def _findings(
                 for change in check(table):
                     yield Finding(rule, change, (table.new.name,))
     known = [table for table in plan.tables if table.name in previous.tables]
+    as_text = set(_as_text(previous, known))
     for name, old in previous.enums.items():
         users = [table for table in known if name in table.enums]
         if not users:
             continue
         level = _strictest(levels[table.name] for table in users)
-        enum = EnumChange(old, users[0].enums[name], any(_as_text(t, name) for t in users))
+        enum = EnumChange(old, users[0].enums[name], name in as_text)
         for rule, enum_check in ENUM_CHECKS:
             if rule.holds_at(level):
                 for change in enum_check(enum):
@@ -299,13 +300,20 @@ def _strictest(levels: Iterable[Level]) -> Level:
     return max(levels, key=LEVELS.index)
 
 
-def _as_text(table: Table, enum: str) -> bool:
-    """Whether the table holds the enum's names, and not its numbers."""
-    columns = list(flat(table.columns))
-    inside = {column.path[:-1]: column for column in columns if column.path[-1:] == (0,)}
-    holders = [column for column in columns if column.wire.endswith(f" enum {enum}")]
-    types = [inside.get(column.path, column).type.text for column in holders]
-    return any(type_.startswith(_TEXTS) for type_ in types)
+def _as_text(previous: Lock, tables: Iterable[Table]) -> Iterator[str]:
+    """The enums of which columns hold the names and not the numbers, or would if no rule left them out."""
+    forms = {
+        (name, path): (column.wire, column.type)
+        for name, table in previous.tables.items()
+        for path, column in table.going_on().items()
+    }
+    for table in tables:
+        for column in flat(table.columns):
+            forms[table.name, column.path] = (column.wire, column.type.text)
+    for (name, path), (wire, own) in forms.items():
+        _, type_ = forms.get((name, (*path, 0)), (wire, own))
+        if type_.startswith(_TEXTS):
+            yield Wire.of(wire).enum
 
 
 # Acceptances

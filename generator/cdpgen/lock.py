@@ -138,8 +138,8 @@ class Lock:
 
     Attributes:
         path: the file as shown to the user.
-        enums: the enums that columns hold, by full name.
-        reserved: of the messages within tables that reserve anything, what.
+        enums: the enums that columns hold or held, by full name, as they were when one last did.
+        reserved: of the messages that are or were within tables and reserve anything, what.
         lines: in which line of the file each table begins.
     """
 
@@ -428,18 +428,27 @@ def lock_plan(
         how = (going or {}).get(table.name, Going())
         made, locked[table.name] = assign(known.tables.get(table.name), table, how)
         tables.append(made)
+    # What no column holds today, as a rule leaves it out, may come back, and files have it.
     enums = {
-        name: LockedEnum(
-            enum.closed, tuple((value.number, value.name) for value in enum.values), enum.reserved
-        )
-        for table in plan.tables
-        for name, enum in table.enums.items()
+        **known.enums,
+        **{
+            name: LockedEnum(
+                enum.closed,
+                tuple((value.number, value.name) for value in enum.values),
+                enum.reserved,
+            )
+            for table in plan.tables
+            for name, enum in table.enums.items()
+        },
     }
+    messages = {name for table in plan.tables for name in table.comments}
     reserved = {
-        name: message.reserved
-        for table in plan.tables
-        for name in table.comments
-        if (message := plan.schemas.messages[name]).reserved.ranges or message.reserved.names
+        **{name: kept for name, kept in known.reserved.items() if name not in messages},
+        **{
+            name: own
+            for name in messages
+            if (own := plan.schemas.messages[name].reserved).ranges or own.names
+        },
     }
     return tables, Lock(known.path, locked, enums, reserved)
 
