@@ -211,7 +211,14 @@ def _table_change(
         target = columns.get(value) or columns.get(f"{parent}{dot}{value}")
         before = known.get(name)
         place = rules.position("evolution", "renames", key)
-        if before is None:
+        again = columns.get(name)
+        if target and again and again.path not in (target.path, before.path if before else None):
+            # The next build would take it for the one that is meant.
+            problems.append(
+                f"{place}: `{name}` is another column now than the one that goes on as `{value}`: take the "
+                "rename out once a build has done it, and only then give that name to another"
+            )
+        elif before is None:
             # Done in an earlier build, when the lock's column got the new name; gone since, maybe.
             done = target.path in going_on if target else value in gone
             if not done and f"{parent}{dot}{value}" not in gone:
