@@ -15,7 +15,14 @@ from typing import Final, NamedTuple
 from cdpgen import descriptors
 from cdpgen.descriptors import Enum, Message, Reserved
 from cdpgen.errors import Position
-from cdpgen.lock import LockedColumn, LockedEnum, LockedTable, field_at, message_at
+from cdpgen.lock import (
+    DroppedField,
+    LockedColumn,
+    LockedEnum,
+    LockedTable,
+    field_at,
+    message_at,
+)
 from cdpgen.model import Column, Path, Table, flat
 from cdpgen.rules import RulesFile
 
@@ -29,6 +36,7 @@ __all__ = [
     "TableChange",
     "Wire",
     "may_be_one_field",
+    "wire_rule",
 ]
 
 
@@ -95,7 +103,7 @@ class Pair(NamedTuple):
 class Gone(NamedTuple):
     """A field that is no longer there: the column that it had, and the message that it was in."""
 
-    column: LockedColumn
+    column: LockedColumn | DroppedField
     number: int
     message: Message
 
@@ -109,6 +117,7 @@ class TableChange:
         renamed: the paths of the columns that a declared rename is about.
         before: the columns as they were, by their paths of today; also those that a rule left out, for what
             a rule hides meanwhile may change no more than what it does not.
+        dropped: the fields that never had a column, by their paths of today.
     """
 
     old: LockedTable
@@ -119,6 +128,7 @@ class TableChange:
     pairs: list[Pair] = field(default_factory=list)
     gone: list[Gone] = field(default_factory=list)
     before: Mapping[Path, LockedColumn] = field(default_factory=dict)
+    dropped: Mapping[Path, DroppedField] = field(default_factory=dict)
     added: list[Column] = field(default_factory=list)
     nesting: list[Change] = field(default_factory=list)
 
@@ -127,6 +137,7 @@ class TableChange:
         known = self.old.going_on()
         old = {self.moved.get(path, path): column for path, column in known.items()}
         self.before = old
+        self.dropped = {self.moved.get(each.path, each.path): each for each in self.old.dropped}
         unsettled = self._nesting(old, new)
         for path, column in new.items():
             before = old.get(path)
@@ -140,8 +151,8 @@ class TableChange:
                     unsettled.add(path)
                 self.pairs.append(Pair(before, column, broken))
         # Of a field that goes on under another number the old one is free.
-        known = {**old, **known}
-        self._find_gone(known.keys() - new.keys(), known)
+        dropped = {path: each for path, each in self.dropped.items() if not each.gone}
+        self._find_gone({**dropped, **old, **known}, new)
 
     def path(self, name: str) -> str:
         """What `accept` and `ignore` call a column."""
@@ -171,9 +182,11 @@ class TableChange:
             )
         return found
 
-    def _find_gone(self, paths: set[Path], old: Mapping[Path, LockedColumn]) -> None:
+    def _find_gone(
+        self, old: Mapping[Path, LockedColumn | DroppedField], new: Mapping[Path, Column]
+    ) -> None:
         seen: set[Path] = set()
-        for path in sorted(paths):
+        for path in sorted(old.keys() - new.keys()):
             for length in range(1, len(path) + 1):
                 at = path[:length]
                 if at in seen:
@@ -262,22 +275,30 @@ def _type_rule(
     was = Wire.of(old_owner.wire if old_owner else "")
     now = Wire.of(new_owner.wire if new_owner else "")
     if old.wire and new.wire and old.wire != "oneof":
-        if was.cardinality != now.cardinality:
-            return "FIELD_SAME_CARDINALITY"
-        if was.kind != now.kind:
-            message = "message"
-            if _WIRE_TYPES.get(was.kind, message) != _WIRE_TYPES.get(now.kind, message):
-                return "FIELD_WIRE_COMPATIBLE_TYPE"
-            if (was.kind, now.kind) not in _SAFE_KINDS:
-                return "FIELD_SAME_TYPE"
-        if was.enum != now.enum or (was.kind == "json" and was.encoding != now.encoding):
-            return "FIELD_SAME_TYPE"
+        broken = wire_rule(was, now)
+        if broken:
+            return broken
         if was.kind in _TEXTUAL and was.parsed != now.parsed:
             return "COLUMN_TYPE_CHANGED"
     if was.kind == now.kind == "float" and (old.type, new.type.text) in _FLOATS:
         return "" if new.type.text == "double" else "COLUMN_TYPE_NARROWED"
     to_bytes = (was.kind, now.kind) == ("string", "bytes") and not now.encoding
     return _arrow_rule(old.type, new.type.text, to_bytes and not was.parsed)
+
+
+def wire_rule(was: Wire, now: Wire) -> str:
+    """The rule that a change of a field on the wire breaks, or empty."""
+    if was.cardinality != now.cardinality:
+        return "FIELD_SAME_CARDINALITY"
+    if was.kind != now.kind:
+        message = "message"
+        if _WIRE_TYPES.get(was.kind, message) != _WIRE_TYPES.get(now.kind, message):
+            return "FIELD_WIRE_COMPATIBLE_TYPE"
+        if (was.kind, now.kind) not in _SAFE_KINDS:
+            return "FIELD_SAME_TYPE"
+    if was.enum != now.enum or (was.kind == "json" and was.encoding != now.encoding):
+        return "FIELD_SAME_TYPE"
+    return ""
 
 
 def may_be_one_field(old: LockedColumn, new: Column) -> bool:

@@ -21,9 +21,11 @@ from cdpgen.changes import (
     TableChange,
     Wire,
     may_be_one_field,
+    wire_rule,
 )
 from cdpgen.descriptors import Enum, Message, Reserved
-from cdpgen.lock import level_of
+from cdpgen.errors import Position
+from cdpgen.lock import DroppedField, LockedColumn, field_wire, level_of
 from cdpgen.model import Path, flat
 from cdpgen.rules import LEVELS, Level
 
@@ -195,13 +197,37 @@ def _(table: TableChange) -> Iterator[Change]:
         ):
             continue
         found.add(column.path)
-        yield Change(
-            table.path(column.full_name),
-            column.position,
-            f"`{old.name}` ({Wire.of(old.wire)})",
-            f"`{column.full_name}` ({Wire.of(column.wire)}) under the same number",
-            column.path,
-        )
+        yield _reused(table, old, column.full_name, column.wire, column.position, column.path)
+    paths = [column.path for column in flat(table.new.columns)]
+    for path, dropped in table.dropped.items():
+        field = table.field_at(path)
+        if field is None or not any(own[: len(path)] == path for own in paths):
+            continue
+        above, dot, was = dropped.name.rpartition(".")
+        wire = field_wire(field)
+        if was != field.name or (
+            dropped.wire != wire
+            and (dropped.gone or wire_rule(Wire.of(dropped.wire), Wire.of(wire)))
+        ):
+            name = f"{above}{dot}{field.name}"
+            yield _reused(table, dropped, name, wire, field.position, path)
+
+
+def _reused(
+    table: TableChange,
+    old: LockedColumn | DroppedField,
+    name: str,
+    wire: str,
+    position: Position,
+    path: Path,
+) -> Change:
+    return Change(
+        table.path(name),
+        position,
+        f"`{old.name}` ({Wire.of(old.wire)})",
+        f"`{name}` ({Wire.of(wire)}) under the same number",
+        path,
+    )
 
 
 @_table(

@@ -167,6 +167,7 @@ def _about_nothing(previous: Lock, plan: Plan, rules: RulesFile) -> Iterator[str
         *tables,
         *(f"{table}.{name}" for table, names in columns.items() for name in names.values()),
         *(f"{table}.{column.name}" for table, column in gone),
+        *(f"{old.name}.{each.name}" for old in previous.tables.values() for each in old.dropped),
         *plan.schemas.messages,
         *enums,
     }
@@ -239,9 +240,9 @@ def _table_change(
         else:
             renamed.add(target.path)
             depth = len(before.path)
-            for column in old.columns:
-                if column.path[:depth] == before.path:
-                    moved[column.path] = (*target.path, *column.path[depth:])
+            for path in old.paths():
+                if path[:depth] == before.path:
+                    moved[path] = (*target.path, *path[depth:])
     return TableChange(old, table, rules, moved, frozenset(renamed))
 
 

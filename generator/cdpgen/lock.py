@@ -1,9 +1,10 @@
 """`schemas/cdpgen.lock`: what has been archived so far, and the ids that columns keep for good.
 
 For each table its versions, and for each column ever written its id, the path of field numbers,
-name, type, nullability and whether it is retired; for their enums the values, and what messages and
-enums reserve. One column or value a line, so that a schema change is a readable diff; no dates, so
-that the same schemas make the same lock.
+name, type, nullability and whether it is retired; the fields that never had a column, as a rule
+drops them; for their enums the values, and what messages and enums reserve. One column or value a
+line, so that a schema change is a readable diff; no dates, so that the same schemas make the same
+lock.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from cdpgen.model import Column, Path, Plan, Table, flat
 
 __all__ = [
     "LOCK_NAME",
+    "DroppedField",
     "Going",
     "Lock",
     "LockedColumn",
@@ -31,6 +33,7 @@ __all__ = [
     "Version",
     "assign",
     "field_at",
+    "field_wire",
     "known_column",
     "level_of",
     "lock_plan",
@@ -80,6 +83,22 @@ class LockedColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedField:
+    """A field that never had a column, as a rule has dropped it since it is there; `_raw` may have it.
+
+    Attributes:
+        name: as that of its column would be.
+        wire: that of `field_wire`.
+        gone: whether it is no longer in the `.proto`.
+    """
+
+    path: Path
+    name: str
+    wire: str
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """One version of a table: the fingerprint of its schema and program."""
 
@@ -102,11 +121,16 @@ class LockedTable:
     sort_by: tuple[str, ...] = ()
     versions: tuple[Version, ...] = ()
     columns: tuple[LockedColumn, ...] = ()
+    dropped: tuple[DroppedField, ...] = ()
     accepted: tuple[str, ...] = ()
 
     def present(self) -> dict[Path, LockedColumn]:
         """The columns that are not retired, by path."""
         return {column.path: column for column in self.columns if not column.retired}
+
+    def paths(self) -> set[Path]:
+        """The paths of all columns, and of the fields that never had one."""
+        return {each.path for part in (self.columns, self.dropped) for each in part}
 
     def going_on(self) -> dict[Path, LockedColumn]:
         """The columns that are present, and those that would be if no rule left them out, by path.
@@ -250,6 +274,15 @@ def _table(name: str, data: Mapping[str, Any]) -> LockedTable:
             )
             for item in data["columns"]
         ),
+        dropped=tuple(
+            DroppedField(
+                path=tuple(map(int, item["path"])),
+                name=item["name"],
+                wire=item["wire"],
+                gone=item["gone"],
+            )
+            for item in data.get("dropped", ())
+        ),
         accepted=tuple(data["accepted"]),
     )
 
@@ -326,6 +359,7 @@ def write_lock(lock: Lock) -> str:
                 for version in table.versions
             ),
             "      ],",
+            *_dropped_lines(table),
             f'      "next_id": {table.next_id},',
             '      "columns": [',
             *_separated(_column_line(column) for column in sorted(table.columns, key=_order)),
@@ -355,6 +389,17 @@ def _reserved_lines(reserved: Reserved) -> list[str]:
     return [
         f'"reserved": {json.dumps(reserved.ranges)}',
         f'"reserved_names": {json.dumps(reserved.names)}',
+    ]
+
+
+def _dropped_lines(table: LockedTable) -> list[str]:
+    if not table.dropped:
+        return []
+    fields = sorted(table.dropped, key=lambda dropped: dropped.path)
+    return [
+        '      "dropped": [',
+        *_separated(json.dumps(asdict(each)) for each in fields),
+        "      ],",
     ]
 
 
@@ -522,6 +567,19 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
         else:
             old = replace(old, retired=True, left_out=False, within=0)
         columns.append(old)
+    dropped = dict(_dropped_fields(table))
+    for former in known.dropped:
+        path = going.moved.get(former.path, former.path)
+        now = dropped.get(path)
+        is_renamed = now is not None and not former.gone and now.wire == former.wire
+        dropped[path] = replace(
+            former,
+            path=path,
+            name=now.name if now is not None and is_renamed else former.name,
+            gone=former.gone or field_at(table, path) is None,
+        )
+    own = {old.path for old in columns}
+    own |= {path[:end] for path in ids for end in range(1, len(path))}
     fingerprint = fingerprint_of(table, ids)
     versions = known.versions
     if not versions or versions[-1].fingerprint != fingerprint:
@@ -536,6 +594,7 @@ def assign(known: LockedTable | None, table: Table, going: Going) -> tuple[Table
         sort_by=table.sort_by,
         versions=versions,
         columns=tuple(columns),
+        dropped=tuple(each for path, each in dropped.items() if path not in own),
         accepted=going.accepted,
     )
     return table.locked(ids, {one.version: one.fingerprint for one in versions}), locked
@@ -560,6 +619,27 @@ def field_at(table: Table, path: Path) -> Field | None:
         return None
     known = [*message.fields, *table.extensions.get(message.full_name, ())]
     return next((item for item in known if item.number == path[-1]), None)
+
+
+def field_wire(field: Field) -> str:
+    """A field on the wire, as far as its declaration alone tells that: `implicit string`."""
+    return f"{field.presence} {'map' if field.is_map else field.type}"
+
+
+def _dropped_fields(table: Table) -> Iterator[tuple[Path, DroppedField]]:
+    """The fields that rules drop, by their paths."""
+    left: list[tuple[Program, Path, str]] = [(table.program, (), "")]
+    while left:
+        program, above, prefix = left.pop()
+        for item in program.fields:
+            path = (*above, item.number)
+            field = field_at(table, path)
+            if item.column is None and field is not None:
+                yield path, DroppedField(path, prefix + field.name, field_wire(field))
+            elif item.program is not None:
+                many = item.kind != "map" and field is not None and field.repeated
+                inner = f"{item.column}{'[]' * many}." if item.column else ""
+                left.append((item.program, path, prefix + inner))
 
 
 def message_at(table: Table, path: Path) -> Message | None:

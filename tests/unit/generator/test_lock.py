@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from cdpgen.build import build
 from cdpgen.errors import UsageError
 from cdpgen.evolution import BreakingError
-from cdpgen.lock import LOCK_NAME, read_lock
+from cdpgen.lock import LOCK_NAME, DroppedField, read_lock
 
 FIELDS = ("string article = 1;", "uint32 count = 2;")
 
@@ -219,6 +220,24 @@ class TestIds:
         shop.build(*fields, part.format("string name = 1;"), rules=rules)
         changed = {name for name, was in before.items() if shop.ids()[name] != was}
         assert changed == {"parts", "parts[]", "named", "named.key", "named.value"}
+
+    def test_a_field_that_never_had_a_column_is_kept_until_it_has_one(self, shop: Shop) -> None:
+        part = "repeated Part parts = 3; message Part { string name = 1; bytes key = 4; }"
+        rules = "version: 1\ntables: {shop.Sale: {columns: {count: {drop: true}, parts.key: {drop: true}}}}\n"
+        dropped = [
+            DroppedField((2,), "count", "implicit uint32"),
+            DroppedField((3, 4), "parts[].key", "implicit bytes"),
+        ]
+        shop.build(*FIELDS, part, rules=rules)
+        assert [*read_lock(shop.lock).tables["shop.Sale"].dropped] == dropped
+        without = part.replace("bytes key = 4;", "reserved 4;")
+        shop.build(*FIELDS, without)
+        assert [*read_lock(shop.lock).tables["shop.Sale"].dropped] == [
+            replace(dropped[1], gone=True)
+        ]
+        before = shop.lock.read_text()
+        shop.build(*FIELDS, without)
+        assert shop.lock.read_text() == before
 
     def test_a_comment_changes_no_version(self, shop: Shop) -> None:
         shop.build(*FIELDS)
