@@ -35,6 +35,7 @@ from .parquet import PublishedFile
 from .sources import Input, inputs_of, read_inputs
 from .sources.identity import names_of
 from .storage import StorageError
+from .trouble import exit_code
 from .writer import TableWriter, WriterFailed
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def run(
         jobs = _jobs(config, base, nested(options or {}), to)
     except (ConfigError, StorageError) as error:
         print(error, file=STANDARD_ERROR)
-        return 2
+        return _code(error)
     failed = False
     try:
         with _Stop() as stop:
@@ -145,11 +146,15 @@ def run(
                     break
     except (ConfigError, StorageError) as error:
         print(error, file=STANDARD_ERROR)
-        return 1 if isinstance(error, StorageError) and error.transient else 2
+        return _code(error)
     except (OSError, WriterFailed) as error:
         print(error, *getattr(error, "__notes__", ()), sep="\n", file=STANDARD_ERROR)
         return 1
     return 1 if failed else 0
+
+
+def _code(error: ConfigError | StorageError) -> int:
+    return 2 if isinstance(error, ConfigError) else exit_code(error)
 
 
 def archive_table(job: _Job, stop: _Stop) -> Archived:

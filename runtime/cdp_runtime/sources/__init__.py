@@ -90,6 +90,7 @@ def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
 
     Raises:
         ConfigError: there is no such file, or nothing says how it is framed, or it is to be read in two ways.
+        StorageError: the store of a URL does not tell.
     """
     from .files import expand
     from .identity import place

@@ -12,6 +12,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
@@ -19,7 +20,14 @@ import pyarrow as pa
 from cdp_runtime.config import ConfigError
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.storage import filesystem_of
-from cdp_runtime.store_errors import meant
+from cdp_runtime.store_errors import (
+    Secrets,
+    StorageError,
+    http_status,
+    is_transient,
+    meant,
+    safe_url,
+)
 
 if TYPE_CHECKING:
     from . import Stop
@@ -68,13 +76,18 @@ def expand(path: str, storage_options: Mapping[str, Any] | None = None) -> list[
 
     Raises:
         ConfigError: there is none.
+        StorageError: the store of a URL does not tell.
     """
     if path == "-":
         return [path]
     if "://" in path:
-        filesystem, inside = filesystem_of(path, storage_options)
-        names = [inside] if not glob.has_magic(path) else sorted(filesystem.glob(inside))
-        found = [filesystem.unstrip_protocol(name) for name in names if filesystem.isfile(name)]
+        is_http = path.startswith(("http://", "https://"))  # where ? begins what is asked for
+        is_glob = glob.has_magic(path.partition("?")[0] if is_http else path)
+        with _asked(path, storage_options) as (filesystem, inside):
+            names = _globbed(filesystem, inside) if is_glob else [inside]
+            found = [
+                filesystem.unstrip_protocol(name) for name in names if _is_file(filesystem, name)
+            ]
     else:
         path = os.path.expanduser(path)
         # a file whose name has brackets is meant before a glob is
@@ -83,8 +96,49 @@ def expand(path: str, storage_options: Mapping[str, Any] | None = None) -> list[
         if os.path.isdir(path):
             raise ConfigError(f"{path}: is a folder; name its files, for example {path}/*.pb")
     if not found:
-        raise ConfigError(f"{path}: there is no such file")
+        raise ConfigError(f"{safe_url(path)}: there is no such file")
     return found
+
+
+@contextlib.contextmanager
+def _asked(url: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[Any, str]]:
+    """The filesystem of a URL and the path in it; what its client raises inside becomes a `StorageError`."""
+    filesystem, inside = filesystem_of(url, storage_options)
+    try:
+        yield filesystem, inside
+    except Exception as raised:  # clients of stores raise anything
+        error = meant(raised)
+        told = "there is no such file"
+        if not isinstance(error, FileNotFoundError):
+            told = f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+        hidden = Secrets(url, storage_options or {}).hide(told)
+        raise StorageError(f"{safe_url(url)}: {hidden}", transient=is_transient(error)) from error
+
+
+def _globbed(filesystem: Any, pattern: str) -> list[str]:
+    """The names that match; fsspec's own glob knows nothing of what is in folders that cannot be listed."""
+    failed: list[OSError] = []
+    walk = "_walk" if filesystem.async_impl else "walk"
+    setattr(filesystem, walk, partial(getattr(filesystem, walk), on_error=failed.append))
+    try:
+        names = sorted(filesystem.glob(pattern))
+    finally:
+        delattr(filesystem, walk)
+    for error in failed:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+    return names
+
+
+def _is_file(filesystem: Any, name: str) -> bool:
+    """Whether it is one; to fsspec's own `isfile` a store that refuses or is away has none."""
+    try:
+        return bool(filesystem.info(name)["type"] == "file")
+    except FileNotFoundError as error:
+        # with that of HTTP, whatever went wrong is behind it
+        if http_status(error) in (None, 404, 410) and not is_transient(error):
+            return False
+        raise error.__cause__ or error from None
 
 
 @contextlib.contextmanager
@@ -101,8 +155,8 @@ def open_input(
             yield _Named("standard input", _Pipe(stop, sys.stdin.fileno()))
             return
         if "://" in path:
-            filesystem, inside = filesystem_of(path, storage_options)
-            file = stack.enter_context(filesystem.open(inside, "rb"))
+            with _asked(path, storage_options) as (filesystem, inside):
+                file = stack.enter_context(filesystem.open(inside, "rb"))
         else:
             file = stack.enter_context(open(path, "rb", buffering=0, opener=_without_waiting))
             if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
@@ -110,7 +164,7 @@ def open_input(
         compression = compression_of(path)
         if compression is not None:
             file = _Decompressed(file, compression[0])
-        yield _Named(path, file)
+        yield _Named(safe_url(path), file)
 
 
 def _without_waiting(path: str, flags: int) -> int:

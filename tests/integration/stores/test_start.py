@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3fs import S3FileSystem
 
 from cdp_runtime import store_other
+from cdp_runtime.config import ConfigError
+from cdp_runtime.sources.files import expand
 from cdp_runtime.storage import StorageError, open_storage, writer_id
 from cdpgen.cli import main
 from generated.stellar.v1.event_pb2 import Event
 from generated.stellar.v1.event_writer import EventWriter
 from tests.integration.stores import proxy
 from tests.integration.stores.conftest import on, server_of
-from tests.integration.stores.servers import KEY_ID, SECRET, Server, free_port
+from tests.integration.stores.servers import KEY_ID, SECRET, Server, free_port, s3_options
 from tests.integration.stores.test_faults import behind
 from tests.integration.stores.test_stores import event
 
@@ -112,6 +115,64 @@ class TestProbe:
         ended = archive_command(tmp_path, "s3://archive/a", f"http://127.0.0.1:{free_port()}")
         assert ended.returncode == 1
         assert "Traceback" not in ended.stderr
+
+
+class TestSources:
+    def test_one_that_is_there_is_told_from_one_that_is_not(self, server: Server) -> None:
+        archive = on(server, "sources")
+        for name in ("a/1.pb", "b/1.pb"):
+            archive.filesystem.pipe_file(f"{archive.root}/{name}", b"")
+        url, options = archive.url, archive.options
+        assert expand(f"{url}/a/1.pb", options) == [f"{url}/a/1.pb"]
+        assert expand(f"{url}/*/1.pb", options) == [f"{url}/a/1.pb", f"{url}/b/1.pb"]
+        for name in ("a/2.pb", "a", "a/2*.pb", "c/*.pb"):
+            with pytest.raises(ConfigError, match=r"there is no such file$"):
+                expand(f"{url}/{name}", options)
+
+    def test_a_store_that_refuses_is_told(self, server: Server) -> None:
+        archive = on(server, "refusing")
+        archive.filesystem.pipe_file(f"{archive.root}/a/1.pb", b"")
+        with proxy.before(server.endpoint) as wall:
+            wall.choose = lambda request: "403"
+            options = server.options(wall.endpoint)
+            for name in ("a/1.pb", "a/*.pb", "*/1.pb"):
+                with pytest.raises(StorageError, match=r": cannot be read: ") as raised:
+                    expand(f"{archive.url}/{name}", options)
+                assert str(raised.value).startswith(f"{archive.url}/{name}: ")
+                assert not raised.value.transient
+
+    @pytest.mark.parametrize("server", ["moto", "minio"], indirect=True)
+    def test_a_folder_that_cannot_be_listed_is_not_left_out_of_a_glob(self, server: Server) -> None:
+        archive = on(server, "folders")
+        for name in ("a/1.pb", "b/1.pb"):
+            archive.filesystem.pipe_file(f"{archive.root}/{name}", b"")
+        with proxy.before(server.endpoint) as wall:
+            wall.choose = lambda request: "403" if "folders%2Fb%2F" in request.path else None
+            with pytest.raises(StorageError, match=r"/\*/1\.pb: cannot be read: "):
+                expand(f"{archive.url}/*/1.pb", server.options(wall.endpoint))
+
+    def test_a_store_that_is_away_may_come_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(S3FileSystem, "retries", 1)
+        options = s3_options(f"http://127.0.0.1:{free_port()}")
+        options["config_kwargs"] = {"retries": {"max_attempts": 0}}
+        for name in ("a.pb", "*.pb"):
+            with pytest.raises(StorageError, match=r"^s3://archive/.*: cannot be read: ") as raised:
+                expand(f"s3://archive/{name}", options)
+            assert raised.value.transient
+
+    def test_http_has_a_reason_for_what_is_not_there(self, running: dict[str, Server]) -> None:
+        endpoint = server_of(running, "moto").endpoint
+        with proxy.before(endpoint) as wall:
+            wall.choose = lambda request: "403"
+            with pytest.raises(StorageError, match="403") as raised:
+                expand(f"{wall.endpoint}/archive/a.pb?X-Signature=canary")
+        assert not raised.value.transient
+        assert "canary" not in str(raised.value)
+        with pytest.raises(ConfigError, match=r"a\.pb: there is no such file$"):
+            expand(f"{endpoint}/archive/a.pb")
+        with pytest.raises(StorageError) as raised:
+            expand(f"http://127.0.0.1:{free_port()}/archive/a.pb?X-Signature=canary")
+        assert raised.value.transient
 
 
 def archive_command(

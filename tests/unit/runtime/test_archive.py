@@ -16,6 +16,7 @@ import pytest
 from cdp_runtime.archive import load_tables, run, writer_of
 from cdp_runtime.config import ConfigError
 from tests.faults import checks
+from tests.faults.failing_store import FailingStore
 
 GENERATED = str(checks.ROOT / "generated")
 CDPGEN = str(Path(sys.executable).with_name("cdpgen"))
@@ -362,6 +363,18 @@ class TestRun:
             process.communicate(timeout=60)
         assert process.returncode == 0
         assert checks.numbers_in(tmp_path / "a") == list(range(300))
+
+    @pytest.mark.parametrize(
+        ("error", "code"), [(PermissionError("no"), 2), (ConnectionRefusedError("away"), 1)]
+    )
+    def test_a_source_of_which_the_store_does_not_tell(
+        self, error: OSError, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        FailingStore.empty()
+        FailingStore.plan = lambda call, name, done: error if name == "info" else None
+        assert archive(source=["failing://x/a.pb"], to=str(tmp_path / "a")) == code
+        FailingStore.plan = None
+        assert capsys.readouterr().err == f"failing://x/a.pb: cannot be read: {error}\n"
 
     def test_the_journal_of_a_pipeline_file_lies_relative_to_it(
         self, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

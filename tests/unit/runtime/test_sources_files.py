@@ -9,6 +9,7 @@ import gzip
 import io
 import os
 import random
+import re
 import resource
 import sys
 import threading
@@ -35,7 +36,9 @@ from cdp_runtime.sources.files import (
     open_input,
     rest_of,
 )
+from cdp_runtime.storage import StorageError
 from generated.stellar.v1.event_pb2 import Event
+from tests.faults.failing_store import FailingStore
 
 DATA = bytes(range(256)) * 4_000
 
@@ -155,6 +158,40 @@ class TestExpand:
                 expand(path)
             assert str(raised.value) == f"{path}: there is no such file"
 
+    @pytest.mark.parametrize(
+        ("error", "transient"), [(PermissionError("no"), False), (TimeoutError(), True)]
+    )
+    def test_a_store_that_does_not_tell_has_not_none(
+        self, error: OSError, transient: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        FailingStore.empty()
+        for name in "ab":
+            fsspec.filesystem("failing").pipe(f"/x/{name}/1.pb", b"")
+        files = [f"failing:///x/{name}/1.pb" for name in "ab"]
+        assert expand("failing://x/*/1.pb") == files
+
+        def look(self: FailingStore, path: str, **options: Any) -> Any:
+            if path.endswith("/b/1.pb"):
+                raise error
+            return info(self, path, **options)
+
+        def list_(self: FailingStore, path: str, **options: Any) -> Any:
+            if path.endswith("/b"):
+                raise error
+            return ls(self, path, **options)
+
+        # as most filesystems have it: folder by folder
+        monkeypatch.setattr(FailingStore, "find", fsspec.AbstractFileSystem.find)
+        info, ls = FailingStore.info, FailingStore.ls
+        for name, failing, urls in (("info", look, [files[1]]), ("ls", list_, [])):
+            with monkeypatch.context() as patched:
+                patched.setattr(FailingStore, name, failing)
+                for url in ("failing://x/*/1.pb", *urls):
+                    with pytest.raises(StorageError, match=f"^{re.escape(url)}: ") as raised:
+                        expand(url)
+                    assert raised.value.transient is transient
+        assert expand("failing://x/*/1.pb") == files
+
     def test_a_folder_is_told_with_what_to_write(self, tmp_path: Path) -> None:
         with pytest.raises(
             ConfigError, match=r"is a folder; name its files, for example .*/\*\.pb"
@@ -256,6 +293,17 @@ class TestOpenInput:
     def test_an_empty_file_is_empty(self, tmp_path: Path) -> None:
         (tmp_path / "a.pb").touch()
         assert read(tmp_path / "a.pb") == b""
+
+    @pytest.mark.parametrize("error", [RuntimeError("sig=canary"), FileNotFoundError("a.pb")])
+    def test_one_that_cannot_be_opened_is_an_error_that_names_it_without_secrets(
+        self, error: Exception
+    ) -> None:
+        FailingStore.empty()
+        FailingStore.plan = lambda call, name, done: error if name == "open" else None
+        with pytest.raises(StorageError, match=r"^failing://a\.pb\?sig=\*\*\*: ") as raised:
+            read("failing://a.pb?sig=canary")
+        FailingStore.plan = None
+        assert "canary" not in str(raised.value)
 
     def test_a_url_is_read_from_its_store_decompressed(self) -> None:
         fsspec.filesystem("memory").pipe("/open/a.pb.gz", gzip.compress(DATA))
