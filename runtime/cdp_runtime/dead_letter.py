@@ -15,6 +15,7 @@ __all__ = [
     "DeadLetter",
     "Form",
     "counted",
+    "shortened",
     "to_batch",
 ]
 
@@ -27,6 +28,9 @@ RETRY_FOLDER: Final = "_retry"
 Form = Literal["message", "json", "bytes"]
 """What a payload was taken for: a serialized message, a message as JSON text, or a piece of a stream whose
 messages cannot be told apart any more."""
+
+_REASON: Final = 500
+"""How many characters of a reason are kept."""
 
 DEAD_LETTER_SCHEMA: Final = pa.schema(
     [
@@ -46,7 +50,7 @@ class DeadLetter(NamedTuple):
 
     Attributes:
         payload: its bytes; None for a null among payloads.
-        reason: what is wrong, for people.
+        reason: what is wrong, for people; its beginning is kept.
         source: where it comes from; empty when the caller did not say.
         position: where it stands in its source.
         offset: the byte of the payload at which decoding stopped.
@@ -72,7 +76,7 @@ def to_batch(letters: Sequence[DeadLetter]) -> pa.RecordBatch:
     return pa.record_batch(
         [
             pa.array([letter.payload for letter in letters], pa.binary()),
-            pa.array([_text(letter.reason) for letter in letters], pa.utf8()),
+            pa.array([shortened(letter.reason) for letter in letters], pa.utf8()),
             pa.array([letter.source or None for letter in letters], pa.utf8()),
             pa.array([letter.position for letter in letters], pa.int64()),
             pa.array([letter.offset for letter in letters], pa.int64()),
@@ -88,6 +92,9 @@ def counted(number: int, what: str = "dead letter") -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _text(said: str) -> str:
-    """What an error says, also where it quotes half of a surrogate pair, which is no text in a file."""
-    return said if said.isascii() else said.encode(errors="backslashreplace").decode()
+def shortened(reason: str) -> str:
+    """A reason as it is kept: what an error quotes may be a whole message, or half of a surrogate pair, which
+    is no text in a file.
+    """
+    text = reason[: _REASON + 1].encode(errors="backslashreplace").decode()
+    return text if len(text) <= _REASON else f"{text[: _REASON - 1]}…"

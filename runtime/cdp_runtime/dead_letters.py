@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pyarrow as pa
 
 from .config import ConfigError, WriterConfig, check, destination_of, nested
-from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, RETRY_FOLDER, DeadLetter, counted
+from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, RETRY_FOLDER, DeadLetter, counted, shortened
 from .dry_run import DryRun
 from .positions import spans
 from .provenance import forbid_other_lock, told_in
@@ -58,6 +58,8 @@ _UNEVEN_ROWS: Final = 8
 on the average, and the largest may stand side by side."""
 
 _REASONS_SHOWN: Final = 20
+_REASONS_KEPT: Final = 1_000
+_SOURCES_KEPT: Final = 1_000
 _PAYLOAD_SHOWN: Final = 64
 _NAME_BYTES: Final = 120
 _RETRIED: Final = re.compile(r"r-\d+\.parquet$")
@@ -138,11 +140,11 @@ def read_letters(
     """
     import pyarrow.parquet as pq
 
-    columns = None if payloads else [one for one in DEAD_LETTER_SCHEMA.names if one != "payload"]
+    columns = [one for one in DEAD_LETTER_SCHEMA.names if payloads or one != "payload"]
     try:
         with storage.open(path) as opened, pq.ParquetFile(opened) as file:
             for group in range(file.num_row_groups):
-                rows = _rows_at_once(file.metadata.row_group(group)) if payloads else _BATCH_ROWS
+                rows = _rows_at_once(file.metadata.row_group(group), columns)
                 for batch in file.iter_batches(rows, [group], columns):
                     yield [
                         DeadLetter(
@@ -166,16 +168,20 @@ def read_letters(
         raise StorageError(f"{storage.describe(path)}: {error}") from error
 
 
-def _rows_at_once(group: RowGroupMetaData) -> int:
-    """How many letters of a row group may be in memory together."""
-    size = group.total_byte_size
-    for payloads in map(group.column, range(group.num_columns)):
-        if payloads.path_in_schema == "payload" and payloads.has_dictionary_page:
+def _rows_at_once(group: RowGroupMetaData, names: Sequence[str]) -> int:
+    """How many letters of a row group may be in memory together, with these columns."""
+    size, most = 0, _BATCH_ROWS
+    for column in map(group.column, range(group.num_columns)):
+        if column.path_in_schema not in names:
+            continue
+        if column.path_in_schema == "payload" and column.has_dictionary_page:
             # it holds once what any number of letters may have, and one of them may be all of it
-            return max(1, min(_BATCH_BYTES // payloads.total_uncompressed_size, _BATCH_ROWS))
-    if size <= _BATCH_BYTES:
-        return _BATCH_ROWS
-    return max(1, min(_BATCH_BYTES * group.num_rows // size, _UNEVEN_ROWS))
+            most = min(most, max(1, _BATCH_BYTES // column.total_uncompressed_size))
+        else:
+            size += column.total_uncompressed_size
+    if size > _BATCH_BYTES:
+        most = min(most, _UNEVEN_ROWS, max(1, _BATCH_BYTES * group.num_rows // size))
+    return most
 
 
 def retry(
@@ -487,16 +493,50 @@ class _Reason:
         assert letter.time is not None
         self.letters += 1
         self.times = [min([*self.times, letter.time]), max([*self.times, letter.time])]
-        self.sources.add(letter.source or "no source")
+        if len(self.sources) <= _SOURCES_KEPT:
+            self.sources.add(letter.source or "no source")
 
     def lines(self, reason: str) -> Iterator[str]:
-        sources = sorted(self.sources)
+        sources = [_printable(source) for source in sorted(self.sources)]
         more = f" and {len(sources) - 3:,} more" if len(sources) > 3 else ""
-        yield f"  {self.letters:,} x {reason}"
+        if len(sources) > _SOURCES_KEPT:
+            more = f" and over {_SOURCES_KEPT - 3:,} more"
+        yield f"  {self.letters:,} x {_printable(reason)}"
         yield (
             f"      {self.times[0]:%Y-%m-%d %H:%M:%S} to {self.times[1]:%Y-%m-%d %H:%M:%S} UTC, "
             f"from {', '.join(sources[:3])}{more}"
         )
+
+
+class _Reasons:
+    """Letters by their reasons; where there are very many of these, what the rarest have is only counted."""
+
+    def __init__(self) -> None:
+        self.letters = 0
+        self._reasons: defaultdict[str, _Reason] = defaultdict(_Reason)
+        self._rare = 0
+
+    def add(self, letter: DeadLetter) -> None:
+        self.letters += 1
+        self._reasons[_plain(letter.reason)].add(letter)
+        if len(self._reasons) > 2 * _REASONS_KEPT:
+            most = self._most()
+            self._rare += sum(reason.letters for _, reason in most[_REASONS_KEPT:])
+            self._reasons = defaultdict(_Reason, most[:_REASONS_KEPT])
+
+    def lines(self) -> Iterator[str]:
+        most = self._most()
+        for text, reason in most[:_REASONS_SHOWN]:
+            yield from reason.lines(text)
+        more = len(most) - _REASONS_SHOWN
+        if self._rare:
+            letters = self._rare + sum(reason.letters for _, reason in most[_REASONS_SHOWN:])
+            yield f"  ... {letters:,} more, of over {more:,} other reasons"
+        elif more > 0:
+            yield f"  ... {more:,} more reasons"
+
+    def _most(self) -> list[tuple[str, _Reason]]:
+        return sorted(self._reasons.items(), key=lambda item: -item[1].letters)
 
 
 def _print_list(storage: Storage, files: Sequence[LetterFile]) -> None:
@@ -504,22 +544,17 @@ def _print_list(storage: Storage, files: Sequence[LetterFile]) -> None:
     if not files:
         print("there are no dead letters")
     for table in sorted({file.table for file in files}):
-        reasons: defaultdict[str, _Reason] = defaultdict(_Reason)
-        taken = 0
+        reasons, taken = _Reasons(), 0
         for file in (one for one in files if one.table == table):
             for batch in read_letters(storage, file.path, payloads=False):
                 taken += len(batch) * file.taken
                 for letter in batch:
-                    reasons[_plain(letter.reason)].add(letter)
-        total = sum(reason.letters for reason in reasons.values())
-        print(f"{table}: {counted(total)}")
+                    reasons.add(letter)
+        print(f"{_printable(table)}: {counted(reasons.letters)}")
         if taken:
             print(f"  {taken:,} of them in a retry that runs or was interrupted; another goes on")
-        most = sorted(reasons.items(), key=lambda item: -item[1].letters)
-        for text, reason in most[:_REASONS_SHOWN]:
-            print(*reason.lines(text), sep="\n")
-        if len(most) > _REASONS_SHOWN:
-            print(f"  ... {len(most) - _REASONS_SHOWN:,} more reasons")
+        for line in reasons.lines():
+            print(line)
 
 
 def _print_letters(storage: Storage, files: Iterable[LetterFile], limit: int) -> None:
@@ -538,13 +573,13 @@ def _print_letters(storage: Storage, files: Iterable[LetterFile], limit: int) ->
 
 
 def _letter(table: str, letter: DeadLetter) -> str:
-    place = letter.source or "no source"
+    place = _printable(letter.source) or "no source"
     if letter.position is not None:
         place += f", position {letter.position:,}"
     where = "" if letter.offset is None else f" at byte {letter.offset:,}"
     return (
-        f"{table}: {place}, {letter.time:%Y-%m-%d %H:%M:%S} UTC\n"
-        f"  {letter.reason}{where}\n"
+        f"{_printable(table)}: {place}, {letter.time:%Y-%m-%d %H:%M:%S} UTC\n"
+        f"  {_printable(shortened(letter.reason))}{where}\n"
         f"  {_payload(letter)}"
     )
 
@@ -556,12 +591,18 @@ def _payload(letter: DeadLetter) -> str:
     start = payload[:_PAYLOAD_SHOWN]
     text = start.hex(" ")
     if letter.form == "json":
-        text = start.decode(errors="backslashreplace")
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        text = _printable(start.decode(errors="backslashreplace"))
     return f"{len(payload):,} bytes: {text}{' ...' if len(payload) > _PAYLOAD_SHOWN else ''}"
+
+
+def _printable(text: str) -> str:
+    """A text without what a terminal would obey."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _plain(reason: str) -> str:
     """A reason without the number of the line, so that the same ones are counted together."""
     head, colon, rest = reason.partition(": ")
-    return rest if colon and head.startswith("line ") else reason
+    return shortened(rest if colon and head.startswith("line ") else reason)

@@ -14,7 +14,7 @@ from typing import Any, Final, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .dead_letter import DeadLetter, Form
+from .dead_letter import DeadLetter, Form, shortened
 from .metrics import Metrics
 from .payloads import Payloads, Positions, size_of
 from .writer import WriterFailed
@@ -224,7 +224,7 @@ class Intake:
         """Adds bytes that need no decoding."""
         _check_place(letter.source, letter.position)
         _check_letter(letter)
-        item = Letter(letter)
+        item = Letter(letter._replace(reason=shortened(letter.reason)))
         with self._lock:
             self._wait_for_room(1, item.size)
             self._add(item)

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -679,6 +680,75 @@ class TestRun:
         capsys.readouterr()
         assert run("list", str(tmp_path)) == 0
         assert "  1 x no object\n" in capsys.readouterr().out
+
+    def test_of_a_reason_that_quotes_a_message_the_beginning_is_kept(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "s").write_text(json.dumps({"y" * 100_000: 1}))
+        flags: dict[str, Any] = {"table": TABLE, "generated": GENERATED, "format": "ndjson"}
+        archive(source=[str(tmp_path / "s")], to=str(tmp_path / "a"), **flags)
+        with EventWriter(tmp_path / "a") as writer:
+            writer.reject(b"", "\ud83d" * 1_000)
+        files = letter_files(open_storage(tmp_path / "a"))
+        reasons = [
+            letter.reason
+            for file in files
+            for batch in read_letters(open_storage(tmp_path / "a"), file.path)
+            for letter in batch
+        ]
+        assert sorted(len(reason) for reason in reasons) == [500, 500]
+        assert all(reason.endswith("…") for reason in reasons)
+        capsys.readouterr()
+        for action in ("list", "show"):
+            assert run(action, str(tmp_path / "a")) == 0
+            assert len(capsys.readouterr().out) < 2_500
+
+    def test_reasons_of_before_are_cut_where_they_are_shown_and_read_a_few_at_a_time(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            for _ in range(100):
+                writer.reject(b"", "no message")
+        (file,) = letter_files(open_storage(tmp_path))
+        table = pq.read_table(tmp_path / file.path)
+        reasons = pa.array([f"{n} " + "y" * 300_000 for n in range(100)])
+        pq.write_table(table.set_column(1, "reason", reasons), tmp_path / file.path)
+        for payloads in (True, False):
+            read = read_letters(open_storage(tmp_path), file.path, payloads=payloads)
+            assert max(map(len, read)) <= 8
+        for action in ("list", "show"):
+            assert run(action, str(tmp_path)) == 0
+            assert len(capsys.readouterr().out) < 20 * 700
+
+    def test_what_a_terminal_would_obey_is_escaped(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.reject(b"", "no field \x1b]0;mine\x07", source="a\x1b[2J.pb", position=0)
+        for action in ("list", "show"):
+            assert run(action, str(tmp_path)) == 0
+            shown = capsys.readouterr().out
+            assert "no field \\x1b]0;mine\\x07" in shown
+            assert "a\\x1b[2J.pb" in shown
+            assert "\x1b" not in shown
+
+    def test_list_keeps_no_more_reasons_and_sources_than_memory_bears(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("_REASONS_KEPT", "_SOURCES_KEPT"):
+            monkeypatch.setattr(f"cdp_runtime.dead_letters.{name}", 30)
+        with EventWriter(tmp_path) as writer:
+            for number in range(300):
+                writer.reject(b"", f"its own, {number}")
+                if number >= 150:
+                    writer.reject(b"", "of many", source=f"{number}.pb", position=0)
+        assert run("list", str(tmp_path)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"{TABLE}: 450 dead letters"
+        assert lines[1] == "  150 x of many"
+        assert lines[2].endswith("UTC, from 150.pb, 151.pb, 152.pb and over 27 more")
+        assert lines[3].startswith("  1 x its own, ")
+        assert re.fullmatch(r"  \.\.\. 281 more, of over \d\d other reasons", lines[-1])
 
     def test_show_tells_where_what_and_how_it_begins(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -95,13 +95,14 @@ class TestIntake:
     def test_marks_and_letters_keep_their_place(self) -> None:
         buffer = intake()
         buffer.put_one(b"1", "s", None)
-        buffer.put_letter(DeadLetter(b"?", "bad"))
+        buffer.put_letter(DeadLetter(b"?", "bad" * 1_000_000))
         buffer.put_one(b"2", "s", None)
         buffer.put_mark(Mark(last=True))
         assert isinstance(buffer.take(), list)
         letter = buffer.take()
         assert isinstance(letter, Letter)
         assert letter.letter.payload == b"?"
+        assert len(letter.letter.reason) == 500
         assert isinstance(buffer.take(), list)
         assert isinstance(buffer.take(), Mark)
 
