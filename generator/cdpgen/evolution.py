@@ -7,6 +7,7 @@ table.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -48,8 +49,13 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """What the lock calls it once it is accepted."""
+        """By what an acceptance names it."""
         return f"{self.rule.id} {self.change.path}"
+
+    @property
+    def record(self) -> str:
+        """What the lock calls it once it is accepted."""
+        return f"{self.key}: was {self.change.was}, is {self.change.now}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = Fal
     accepted = _accepted(previous, found, rules, problems, against)
     if problems:
         raise UsageError("\n".join(problems))
-    left = [finding for finding in found if finding.key not in accepted]
+    left = [finding for finding in found if finding.record not in accepted]
     left.sort(key=lambda finding: (*finding.change.position, finding.rule.id, finding.change.path))
     going = {
         name: _going(name, found, accepted, previous.tables.get(name)) for name in previous.tables
@@ -334,35 +340,50 @@ def _accepted(
     problems: list[str],
     against: bool,
 ) -> set[str]:
-    """The changes that are accepted, as `RULE path`; complains of acceptances without any.
+    """The changes that are accepted, as the lock records them; complains of acceptances without any.
 
-    One that was used stays right: the lock remembers what was accepted.
+    One that was used stays right, but is for that change alone: a later one of the same rule and path takes
+    another. The lock remembers which were used.
     """
-    keys = {finding.key for finding in found}
-    keys |= {key for table in previous.tables.values() for key in table.accepted}
-    accepted = set()
+    used: dict[str, list[str]] = {}
+    for table in previous.tables.values():
+        for record in table.accepted:
+            of_key = used.setdefault(record.partition(": ")[0], [])
+            if record not in of_key:
+                of_key.append(record)
+    fresh: dict[str, set[str]] = {}
+    for finding in found:
+        if finding.record not in used.get(finding.key, ()):
+            fresh.setdefault(finding.key, set()).add(finding.record)
+    written: Counter[str] = Counter()
     for i, acceptance in enumerate(rules.rules.evolution.accept):
         key = f"{acceptance.rule} {acceptance.path}"
+        written[key] += 1
         place = rules.position("evolution", "accept", i, "rule")
         if acceptance.rule not in RULES:
             problems.append(
                 f"{place}: `{acceptance.rule}` is no rule; {suggest(acceptance.rule, RULES)}"
             )
-        elif key not in keys and not against:
+        elif written[key] > len(used.get(key, ())) + (key in fresh) and not against:
             problems.append(
                 f"{place}: nothing changed that {key} would accept, now or before; take it out"
             )
-        accepted.add(key)
+    accepted: set[str] = set()
+    for key, times in written.items():
+        before = used.get(key, [])
+        accepted.update(before[-times:])
+        if times > len(before):
+            accepted |= fresh.get(key, set())
     return accepted
 
 
 def _going(
     name: str, found: Iterable[Finding], accepted: set[str], old: LockedTable | None
 ) -> Going:
-    """What of the acceptances the lock remembers for a table."""
-    keys = {finding.key for finding in found if name in finding.tables}
-    keys |= set(old.accepted if old else ())
-    return Going(accepted=tuple(sorted(keys & accepted)))
+    """What of the acceptances the lock remembers for a table, in the order of their use."""
+    kept = [record for record in (old.accepted if old else ()) if record in accepted]
+    new = {finding.record for finding in found if name in finding.tables} & accepted
+    return Going(accepted=(*kept, *sorted(new.difference(kept))))
 
 
 def _joined(change: TableChange, found: Iterable[Finding], going: Going) -> Going:

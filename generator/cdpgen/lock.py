@@ -111,7 +111,8 @@ class LockedTable:
     """What was archived of one table.
 
     Attributes:
-        accepted: the breaking changes that were accepted so far, as `RULE path`.
+        accepted: the breaking changes that were accepted so far, in the order of their versions, as `RULE path:
+            was x, is y`; those of an earlier cdpgen as `RULE path`.
     """
 
     name: str
@@ -443,7 +444,7 @@ class Going:
             accepted change): the old column is retired, the new one gets an id of its own.
         moved: by the path of a column in the lock, the path under which it goes on (a declared
             rename to another number), also of those that are retired within it.
-        accepted: the breaking changes that are accepted, as `RULE path`.
+        accepted: the breaking changes that are accepted, as the lock has them.
     """
 
     replaced: frozenset[Path] = frozenset()

@@ -259,6 +259,26 @@ class TestText:
         assert len(lines) == 3
 
 
+class TestAcceptances:
+    def test_of_one_by_an_earlier_cdpgen_only_the_rule_and_path_are_known(self, shop: Shop) -> None:
+        entry = "{rule: FIELD_SAME_TYPE, path: shop.Sale.count, reason: none was sent}"
+        shop.build(FIELDS[0], "int64 count = 2;")
+        earlier = '"accepted": ["FIELD_SAME_TYPE shop.Sale.count"]'
+        shop.lock.write_text(shop.lock.read_text().replace('"accepted": []', earlier))
+        rules = f"version: 1\nevolution: {{accept: [{entry}]}}\n"
+        shop.build(FIELDS[0], "int64 count = 2;", rules=rules)
+        assert earlier in shop.lock.read_text()
+        with pytest.raises(BreakingError):
+            shop.build(FIELDS[0], "int32 count = 2;", rules=rules)
+        rules = f"version: 1\nevolution: {{accept: [{entry}, {entry}]}}\n"
+        for _ in range(2):
+            shop.build(FIELDS[0], "int32 count = 2;", rules=rules)
+            assert read_lock(shop.lock).tables["shop.Sale"].accepted == (
+                "FIELD_SAME_TYPE shop.Sale.count",
+                "FIELD_SAME_TYPE shop.Sale.count: was int64, is int32",
+            )
+
+
 class TestLostLock:
     def test_it_is_missed_where_writers_are_of_a_version_that_a_new_one_would_not_make(
         self, shop: Shop
