@@ -462,6 +462,8 @@ class Intake:
 
 def _check_place(source: str, position: int | None) -> None:
     """Refuses what a footer cannot hold where the caller still sees it."""
+    if not isinstance(source, str):
+        raise TypeError(f"source: {source!r} is not allowed: it has to be a text")
     if position is not None and (isinstance(position, bool) or not hasattr(position, "__index__")):
         raise TypeError(f"position: {position!r} is not allowed: it has to be an integer")
     # ranges of positions end behind the last one, with 64 bits as well

@@ -150,6 +150,18 @@ class TestIntake:
         with pytest.raises(ValueError, match=r"position: .* has to be from"):
             intake().put_many([b"", b""], "s", [5, (1 << 63) - 1])
 
+    @pytest.mark.parametrize("source", [b"orders", None, 7])
+    def test_a_source_that_is_no_text_is_refused_at_once(self, source: Any) -> None:
+        one = intake()
+        for put in (
+            lambda: one.put_one(b"", source, 1),
+            lambda: one.put_many([b""], source, None),
+            lambda: one.put_letter(DeadLetter(b"", "why", source)),
+        ):
+            with pytest.raises(TypeError, match=r"^source: .* has to be a text$"):
+                put()
+        assert one.take(0) is None
+
     @pytest.mark.parametrize("position", [1 << 63, (1 << 63) - 1, -(1 << 63) - 1])
     def test_what_no_footer_can_hold_is_refused_at_once(self, position: int) -> None:
         one = intake()
