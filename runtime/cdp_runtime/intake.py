@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import threading
 import time
 from collections import deque
@@ -205,7 +206,7 @@ class Intake:
             if len(positions) != len(payloads):
                 raise ValueError(f"{len(payloads)} messages have {len(positions)} positions")
             if not isinstance(positions, (range, pa.Int64Array)):
-                positions = pa.array(positions, pa.int64())
+                positions = _integers(source, positions)
         _check_place(source, None)
         if isinstance(positions, range) and positions:
             for end in (positions[0], positions[-1]):
@@ -479,6 +480,20 @@ def _check_place(source: str, position: int | None) -> None:
                 f"source: {source!r} is not allowed: it is no Unicode text; "
                 "of a file's name os.fsencode(name).decode(errors='backslashreplace') makes one"
             ) from None
+
+
+def _integers(source: str, positions: Sequence[int]) -> pa.Int64Array:
+    """Positions as Arrow has them, which cuts fractions off when it is told what they are to be."""
+    found: Any = None
+    with contextlib.suppress(pa.ArrowException, OverflowError):
+        found = pa.array(positions)
+    if found is None or not (pa.types.is_integer(found.type) or pa.types.is_null(found.type)):
+        for position in positions:
+            _check_place(source, position)
+        # what Arrow does not know, and says itself that it is an integer
+        found = pa.array([operator.index(position) for position in positions])
+    integers: pa.Int64Array = found.cast(pa.int64())
+    return integers
 
 
 def _check_letter(letter: DeadLetter) -> None:

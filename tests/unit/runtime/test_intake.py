@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -149,6 +151,51 @@ class TestIntake:
             intake().put_many([b"", b"", b""], "s", pa.array([5, None, 7], pa.int64()))
         with pytest.raises(ValueError, match=r"position: .* has to be from"):
             intake().put_many([b"", b""], "s", [5, (1 << 63) - 1])
+
+    @pytest.mark.parametrize(
+        ("wrong", "culprit"),
+        [
+            ([1, 1_700_000_000.25], "1700000000.25"),
+            ([1.0, 2.0], "1.0"),
+            (np.array([1.0, 2.0]), r".*1\.0.*"),
+            (np.array([1.5, 2.5]), r".*1\.5.*"),
+            (pa.array([1.0, 2.0]), r".*1\.0.*"),
+            ([1, True], "True"),
+            ([1, "2"], "'2'"),
+            ([Decimal(1), Decimal(2)], r"Decimal\('1'\)"),
+        ],
+    )
+    def test_a_position_that_is_no_integer_is_refused_as_that_of_a_single_message(
+        self, wrong: Any, culprit: str
+    ) -> None:
+        one = intake()
+        said = f"^position: {culprit} is not allowed: it has to be an integer$"
+        with pytest.raises(TypeError, match=said):
+            one.put_many([b"", b""], "s", wrong)
+        assert one.take(0) is None
+
+    def test_what_is_an_integer_in_its_own_way_is_taken(self) -> None:
+        class Place:
+            def __index__(self) -> int:
+                return 2
+
+            def __lt__(self, other: int) -> bool:
+                return other > 2
+
+            def __ge__(self, other: int) -> bool:
+                return other <= 2
+
+        for positions in (
+            *((1, 2), [np.int64(1), np.uint8(2)], [1, Place()], np.array([1, 2], np.uint16)),
+            *(pa.array([1, 2], pa.int32()), pa.chunked_array([[1], [2]])),
+        ):
+            one = intake()
+            one.put_many([b"a", b"b"], "s", positions)  # type: ignore[arg-type]
+            (chunk,) = one.take() or ()  # type: ignore[union-attr, misc]
+            assert chunk.positions.to_pylist() == [1, 2]
+        with pytest.raises(ValueError, match="None is not allowed, as that of message 0"):
+            intake().put_many([b""], "s", [None])  # type: ignore[list-item]
+        intake().put_many([], "s", [])
 
     @pytest.mark.parametrize("source", [b"orders", None, 7])
     def test_a_source_that_is_no_text_is_refused_at_once(self, source: Any) -> None:
