@@ -471,8 +471,9 @@ def lock_plan(
         if name in locked:
             locked[name] = replace(locked[name], accepted=how.accepted)
     for table in plan.tables:
-        how = (going or {}).get(table.name, Going())
-        made, locked[table.name] = assign(known.tables.get(table.name), table, how)
+        old = known.tables.get(table.name)
+        how = (going or {}).get(table.name) or Going(accepted=old.accepted if old else ())
+        made, locked[table.name] = assign(old, table, how)
         tables.append(made)
     # What no column holds today, as a rule leaves it out, may come back, and files have it.
     enums = {

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from cdpgen.build import build
+from cdpgen.descriptors import compile_schemas
 from cdpgen.errors import UsageError
 from cdpgen.evolution import BreakingError
-from cdpgen.lock import LOCK_NAME, DroppedField, read_lock
+from cdpgen.lock import LOCK_NAME, DroppedField, lock_plan, read_lock, write_lock
+from cdpgen.model import plan
+from cdpgen.rules import read_rules
 
 FIELDS = ("string article = 1;", "uint32 count = 2;")
 
@@ -277,6 +280,10 @@ class TestAcceptances:
                 "FIELD_SAME_TYPE shop.Sale.count",
                 "FIELD_SAME_TYPE shop.Sale.count: was int64, is int32",
             )
+        # as a check against a git ref makes the lock of then
+        planned = plan(compile_schemas(shop.schemas), read_rules(shop.schemas))
+        _, again = lock_plan(planned, read_lock(shop.lock))
+        assert write_lock(again) == shop.lock.read_text()
 
 
 class TestLostLock:
