@@ -152,7 +152,8 @@ class TableChange:
                 self.pairs.append(Pair(before, column, broken))
         # Of a field that goes on under another number the old one is free.
         dropped = {path: each for path, each in self.dropped.items() if not each.gone}
-        self._find_gone({**dropped, **old, **known}, new)
+        left_out = {each.path: each for each in self.old.columns if each.left_out}
+        self._find_gone({**dropped, **left_out, **old, **known}, new)
 
     def path(self, name: str) -> str:
         """What `accept` and `ignore` call a column."""

@@ -179,7 +179,11 @@ def _(table: TableChange) -> Iterator[Change]:
     )
 )
 def _(table: TableChange) -> Iterator[Change]:
-    retired = {column.path: column for column in table.old.columns if column.retired}
+    retired = {
+        table.moved.get(column.path, column.path): column
+        for column in table.old.columns
+        if column.retired
+    }
     renamed = {path: column for column in table.old.columns for path in column.was}
     found: set[Path] = set()
     for column in table.added:

@@ -93,6 +93,16 @@ class TestIds:
         shop.build("reserved 3, 4; Part c = 5;", part)
         assert [*shop.ids().values()] == [*before.values()]
 
+    def test_what_is_gone_within_one_keeps_its_number_under_another(self, shop: Shop) -> None:
+        wire = "version: 1\ndefaults: {level: wire}\n"
+        shop.build("Part a = 3;", "message Part { string name = 1; int32 size = 2; }", rules=wire)
+        shop.build("Part a = 3;", "message Part { string name = 1; }", rules=wire)
+        renames = f"{wire}evolution: {{renames: {{shop.Sale.a: b}}}}\n"
+        with pytest.raises(BreakingError) as broken:
+            part = "message Part { string name = 1; bytes key = 2; }"
+            shop.build("Part b = 4;", part, rules=renames)
+        assert [each.rule.id for each in broken.value.findings] == ["FIELD_NUMBER_REUSED"]
+
     def test_a_retired_id_stays_and_is_never_given_again(self, shop: Shop) -> None:
         shop.build(*FIELDS)
         shop.build("reserved 2; reserved 'count';", FIELDS[0])
@@ -206,6 +216,10 @@ class TestIds:
         before = shop.ids()["part.size"]
         shop.build(*FIELDS, "Part part = 3;", part, rules=rules)
         shop.build(*FIELDS, "repeated Part part = 3;", part, rules=rules + accept)
+        with pytest.raises(BreakingError) as broken:
+            without = part.replace("int32 size = 2;", "")
+            shop.build(*FIELDS, "repeated Part part = 3;", without, rules=f"version: 1\n{accept}")
+        assert [each.change.was for each in broken.value.findings] == ["field 2 of shop.Sale.Part"]
         shop.build(*FIELDS, "repeated Part part = 3;", part, rules=f"version: 1\n{accept}")
         assert shop.ids()["part.size"] == (before[0], True)
         assert shop.ids()["part[].size"] > before
