@@ -7,6 +7,7 @@ and the runtime's commands never load the generator.
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 import time
@@ -365,6 +366,8 @@ def sql(
     """Print the definitions of an archive's tables for a SQL engine."""
     from cdpgen.sql import definitions
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # engines read it, whatever the locale is
+        sys.stdout.reconfigure(encoding="utf-8", errors="strict")
     print(definitions(url, dialect, generated, _given(option)))
 
 
@@ -413,8 +416,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             the user wrote cannot be used.
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed: the next file that is opened would have its number
+        stream = getattr(sys, name)
+        if stream is None:  # closed: the next file that is opened would have its number
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            # a path may have what the locale has not, and all is done when it is told
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments)
     except UsageError as error:

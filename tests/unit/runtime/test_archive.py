@@ -401,6 +401,28 @@ class TestWhereNobodyCanBeTold:
         assert ended.returncode == 0
         assert checks.numbers_in(tmp_path / "a") == list(range(300))
 
+    def test_what_the_locale_does_not_have_is_escaped_but_for_engines(
+        self, stream: Path, tmp_path: Path
+    ) -> None:
+        def said(*arguments: str | Path) -> tuple[bytes, bytes]:
+            ended = subprocess.run(
+                [CDPGEN, *arguments, "--generated", GENERATED],
+                env={**os.environ, "PYTHONIOENCODING": "ascii"},
+                cwd=tmp_path,
+                capture_output=True,
+                timeout=60,
+            )
+            return ended.stdout, ended.stderr
+
+        table = ["--table", checks.TABLE]
+        out, _ = said("archive", *table, "--from", stream, "--to", "archivé")
+        assert b"/archiv\\xe9/_dead_letter/" in out
+        assert "archivé/" in said("sql", "archivé")[0].decode()
+        assert said("archive", *table, "--from", "é.pb", "--to", "a") == (
+            b"",
+            b"\\xe9.pb: there is no such file\n",
+        )
+
     def test_every_input_and_table_is_archived(
         self, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
