@@ -98,8 +98,8 @@ class TestIds:
         shop.build("Part a = 3;", "message Part { string name = 1; int32 size = 2; }", rules=wire)
         shop.build("Part a = 3;", "message Part { string name = 1; }", rules=wire)
         renames = f"{wire}evolution: {{renames: {{shop.Sale.a: b}}}}\n"
+        part = "message Part { string name = 1; bytes key = 2; }"
         with pytest.raises(BreakingError) as broken:
-            part = "message Part { string name = 1; bytes key = 2; }"
             shop.build("Part b = 4;", part, rules=renames)
         assert [each.rule.id for each in broken.value.findings] == ["FIELD_NUMBER_REUSED"]
 
@@ -216,8 +216,8 @@ class TestIds:
         before = shop.ids()["part.size"]
         shop.build(*FIELDS, "Part part = 3;", part, rules=rules)
         shop.build(*FIELDS, "repeated Part part = 3;", part, rules=rules + accept)
+        without = part.replace("int32 size = 2;", "")
         with pytest.raises(BreakingError) as broken:
-            without = part.replace("int32 size = 2;", "")
             shop.build(*FIELDS, "repeated Part part = 3;", without, rules=f"version: 1\n{accept}")
         assert [each.change.was for each in broken.value.findings] == ["field 2 of shop.Sale.Part"]
         shop.build(*FIELDS, "repeated Part part = 3;", part, rules=f"version: 1\n{accept}")
