@@ -177,12 +177,16 @@ def _about_nothing(previous: Lock, plan: Plan, rules: RulesFile) -> Iterator[str
         *plan.schemas.messages,
         *enums,
     }
+    choices = sorted(known, key=lambda name: (name.startswith("google."), name))
     for i, path in enumerate(decided.ignore):
         # Values that an enum has no more, the lock does not remember.
         within = any(_is_within(path, enum) for enum in enums)
         if not within and not any(_is_within(name, path) for name in known):
             place = rules.position("evolution", "ignore", i)
-            yield f"{place}: `{path}` is no table, column, message or enum; {suggest(path, known)}"
+            # Whoever leaves out what a name begins with means what ends in it.
+            ends = [name for name in choices if name.endswith(f".{path}")]
+            meant = suggest(ends[0] if ends else path, choices)
+            yield f"{place}: `{path}` is no table, column, message or enum; {meant}"
 
 
 def _table_of(path: str, tables: Iterable[str]) -> str | None:

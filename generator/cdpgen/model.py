@@ -965,12 +965,24 @@ class _TablePlanner:
         reachable = dict(_reachable(columns))
         column = reachable.get(name) or reachable.get(self._seen.get(split_path(name), ""))
         if column is None:
-            choices = [*others, *reachable]
-            self.problems.append(
-                f"{place}: `{name}` is no column of {self._message.full_name}; "
-                f"{suggest(name, choices)}"
-            )
+            outer = next((path for path in _above(name) if path in reachable), None)
+            if outer and reachable[outer].type in (arrow.LIST, arrow.MAP):
+                kind = reachable[outer].type.text
+                said = (
+                    f"is within `{outer}`, which is a {kind}: a row has many values of it, or none"
+                )
+            else:
+                choices = [*others, *reachable]
+                said = f"is no column of {self._message.full_name}; {suggest(name, choices)}"
+            self.problems.append(f"{place}: `{name}` {said}")
         return column
+
+
+def _above(name: str) -> Iterator[str]:
+    """The columns that one is within, by its dotted name: of `a.b.c` first `a.b`."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def _reachable(columns: Sequence[Column]) -> Iterator[tuple[str, Column]]:

@@ -11,6 +11,9 @@ import keyword
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.message import Message as AnyMessage
+
 from cdpgen import descriptors
 from cdpgen.descriptors import Enum, Field, File, Message, Schemas
 from cdpgen.layout import WIDTH, Group, Item, docstring, import_lines, layout
@@ -28,6 +31,10 @@ _SCALARS: Final = {
     "bool": "bool",
 }
 """The Python type of a scalar; of all others int."""
+_OF_ENUMS: Final = frozenset({*dir(EnumTypeWrapper), "DESCRIPTOR"})
+_OF_MESSAGES: Final = frozenset({*dir(AnyMessage), "DESCRIPTOR", "Extensions"})
+"""What a class has by itself, and a value or a field of that name in its stead when the program runs."""
+_HIDES: Final = "  # type: ignore[assignment, override, misc, no-redef, unused-ignore]"
 _BUILTINS: Final = frozenset({"int", "float", "str", "bytes", "bool", "type", "property"})
 
 # What a stub may need, in the order in which it is imported.
@@ -231,7 +238,8 @@ class _Stub:
         base = [Item(Group(f"{wrapper}[", [Item(f"{own}.ValueType")], "]"))]
         yield from layout("", Group(f"class _{enum.name}Wrapper(", base, ")"), ":", indent)
         for value in values:
-            yield from _in_parentheses(f"{value.name}: ", f"{own}.ValueType", indent + 4)
+            remark = _HIDES if value.name in _OF_ENUMS else ""
+            yield from _in_parentheses(f"{value.name}: ", f"{own}.ValueType", indent + 4, remark)
             yield from self._doc(value.comment, indent + 4)
         if not values:
             yield f"{margin}    DESCRIPTOR: {self._use('_descriptor')}.EnumDescriptor"
@@ -242,7 +250,8 @@ class _Stub:
         yield from self._doc(enum.comment, indent + 4)
         yield ""
         for value in values:
-            yield from _in_parentheses(f"{value.name}: ", f"{own}.ValueType", indent)
+            remark = _HIDES if value.name in (_OF_MESSAGES if indent else {"DESCRIPTOR"}) else ""
+            yield from _in_parentheses(f"{value.name}: ", f"{own}.ValueType", indent, remark)
 
     # Messages
 
@@ -276,8 +285,9 @@ class _Stub:
     def _attribute(self, field: Field, indent: int) -> Iterator[str]:
         margin = " " * indent
         type_ = self._field_type(field)
+        remark = _HIDES if field.name in _OF_MESSAGES else ""
         if field.message is None and not field.repeated:
-            yield from _in_parentheses(f"{field.name}: ", type_, indent)
+            yield from _in_parentheses(f"{field.name}: ", type_, indent, remark)
             yield from self._doc(field.comment, indent)
             return
         short = indent + len(f") -> {type_}: ...") <= WIDTH
@@ -290,14 +300,14 @@ class _Stub:
         yield f"{margin}@{self._builtin('property')}"
         head = f"{margin}def {field.name}(self) -> {type_}:"
         if len(head) + (0 if field.comment else len(" ...")) > WIDTH:
-            yield f"{margin}def {field.name}("
+            yield f"{margin}def {field.name}({remark}"
             yield f"{margin}    self,"
-            head = f"{margin}) -> {type_}:"
+            head, remark = f"{margin}) -> {type_}:", ""
         if field.comment:
-            yield head
+            yield f"{head}{remark}"
             yield from self._doc(field.comment, indent + 4)
         else:
-            yield f"{head} ..."
+            yield f"{head} ...{remark}"
 
     def _doc(self, comment: str, indent: int) -> Iterator[str]:
         if comment:
@@ -372,15 +382,15 @@ class _Stub:
                 yield f"{margin}{docstring(extension.comment, indent)}"
 
 
-def _in_parentheses(before: str, type_: str, indent: int) -> Iterator[str]:
+def _in_parentheses(before: str, type_: str, indent: int, remark: str = "") -> Iterator[str]:
     """Yields the lines of what ends in a type, in parentheses where that makes it fit."""
     margin = " " * indent
     line = f"{margin}{before}{type_}"
     fits_inside = max(len(f"{margin}{before}("), len(f"{margin}    {type_}")) <= WIDTH
     if len(line) > WIDTH and fits_inside:
-        yield from (f"{margin}{before}(", f"{margin}    {type_}", f"{margin})")
+        yield from (f"{margin}{before}({remark}", f"{margin}    {type_}", f"{margin})")
     else:
-        yield line
+        yield f"{line}{remark}"
 
 
 def _union(before: str, type_: str, indent: int) -> Iterator[str]:

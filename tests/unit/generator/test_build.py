@@ -615,6 +615,25 @@ class TestVersion:
         assert capsys.readouterr().out == f"cdpgen {metadata.version('cdpgen')}\n"
 
 
+class TestStubs:
+    def test_what_hides_what_its_class_has_by_itself_is_no_error_of_a_type_checker(
+        self, folder: Path
+    ) -> None:
+        enum = "enum %s { Name = 0; Value = 1; keys = 2; values = 3; items = 4; %s }"
+        fields = (
+            "int32 HasField = 1; Sale CopyFrom = 2; repeated string ListFields = 3; Sale Clear = 4;"
+        )
+        text = (
+            f'syntax = "proto3"; {enum % ("Out", "DESCRIPTOR = 5;")} '
+            f"message Sale {{ {enum % ('In', '')} {fields} // Of it.\n Out MergeFrom = 5; }}"
+        )
+        write(folder / "schemas/shop/v1/sale.proto", text)
+        assert run("build", "schemas") == 0
+        command = [sys.executable, "-m", "mypy", "--strict", "generated/shop/v1/sale_pb2.pyi"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
 class TestSpeed:
     def test_200_messages_of_4000_fields_build_at_once(self, folder: Path) -> None:
         fields = "".join(f"// What {i} is.\n string field_{i} = {i};\n" for i in range(1, 21))
@@ -697,6 +716,18 @@ class TestErrors:
                 "schemas/cdpgen.yaml:1:1: something in it holds itself, or a thousand others\n",
             ),
             (
+                "schemas/cdpgen.yaml",
+                "evolution: {ignore: [Sale]}\n",
+                "schemas/cdpgen.yaml:1:22: `Sale` is no table, column, message or enum; did you mean "
+                '"shop.v1.Sale"?\n',
+            ),
+            (
+                "schemas/cdpgen.yaml",
+                "evolution: {ignore: [nosuch]}\n",
+                "schemas/cdpgen.yaml:1:22: `nosuch` is no table, column, message or enum; allowed: "
+                "shop.v1.Sale, shop.v1.Sale._raw, shop.v1.Sale.article\n",
+            ),
+            (
                 "schemas/cdpgen.lock",
                 "{\n",
                 "schemas/cdpgen.lock:2:1: not JSON: Expecting property name enclosed in double "
@@ -740,6 +771,21 @@ class TestErrors:
         assert capsys.readouterr().err.startswith(
             f"{place}: not UTF-8: the byte 0xe8; save the file"
         )
+
+    @pytest.mark.parametrize("key", ["sort_by", "bloom_filters", "partition_by"])
+    def test_a_column_within_a_list_or_map_is_told_as_that(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], key: str
+    ) -> None:
+        text = PROTO.replace(
+            "}", "repeated In ins = 2; map<int32, In> by = 3; message In { int32 x = 1; } }"
+        )
+        write(folder / "schemas/shop/v1/sale.proto", text)
+        for name, kind in {"ins.x": "list", "by.value": "map"}.items():
+            write(folder / "schemas/cdpgen.yaml", f"tables: {{shop.v1.Sale: {{{key}: {name}}}}}\n")
+            assert run("build", "schemas") == 2
+            outer = name.partition(".")[0]
+            said = f"`{name}` is within `{outer}`, which is a {kind}: a row has many values of it, or none\n"
+            assert capsys.readouterr().err.endswith(said)
 
     def test_rules_in_a_file_of_another_name_are_not_passed_over(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
