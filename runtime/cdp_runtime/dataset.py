@@ -532,10 +532,13 @@ def open_parquet(storage: Storage, path: str) -> pq.ParquetFile:
     """
     shown = storage.describe(path)
     try:
-        parquet = pq.ParquetFile(storage.open(path), pre_buffer=True)
+        parquet = pq.ParquetFile(
+            storage.open(path), pre_buffer=True, page_checksum_verification=True
+        )
     except (OSError, pa.ArrowException) as error:
         raise ArchiveError(unreadable(shown, error)) from error
-    if any(field_id(field) is None for field in parquet.schema_arrow):
+    schema = parquet.schema_arrow
+    if not len(schema) or any(field_id(field) is None for field in schema):
         raise ArchiveError(f"{shown}: its columns have no field ids, so {FOREIGN}")
     return parquet
 

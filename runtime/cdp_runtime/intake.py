@@ -20,7 +20,7 @@ from .metrics import Metrics
 from .payloads import Payloads, Positions, size_of
 from .writer import WriterFailed
 
-__all__ = ["LOOK_SECONDS", "Chunk", "Intake", "Letter", "Mark"]
+__all__ = ["LOOK_SECONDS", "Chunk", "Intake", "Letter", "Mark", "integers"]
 
 _BATCH_ROWS: Final = 16_384
 _BATCH_BYTES: Final = 8 << 20
@@ -206,7 +206,7 @@ class Intake:
             if len(positions) != len(payloads):
                 raise ValueError(f"{len(payloads)} messages have {len(positions)} positions")
             if not isinstance(positions, (range, pa.Int64Array)):
-                positions = _integers(source, positions)
+                positions = integers(source, positions)
         _check_place(source, None)
         if isinstance(positions, range) and positions:
             for end in (positions[0], positions[-1]):
@@ -468,7 +468,7 @@ def _check_place(source: str, position: int | None) -> None:
     if position is not None and (isinstance(position, bool) or not hasattr(position, "__index__")):
         raise TypeError(f"position: {position!r} is not allowed: it has to be an integer")
     # ranges of positions end behind the last one, with 64 bits as well
-    if position is not None and not -(1 << 63) <= position < (1 << 63) - 1:
+    if position is not None and not -(1 << 63) <= operator.index(position) < (1 << 63) - 1:
         raise ValueError(
             f"position: {position} is not allowed: it has to be from -2^63 to 2^63 - 2"
         )
@@ -482,7 +482,7 @@ def _check_place(source: str, position: int | None) -> None:
             ) from None
 
 
-def _integers(source: str, positions: Sequence[int]) -> pa.Int64Array:
+def integers(source: str, positions: Sequence[int]) -> pa.Int64Array:
     """Positions as Arrow has them, which cuts fractions off when it is told what they are to be."""
     found: Any = None
     with contextlib.suppress(pa.ArrowException, OverflowError):

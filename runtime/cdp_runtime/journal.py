@@ -50,7 +50,7 @@ from .storage import writer_id
 from .store_errors import StorageError
 from .store_lock import lock_of_dead, lock_of_living
 
-__all__ = ["Frame", "Journal", "Left", "decode", "encode", "left_behind"]
+__all__ = ["UNNUMBERED", "Frame", "Journal", "Left", "decode", "encode", "left_behind"]
 
 _HEAD: Final = struct.Struct("<QI")
 _END: Final = struct.Struct("<i")
@@ -67,6 +67,13 @@ _SAME_STORES: Final = (
 """Protocols that are another name for one, which leads to the same archive."""
 
 _SMALLEST_SEGMENT: Final = 1 << 16
+_DAMAGED: Final = (
+    "a segment of the journal is damaged; from there to its end nothing can be told apart"
+)
+
+UNNUMBERED: Final = "~journal"
+"""Ends the source of messages that have no position but the one that the journal gives them."""
+
 _PIECE_BYTES: Final = 64 << 20
 """The most that becomes one dead letter of what is damaged."""
 
@@ -340,7 +347,9 @@ class Left:
         path = self._folder / "about.json"
         try:
             about = json.loads(path.read_bytes())
-            self._about = {"url": about["url"], "writers": [*about["writers"]], **about}
+            if not isinstance(about["url"], str) or not isinstance(about["writers"], list):
+                raise TypeError(about)
+            self._about = about
         except FileNotFoundError:
             pass  # it died before it had written anything
         except (ValueError, TypeError, KeyError) as error:
@@ -367,14 +376,14 @@ class Left:
     @property
     def writers(self) -> list[str]:
         """The ids of the writers that may have published something of it."""
-        return list(self._about["writers"])
+        return [self._folder.name, *self._about["writers"]]
 
     def recoverer(self) -> str:
         """An id for a writer that will publish from here: who recovers after it finds by ours what it did."""
-        return f"{self.writers[0]}-{writer_id()}j"
+        return f"{self._folder.name}-{writer_id()}j"
 
-    def frames(self) -> Iterator[Frame | bytes]:
-        """What it holds; as bytes the rest of a segment that is damaged as no crash explains, in pieces."""
+    def frames(self) -> Iterator[Frame]:
+        """What it holds; the rest of a segment that is damaged as no crash explains as dead letters, in pieces."""
         segments = sorted(self._folder.glob("*.log"))
         for nth, path in enumerate(segments):
             with path.open("rb") as file:
@@ -388,7 +397,12 @@ class Left:
                     path, segments[nth + 1 :]
                 ):
                     while piece:
-                        yield piece
+                        source, letter = (
+                            path.name + UNNUMBERED,
+                            {"reason": _DAMAGED, "form": "bytes"},
+                        )
+                        yield Frame(source, pa.array([piece]), range(at, at + 1), letter)
+                        at += len(piece)
                         piece = file.read(_PIECE_BYTES)
 
     def _is_durable(self, path: Path, later: Sequence[Path]) -> bool:

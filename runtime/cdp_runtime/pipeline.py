@@ -24,8 +24,8 @@ from .converter import Rejected
 from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, DeadLetter, to_batch
 from .dry_run import DryRun
 from .former import footer_of
-from .intake import LOOK_SECONDS, Chunk, Intake, Letter, Mark
-from .journal import Frame, Journal, Left, encode, left_behind
+from .intake import LOOK_SECONDS, Chunk, Intake, Letter, Mark, integers
+from .journal import UNNUMBERED, Frame, Journal, Left, encode, left_behind
 from .metrics import Metrics
 from .parquet import PublishedFile, Table, TableFiles
 from .parquet_file import Compressor
@@ -60,9 +60,6 @@ _LARGE_BYTES: Final = 3 << 29
 """A page has a row whole and less than 2 GiB, of which other rows and levels take their part."""
 
 _JOURNAL_FAILED: Final = "cannot write to the journal"
-
-_UNNUMBERED: Final = "~journal"
-"""Ends the source of messages that have no position but the one that the journal gives them."""
 
 
 def _schema_of(writer: type[TableWriter[Any]], config: WriterConfig) -> pa.Schema:
@@ -196,9 +193,9 @@ class Pipeline:
 
     def skip_published(self, sources: Callable[[str], bool]) -> Published:
         """Learns what the archive holds of some more sources, for `missing`."""
+        before = {tuple(level.name for level in self._router.levels), *self._known.levels}
         self._known.update(self._read_published(sources))
-        own = tuple(level.name for level in self._router.levels)
-        for levels in sorted(self._known.levels - {own}):
+        for levels in sorted(self._known.levels - before):
             from .log import logger
 
             logger().warning(
@@ -206,7 +203,7 @@ class Pipeline:
                 archive=self.url,
                 table=self._table,
                 theirs="/".join(levels) or "(none)",
-                new="/".join(own) or "(none)",
+                new="/".join(level.name for level in self._router.levels) or "(none)",
                 so="DuckDB and Polars do not read both at once as partitions; one partition_by for an archive",
             )
         return self._known
@@ -232,6 +229,8 @@ class Pipeline:
         """The messages that are to be written; the others are counted as skipped."""
         if source not in self._known:
             return [slice(None)]
+        if not isinstance(positions, range | pa.Int64Array):
+            positions = integers(source, positions)
         rows = self._known.missing(source, positions)
         with self.metrics.lock:
             self.metrics.skipped += len(positions) - sum(one.stop - one.start for one in rows)
@@ -400,7 +399,7 @@ class Pipeline:
         if isinstance(item, Letter):
             if item.letter.position is None:
                 [position] = journal.unnumbered(1)
-                source = item.letter.source + _UNNUMBERED
+                source = item.letter.source + UNNUMBERED
                 item.letter = item.letter._replace(source=source, position=position)
             letter = item.letter
             assert letter.position is not None
@@ -412,7 +411,7 @@ class Pipeline:
                 self.prefixes.get(letter.source),
             )
         if item.positions is None:
-            item.source += _UNNUMBERED
+            item.source += UNNUMBERED
             item.positions = journal.unnumbered(len(item.payloads))
         positions = concat_positions([item.positions])
         assert positions is not None
@@ -440,20 +439,21 @@ class Pipeline:
         self, name: str, size: float, url: str | os.PathLike[str] | None, config: WriterConfig
     ) -> Journal:
         """Begins a journal, when those that dead writers left in its folder are published."""
-        folder = Path(name).expanduser().absolute()
         try:
+            folder = Path(name).expanduser().absolute()
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # there is no such home
+            why = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(
-                f"journal: {name!r} is not allowed: it is no folder, and cannot be made one: {error.strerror}"
+                f"journal: {name!r} is not allowed: it is no folder, and cannot be made one: {why}"
             ) from None
+        store = self._storage.store()
+        for left in left_behind(folder, self._table, self.url, store):
+            self._recover(left, url, config)
         if place(str(folder)) == place(self.url):
             raise ConfigError(
                 f"journal: {name!r} is not allowed: it is the folder of the archive itself"
             )
-        store = self._storage.store()
-        for left in left_behind(folder, self._table, self.url, store):
-            self._recover(left, url, config)
         with _writing(folder):
             return Journal(folder, self._table, self._identity, place(self.url), size, store)
 
@@ -488,12 +488,8 @@ class Pipeline:
             "recovered from the journal", table=self._table, messages=inner.metrics.messages
         )
 
-    def put_frame(self, frame: Frame | bytes) -> None:
+    def put_frame(self, frame: Frame) -> None:
         """Takes again what a journal holds, unless it is known to be published."""
-        if isinstance(frame, bytes):
-            reason = "a segment of the journal is damaged; from there to its end nothing can be told apart"
-            self.intake.put_letter(DeadLetter(frame, reason, _UNNUMBERED, form="bytes"))
-            return
         if frame.prefix is not None:
             self.prefixes[frame.source] = frame.prefix
         for rows in self.missing(frame.source, frame.positions):
@@ -558,7 +554,7 @@ class Pipeline:
 
     def _write_chunk(self, chunk: Chunk) -> None:
         good, rejected = self._decode(chunk.payloads)
-        source = chunk.source.removesuffix(_UNNUMBERED)
+        source = chunk.source.removesuffix(UNNUMBERED)
         positions = concat_positions([chunk.positions])
         letters = []
         if rejected:

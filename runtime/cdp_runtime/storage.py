@@ -13,6 +13,8 @@ once what only one may do.
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import secrets
 import time
@@ -151,6 +153,8 @@ def filesystem_of(url: str, storage_options: Mapping[str, Any] | None = None) ->
             f"{shown}: credentials do not go into the URL: give them in storage_options, in the "
             f"environment or in a profile; docs/stores.md tells how"
         )
+    if "://" in url:
+        _mute_clients()
     try:
         if protocol in ("gs", "gcs"):
             # the class that gcsfs registers asks Google over gRPC what kind of bucket it is, past
@@ -172,6 +176,13 @@ def filesystem_of(url: str, storage_options: Mapping[str, Any] | None = None) ->
         told = Secrets(url, storage_options or {}).hide(str(error) or type(error).__name__)
         raise StorageError(f"{shown}: {told}", transient=is_transient(error)) from None
     return filesystem, path
+
+
+@functools.cache
+def _mute_clients() -> None:
+    """What clients log of errors, with tracebacks, is for those who ask for it: ours go up to the caller."""
+    for client in ("botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec"):
+        logging.getLogger(client).addHandler(logging.NullHandler())
 
 
 def open_storage(
@@ -232,13 +243,16 @@ def forbid_table_folder(
     from .dead_letter import FOLDER, RETRY_FOLDER
 
     parts = storage.url.split("/")
-    inside = next((i for i, part in enumerate(parts) if part in (FOLDER, RETRY_FOLDER)), None)
     named = [i for i, part in enumerate(parts) if part in tables]
-    if inside is None and paths is None:
-        paths = (file.path for file in storage.files()) if named else ()
-    found = list(paths or ())
+    of_letters = [i for i in range(len(parts))[-2:] if parts[i] in (FOLDER, RETRY_FOLDER)]
+    if paths is None:
+        paths = (file.path for file in storage.files()) if named or of_letters else ()
+    found = list(paths)
     loose = [path for path in found if _is_loose(path)]
-    if inside is None and named and loose:
+    inside = None
+    if of_letters and (loose or of_letters[0] == len(parts) - 1):
+        inside = of_letters[0]
+    elif named and loose:
         inside = named[-1]
     if inside is not None:
         raise StorageError(

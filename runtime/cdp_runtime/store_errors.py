@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -106,11 +105,6 @@ _PERMANENT_CLASSES: Final = frozenset(
     }
 )
 """Derived from transient ones, yet no wait mends them."""
-
-
-for _client in ("botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec", "asyncio"):
-    # what they log of errors, with tracebacks, is for those who ask for it: ours go up to the caller
-    logging.getLogger(_client).addHandler(logging.NullHandler())
 
 
 class StorageError(OSError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 import re
 import tempfile
@@ -45,10 +44,6 @@ _STORE: Final = ("account_name", "account_host", "endpoint_url", "endpoint", "ho
 
 _PROBES: Final = 4
 """How often the start asks a store that does not answer."""
-
-for _client in ("botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec", "asyncio"):
-    # what they log of errors, with tracebacks, is for those who ask for it: ours go up to the caller
-    logging.getLogger(_client).addHandler(logging.NullHandler())
 
 
 class RemoteStorage:

@@ -179,12 +179,6 @@ class TestIntake:
             def __index__(self) -> int:
                 return 2
 
-            def __lt__(self, other: int) -> bool:
-                return other > 2
-
-            def __ge__(self, other: int) -> bool:
-                return other <= 2
-
         for positions in (
             *((1, 2), [np.int64(1), np.uint8(2)], [1, Place()], np.array([1, 2], np.uint16)),
             *(pa.array([1, 2], pa.int32()), pa.chunked_array([[1], [2]])),

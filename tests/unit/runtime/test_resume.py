@@ -139,6 +139,8 @@ class TestSkipPublished:
             with AssetDetailsWriter(tmp_path) as writer:
                 for source in ("a", "b"):
                     writer.skip_published(lambda name, source=source: name == source)
+                with pytest.raises(TypeError, match=r"position: 1\.5 is not allowed"):
+                    writer.write_many([b""], source="a", positions=[1.5])  # type: ignore[list-item]
                 writer.write(AssetDetails(code="1"), source="a", position=1)
                 writer.write(AssetDetails(code="2"), source="b", position=1)
         assert checks.numbers_in(tmp_path) == [1, 2]
@@ -171,6 +173,15 @@ class TestArchiveAgain:
             checks.run_archive(stream, tmp_path / "a", options)
             events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
             assert [(one["theirs"], one["new"]) for one in events if "theirs" in one] == told
+
+    def test_which_is_told_once(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        AssetDetailsWriter(tmp_path).close()
+        for options in ({"partition_by": "type"}, {"partition_by": "code"}):
+            with AssetDetailsWriter(tmp_path, **options) as writer:
+                for source in ("a", "b"):
+                    writer.skip_published(lambda name, source=source: name == source)
+                writer.write(checks.payload(1))
+        assert capfd.readouterr().err.count("other folders") == 1
 
     def test_a_file_that_has_grown_gives_what_is_new(self, stream: Path, tmp_path: Path) -> None:
         checks.run_archive(stream, tmp_path / "a", {})

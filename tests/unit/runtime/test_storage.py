@@ -28,6 +28,12 @@ def test_an_archive_may_lie_in_a_folder_that_is_called_like_its_table(
     forbid_table_folder(open_storage(tmp_path / TABLE), [TABLE], [path])
 
 
+@pytest.mark.parametrize("folder", ["_retry/archive", "_dead_letter/archive", f"_retry/{TABLE}"])
+def test_or_below_one_that_is_called_like_those_of_letters(tmp_path: Path, folder: str) -> None:
+    put(tmp_path / folder, f"{TABLE}/a.parquet")
+    forbid_table_folder(open_storage(tmp_path / folder), [TABLE])
+
+
 @pytest.mark.parametrize(
     ("path", "url"),
     [

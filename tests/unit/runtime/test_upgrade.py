@@ -613,6 +613,33 @@ class TestRun:
         ran = run("archive", *generated, folder=orders.archive.parent)
         assert ran.stdout.startswith("shop.Order: 0 of 2 files upgraded, 0 rows")
 
+    def test_bytes_that_are_others_than_were_written_are_no_values(self, tmp_path: Path) -> None:
+        """No codec notices them where there is none, and a file that is made of them has checksums that fit."""
+        history = History(tmp_path, "shop.Order")
+        history.build(order(OLD))
+        history.write({"buyer": "Ann"}, compression="none")
+        history.build(order(NEW, STATUS), DEFAULTS)
+        [path] = files(history)
+        # the only page that has it, beside statistics
+        whole = path.read_bytes().replace(b"\x03\0\0\0Ann", b"\x03\0\0\0Bob")
+        assert whole != path.read_bytes()
+        path.write_bytes(whole)
+        with pytest.raises(OSError, match="CRC"):
+            history.rows()
+        generated = ("--generated", str(history.today.generated))
+        for command in ("upgrade", "replay"):
+            ran = subprocess.run(
+                [sys.executable, "-m", "cdpgen", command, "archive", *generated],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert ran.returncode == 1
+            assert f"{path.relative_to(tmp_path)}: row group 0: cannot be read: " in ran.stderr
+            assert "CRC" in ran.stderr
+        assert path.read_bytes() == whole
+
     def test_what_a_retry_of_dead_letters_may_take_back_is_left(self, orders: History) -> None:
         with orders.writer(orders.archive) as writer:
             writer.reject(b"", "none then")

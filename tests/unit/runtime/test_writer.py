@@ -307,9 +307,19 @@ def test_a_journal_is_recovered_through_a_link_to_the_archive(tmp_path: Path) ->
 
 def test_a_journal_in_the_place_of_the_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
+    left = Journal(tmp_path, AssetDetailsWriter.table, "w", str(tmp_path), 1 << 20)
+    left.append(encode(Frame("s", [SOME[0]], range(1))), 1)
+    left.sync()
+    left.close()
     with pytest.raises(ConfigError, match="it is the folder of the archive itself"):
         AssetDetailsWriter(tmp_path, journal=tmp_path / "link")
     assert list((tmp_path / "_tmp").iterdir()) == []
+    assert checks.numbers_in(tmp_path) == [1]  # of an earlier version, which let it be there
+
+
+def test_a_journal_at_the_home_of_nobody_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="journal: '~nobody-here/j' is not allowed: it is no folder"):
+        AssetDetailsWriter(tmp_path, journal="~nobody-here/j")
 
 
 @pytest.mark.parametrize("recovers", [False, True])
