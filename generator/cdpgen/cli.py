@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import gc
 import io
+import logging
 import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -198,7 +199,6 @@ def archive(
 ) -> None:
     """Archive a stream of messages as Parquet."""
     from cdp_runtime.archive import run
-    from cdp_runtime.log import STANDARD_ERROR, STANDARD_OUTPUT
 
     options = _given(option)
     if dry_run:
@@ -212,10 +212,7 @@ def archive(
         format=format,
         options=options,
     )
-    # what is archived is archived, whether or not anybody could be told
-    STANDARD_OUTPUT.forget()
-    STANDARD_ERROR.forget()
-    raise typer.Exit(code)
+    _end(code)
 
 
 dead_letters = typer.Typer(
@@ -231,7 +228,7 @@ def list_letters(url: _Archive, table: _Table = None, option: _StoreOptions = No
     """How many there are of each table, and why."""
     from cdp_runtime.dead_letters import run
 
-    raise typer.Exit(run("list", url, table=table, options=_given(option)))
+    _end(run("list", url, table=table, options=_given(option)))
 
 
 @dead_letters.command("show")
@@ -244,7 +241,7 @@ def show_letters(
     """The letters: where they come from, what is wrong, how they begin."""
     from cdp_runtime.dead_letters import run
 
-    raise typer.Exit(run("show", url, table=table, limit=limit, options=_given(option)))
+    _end(run("show", url, table=table, limit=limit, options=_given(option)))
 
 
 @dead_letters.command("retry")
@@ -257,7 +254,7 @@ def retry_letters(
     """Decode them anew, and move what is a message now to its table."""
     from cdp_runtime.dead_letters import run
 
-    raise typer.Exit(run("retry", url, table=table, generated=generated, options=_given(option)))
+    _end(run("retry", url, table=table, generated=generated, options=_given(option)))
 
 
 @dead_letters.command("discard")
@@ -275,7 +272,7 @@ def discard_letters(
             print("--yes: is needed where nobody can be asked", file=sys.stderr)
             raise typer.Exit(2)
         typer.confirm(f"Remove the dead letters of {table} in {url} for good?", abort=True)
-    raise typer.Exit(run("discard", url, table=table, options=_given(option)))
+    _end(run("discard", url, table=table, options=_given(option)))
 
 
 @app.command()
@@ -283,7 +280,7 @@ def inspect(url: _Archive, option: _StoreOptions = None) -> None:
     """Show what lies in an archive."""
     from cdp_runtime.inspect import run
 
-    raise typer.Exit(run(url, _given(option)))
+    _end(run(url, _given(option)))
 
 
 @app.command()
@@ -296,7 +293,7 @@ def upgrade(
     """Rewrite files of older versions as today's, what was unknown then in its columns."""
     from cdp_runtime.upgrade import run
 
-    raise typer.Exit(run(url, generated=generated, table=table, options=_given(option)))
+    _end(run(url, generated=generated, table=table, options=_given(option)))
 
 
 @app.command()
@@ -337,7 +334,7 @@ def replay(
     """Write an archive back as the stream of messages that it was."""
     from cdp_runtime.replay import run
 
-    raise typer.Exit(
+    _end(
         run(
             url,
             table=table,
@@ -364,11 +361,11 @@ def sql(
     option: _StoreOptions = None,
 ) -> None:
     """Print the definitions of an archive's tables for a SQL engine."""
-    from cdpgen.sql import definitions
+    from cdpgen.sql import run
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # engines read it, whatever the locale is
         sys.stdout.reconfigure(encoding="utf-8", errors="strict")
-    print(definitions(url, dialect, generated, _given(option)))
+    _end(run(url, dialect, generated, _given(option)))
 
 
 @app.command()
@@ -383,6 +380,15 @@ def demo(
     from cdpgen.demo import run
 
     raise typer.Exit(run(to, messages=messages, seed=seed))
+
+
+def _end(code: int) -> NoReturn:
+    """Ends a command of the runtime: what is done is done, whether or not anybody could be told."""
+    from cdp_runtime.log import STANDARD_ERROR, STANDARD_OUTPUT
+
+    STANDARD_OUTPUT.forget()
+    STANDARD_ERROR.forget()
+    raise typer.Exit(code)
 
 
 def _given(option: Sequence[str] | None) -> dict[str, str]:
@@ -415,6 +421,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: always; with 0 when all is well, 1 when a check failed, 2 when something that
             the user wrote cannot be used.
     """
+    # what clients of stores leave to it is no news for people
+    logging.getLogger("asyncio").addHandler(logging.NullHandler())
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed: the next file that is opened would have its number

@@ -19,12 +19,14 @@ import pyarrow as pa
 
 from cdp_runtime.archive import load_tables
 from cdp_runtime.config import ConfigError, destination_of
-from cdp_runtime.dataset import folder_keys, older_ids, open_parquet
-from cdp_runtime.dead_letter import FOLDER
+from cdp_runtime.dataset import ArchiveError, folder_keys, older_ids, open_parquet
+from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
+from cdp_runtime.log import STANDARD_ERROR
 from cdp_runtime.program import Program
 from cdp_runtime.provenance import other_lock
 from cdp_runtime.router import NULL
-from cdp_runtime.storage import Storage, open_storage
+from cdp_runtime.storage import Storage, forbid_table_folder, open_storage
+from cdp_runtime.trouble import exit_code, said, standard_output
 from cdp_runtime.versions import (
     cases_of,
     children_of,
@@ -39,7 +41,15 @@ from cdp_runtime.writer import TableWriter
 from cdpgen.errors import UsageError
 from cdpgen.names import Names, snake
 
-__all__ = ["DIALECTS", "ArchivedTable", "Dialect", "archived_tables", "define", "definitions"]
+__all__ = [
+    "DIALECTS",
+    "ArchivedTable",
+    "Dialect",
+    "archived_tables",
+    "define",
+    "definitions",
+    "run",
+]
 
 Dialect = Literal["duckdb", "bigquery", "spark", "clickhouse"]
 DIALECTS: Final[tuple[Dialect, ...]] = get_args(Dialect)
@@ -104,6 +114,33 @@ class ArchivedTable:
         return package.replace(".", "_").lower() or "archive", self.view or snake(message)
 
 
+def run(
+    url: str,
+    dialect: Dialect,
+    generated: str | os.PathLike[str],
+    options: Mapping[str, Any] | None = None,
+) -> int:
+    """Prints what `definitions` gives.
+
+    Returns:
+        The exit code: 0 fine, 1 there are no files, one cannot be read, or the store does not answer, 2 the URL
+        cannot be used.
+
+    Raises:
+        UsageError: as `definitions` does.
+    """
+    try:
+        text = definitions(url, dialect, generated, options)
+        with standard_output():
+            print(text)
+    except BrokenPipeError:
+        return 1  # who reads has seen enough
+    except OSError as error:
+        print(said(error), file=STANDARD_ERROR)
+        return exit_code(error)
+    return 0
+
+
 def definitions(
     url: str,
     dialect: Dialect,
@@ -121,12 +158,17 @@ def definitions(
     Raises:
         UsageError: there is no table of the generated writers in the archive, or the engine cannot
             reach it, or `generated` cannot be imported.
-        StorageError: the store cannot be used.
+        ArchiveError: there are no files, or one cannot be read.
+        StorageError: the store cannot be used, or the URL is that of a folder within an archive.
     """
     tables, unknown = archived_tables(url, generated, options)
+    if not tables and not unknown:
+        raise ArchiveError(f"{url}: there are no files of a table")
     if not tables:
-        known = f"; it has {', '.join(unknown)}" if unknown else ""
-        raise UsageError(f"{url}: holds no table of the writers in {os.fspath(generated)}{known}")
+        known = ", ".join(unknown)
+        raise UsageError(
+            f"{url}: holds no table of the writers in {os.fspath(generated)}; it has {known}"
+        )
     head = [_comment(shlex.join(["cdpgen", "sql", url, "--dialect", dialect]))]
     head += [
         _comment(f"{name}: has files but no writer in {generated}; left out") for name in unknown
@@ -153,10 +195,12 @@ def archived_tables(
         raise UsageError(str(error)) from None
     storage = open_storage(found_at, storage_options=storage_options)
     paths: dict[str, list[str]] = {}
-    for file in storage.files():
-        table = file.path.partition("/")[0]
-        if "/" in file.path and table != FOLDER:
-            paths.setdefault(table, []).append(file.path)
+    everything = [file.path for file in storage.files()]
+    forbid_table_folder(storage, writers, everything)
+    for path in everything:
+        table, slash, _ = path.partition("/")
+        if slash and table not in (FOLDER, RETRY_FOLDER):
+            paths.setdefault(table, []).append(path)
     tables = [
         _archived(
             writers[name],

@@ -15,6 +15,7 @@ __all__ = [
     "DeadLetter",
     "Form",
     "counted",
+    "printable",
     "shortened",
     "to_batch",
 ]
@@ -90,6 +91,13 @@ def to_batch(letters: Sequence[DeadLetter]) -> pa.RecordBatch:
 def counted(number: int, what: str = "dead letter") -> str:
     """A number of something, for people."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shortened(reason: str) -> str:

@@ -18,8 +18,8 @@ So that no retry takes another that is at work for an interrupted one, each hold
 
 from __future__ import annotations
 
+import contextlib
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -28,13 +28,24 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pyarrow as pa
 
 from .config import ConfigError, WriterConfig, check, destination_of, nested
-from .dead_letter import DEAD_LETTER_SCHEMA, FOLDER, RETRY_FOLDER, DeadLetter, counted, shortened
+from .dataset import ArchiveError
+from .dead_letter import (
+    DEAD_LETTER_SCHEMA,
+    FOLDER,
+    RETRY_FOLDER,
+    DeadLetter,
+    counted,
+    printable,
+    shortened,
+)
 from .dry_run import DryRun
+from .log import STANDARD_ERROR
 from .positions import spans
 from .provenance import forbid_other_lock, told_in
 from .resume import Published, published
 from .sources.identity import PIECE
-from .storage import Storage, StorageError, is_of_writer, open_storage
+from .storage import Storage, StorageError, forbid_table_folder, is_of_writer, open_storage
+from .trouble import exit_code, said, standard_output, unreadable
 from .writer import TableWriter, WriterFailed
 
 if TYPE_CHECKING:
@@ -96,23 +107,26 @@ def letter_files(storage: Storage, table: str | None = None) -> list[LetterFile]
     Those that a retry has written out of a file which it still has are left out, as they are taken back.
 
     Raises:
-        StorageError: the archive has no files at all, or none of that table: most likely it is another one.
+        ArchiveError: there are no files at all: most likely it is another archive.
+        StorageError: there are none of that table, or the URL is that of a folder within an archive.
     """
+    paths = [file.path for file in storage.files()]
+    forbid_table_folder(storage, () if table is None else (table,), paths)
     found: dict[tuple[str, str], LetterFile] = {}
     tables = set()
-    for file in storage.files():
-        folder, _, rest = file.path.partition("/")
+    for path in paths:
+        folder, _, rest = path.partition("/")
         name, _, inside = rest.partition("/")
         if folder in (FOLDER, RETRY_FOLDER) and inside:
             tables.add(name)
             if table in (None, name):
                 taken = folder == RETRY_FOLDER
-                file_of = found.get((name, inside), LetterFile(name, file.path, taken))
+                file_of = found.get((name, inside), LetterFile(name, path, taken))
                 found[name, inside] = file_of._replace(taken=taken)
         else:
             tables.add(folder)
     if not tables:
-        raise StorageError(f"{storage.url}: there are no Parquet files")
+        raise ArchiveError(f"{storage.url}: there are no Parquet files")
     if table is not None and table not in tables:
         raise StorageError(
             f"{storage.url}: there are no files of {table}; it has {', '.join(sorted(tables))}"
@@ -136,13 +150,16 @@ def read_letters(
         payloads: whether to read these too; they are null otherwise.
 
     Raises:
-        StorageError: it cannot be read.
+        ArchiveError: it cannot be read.
     """
     import pyarrow.parquet as pq
 
     columns = [one for one in DEAD_LETTER_SCHEMA.names if payloads or one != "payload"]
     try:
-        with storage.open(path) as opened, pq.ParquetFile(opened) as file:
+        with (
+            storage.open(path) as opened,
+            pq.ParquetFile(opened, page_checksum_verification=True) as file,
+        ):
             for group in range(file.num_row_groups):
                 rows = _rows_at_once(file.metadata.row_group(group), columns)
                 for batch in file.iter_batches(rows, [group], columns):
@@ -159,13 +176,20 @@ def read_letters(
                         for row in batch.to_pylist()
                     ]
     except KeyError as error:
-        raise StorageError(
+        raise ArchiveError(
             f"{storage.describe(path)}: is no file of dead letters: it has no column {error}"
         ) from None
-    except StorageError:
-        raise  # it names the file
     except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"{storage.describe(path)}: {error}") from error
+        raise ArchiveError(unreadable(storage.describe(path), error)) from error
+
+
+@contextlib.contextmanager
+def _of_files() -> Iterator[None]:
+    """What is wrong with a single file says nothing of the URL."""
+    try:
+        yield
+    except StorageError as error:
+        raise ArchiveError(str(error)) from error
 
 
 def _rows_at_once(group: RowGroupMetaData, names: Sequence[str]) -> int:
@@ -206,7 +230,9 @@ def retry(
 
     Raises:
         ConfigError: an option is wrong, or the class of the messages cannot be imported.
-        StorageError: a file cannot be read, there are none, or another retry is at work on the archive.
+        ArchiveError: a file cannot be read, or there are none.
+        StorageError: the store cannot be used, there are no files of the table, the URL is that of a folder
+            within an archive, or another retry is at work on the archive.
         WriterFailed: something could not be written; the letters are safe, and another retry goes on.
     """
     from .archive import import_messages
@@ -220,6 +246,9 @@ def retry(
     storage: Storage = open_storage(url, None, config.storage_options)
     if config.dry_run:
         storage = DryRun(storage)
+    forbid_table_folder(storage, writers)
+    if not letter_files(storage, table):
+        return {}  # before the lock, which would make a folder of a mistyped path
     done: dict[str, Retried] = {}
     with storage.lock("dead-letters-retry") as still:
         files = letter_files(storage, table)
@@ -227,7 +256,8 @@ def retry(
             own = [one for one in files if one.table == name]
             if own:
                 import_messages(writer, generated)
-                forbid_other_lock(storage, writer)
+                with _of_files():
+                    forbid_other_lock(storage, writer)
             pieces = _Pieces(storage, writer)
             for file in own:
                 came = _retry_file(storage, url, writer, file, config, pieces, still)
@@ -250,14 +280,17 @@ def discard(
         How many letters and files there were.
 
     Raises:
-        StorageError: a file cannot be read or removed, there are none of the table, or a retry is at work on
-            the archive or was interrupted.
+        ArchiveError: a file cannot be read, there are none, or a retry was interrupted.
+        StorageError: the store cannot be used, there are no files of the table, the URL is that of a folder
+            within an archive, or a retry is at work on it.
     """
     storage = open_storage(url, storage_options=storage_options)
+    if not letter_files(storage, table):
+        return 0, 0  # before the lock, as in a retry
     with storage.lock("dead-letters-retry") as still:
         files = letter_files(storage, table)
         if any(file.taken for file in files):
-            raise StorageError(
+            raise ArchiveError(
                 f"{url}: a retry was interrupted, and some letters may be rows already; end it first with: "
                 f"cdpgen dead-letters retry {url} --table {table}"
             )
@@ -290,7 +323,8 @@ def run(
         options: of the writers, for a retry; else of the archive's store.
 
     Returns:
-        The exit code: 0 fine, 1 something could not be read or written, 2 bad usage or configuration.
+        The exit code: 0 fine, 1 something could not be read or written, 2 bad usage or configuration, or a URL
+        that cannot be used.
     """
     try:
         if action == "retry":
@@ -300,28 +334,35 @@ def run(
             if table is not None:
                 writer_of(writers, table, generated)
             own = nested(options or {})
-            _print_retried(retry(url, writers, table, own, generated=generated))
+            done = retry(url, writers, table, own, generated=generated)
+            with standard_output():
+                _print_retried(done)
         else:
             found, storage_options = destination_of(url, options or {})
             if action == "discard":
                 assert table is not None
                 letters, count = discard(found, table, storage_options)
-                print(f"{table}: {counted(letters)} removed, {counted(count, 'file')}")
+                with standard_output():
+                    print(f"{table}: {counted(letters)} removed, {counted(count, 'file')}")
                 return 0
             storage = open_storage(found, storage_options=storage_options)
             files = letter_files(storage, table)
-            if action == "list":
-                _print_list(storage, files)
-            else:
-                _print_letters(storage, files, limit)
+            with standard_output():
+                if action == "list":
+                    _print_list(storage, files)
+                else:
+                    _print_letters(storage, files, limit)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(error, file=STANDARD_ERROR)
         return 2
     except BrokenPipeError:
         return 1  # who reads has seen enough
-    except (OSError, WriterFailed) as error:
-        print(error, file=sys.stderr)
+    except WriterFailed as error:
+        print(error, file=STANDARD_ERROR)
         return 1
+    except OSError as error:
+        print(said(error), file=STANDARD_ERROR)
+        return exit_code(error)
     return 0
 
 
@@ -355,7 +396,8 @@ def _retry_file(
     if file.taken:
         next(read_letters(storage, path), None)  # raises before anything is removed for it
         _undo(storage, file.table, identity)
-    prefixes = spans(told_in(storage, path)).prefixes
+    with _of_files():
+        prefixes = spans(told_in(storage, path)).prefixes
     pipeline = Pipeline(writer, url, config, None, identity)
     # by which an input that has grown is known, and told from one that was overwritten
     pipeline.prefixes.update(prefixes)
@@ -497,11 +539,11 @@ class _Reason:
             self.sources.add(letter.source or "no source")
 
     def lines(self, reason: str) -> Iterator[str]:
-        sources = [_printable(source) for source in sorted(self.sources)]
+        sources = [printable(source) for source in sorted(self.sources)]
         more = f" and {len(sources) - 3:,} more" if len(sources) > 3 else ""
         if len(sources) > _SOURCES_KEPT:
             more = f" and over {_SOURCES_KEPT - 3:,} more"
-        yield f"  {self.letters:,} x {_printable(reason)}"
+        yield f"  {self.letters:,} x {printable(reason)}"
         yield (
             f"      {self.times[0]:%Y-%m-%d %H:%M:%S} to {self.times[1]:%Y-%m-%d %H:%M:%S} UTC, "
             f"from {', '.join(sources[:3])}{more}"
@@ -550,7 +592,7 @@ def _print_list(storage: Storage, files: Sequence[LetterFile]) -> None:
                 taken += len(batch) * file.taken
                 for letter in batch:
                     reasons.add(letter)
-        print(f"{_printable(table)}: {counted(reasons.letters)}")
+        print(f"{printable(table)}: {counted(reasons.letters)}")
         if taken:
             print(f"  {taken:,} of them in a retry that runs or was interrupted; another goes on")
         for line in reasons.lines():
@@ -573,13 +615,13 @@ def _print_letters(storage: Storage, files: Iterable[LetterFile], limit: int) ->
 
 
 def _letter(table: str, letter: DeadLetter) -> str:
-    place = _printable(letter.source) or "no source"
+    place = printable(letter.source) or "no source"
     if letter.position is not None:
         place += f", position {letter.position:,}"
     where = "" if letter.offset is None else f" at byte {letter.offset:,}"
     return (
-        f"{_printable(table)}: {place}, {letter.time:%Y-%m-%d %H:%M:%S} UTC\n"
-        f"  {_printable(shortened(letter.reason))}{where}\n"
+        f"{printable(table)}: {place}, {letter.time:%Y-%m-%d %H:%M:%S} UTC\n"
+        f"  {printable(shortened(letter.reason))}{where}\n"
         f"  {_payload(letter)}"
     )
 
@@ -591,15 +633,8 @@ def _payload(letter: DeadLetter) -> str:
     start = payload[:_PAYLOAD_SHOWN]
     text = start.hex(" ")
     if letter.form == "json":
-        text = _printable(start.decode(errors="backslashreplace"))
+        text = printable(start.decode(errors="backslashreplace"))
     return f"{len(payload):,} bytes: {text}{' ...' if len(payload) > _PAYLOAD_SHOWN else ''}"
-
-
-def _printable(text: str) -> str:
-    """A text without what a terminal would obey."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _plain(reason: str) -> str:

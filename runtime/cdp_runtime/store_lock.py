@@ -47,7 +47,8 @@ def locked_on_disk(folder: Path, name: str) -> Iterator[Callable[[], None]]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StorageError(
-                    f"{folder.parent}: another {name} is at work there; try again when it is done"
+                    f"{folder.parent}: another {name} is at work there; try again when it is done",
+                    transient=True,
                 ) from None
             if not _is_at(path, file):
                 continue
@@ -162,7 +163,8 @@ class _Lock:
                 time.sleep(random.uniform(0, _LONGEST_WAIT))
         raise StorageError(
             f"{self._storage.url}: another {self._name} is at work there ({other}); try again when it is done, "
-            f"or {LEASE_SECONDS // 60} minutes after it died"
+            f"or {LEASE_SECONDS // 60} minutes after it died",
+            transient=True,
         )
 
     def renew(self) -> None:
@@ -185,7 +187,8 @@ class _Lock:
                 self.leave()
                 raise StorageError(
                     f"{self._storage.url}: another {self._name} may have taken over: this one showed no life "
-                    f"for {LEASE_SECONDS // 60} minutes; it ends here, and the other, or the next, goes on"
+                    f"for {LEASE_SECONDS // 60} minutes; it ends here, and the other, or the next, goes on",
+                    transient=True,
                 )
 
     def _holds(self) -> bool:

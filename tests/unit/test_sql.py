@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from datetime import date, time
@@ -843,22 +844,56 @@ class TestOtherEngines:
 class TestCommand:
     ORDERS = 'syntax = "proto3"; package shop; message Order { string id = 1; }'
 
-    def fail(self, shop: Shop, *arguments: str) -> str:
-        code, out, said = shop.run("sql", *arguments)
-        assert (code, out) == (2, "")
+    def fail(self, shop: Shop, *arguments: str, code: int = 2) -> str:
+        ended, out, said = shop.run("sql", *arguments)
+        assert (ended, out) == (code, "")
         return said
 
     def test_an_archive_without_a_known_table_is_an_error_that_says_what_there_is(
         self, shop: Shop
     ) -> None:
         shop.build(self.ORDERS)
-        said = self.fail(shop, "archive")
-        assert said == "archive: holds no table of the writers in generated\n"
+        said = self.fail(shop, "archive", code=1)
+        assert said == "archive: there are no files of a table\n"
         shop.archive("shop.Order", {"id": "1"})
         (shop.folder / "schemas" / "cdpgen.lock").unlink()  # or the build would refuse
         shop.build(self.ORDERS.replace("Order", "Sale"))
         said = self.fail(shop, "archive")
         assert said == "archive: holds no table of the writers in generated; it has shop.Order\n"
+
+    def test_a_folder_within_an_archive_is_refused_and_a_damaged_file_is_1(
+        self, shop: Shop
+    ) -> None:
+        shop.build(self.ORDERS)
+        shop.archive("shop.Order", {"id": "1"})
+        assert "give that one: " in self.fail(shop, "archive/shop.Order")
+        file = next((shop.folder / "archive" / "shop.Order").glob("*.parquet"))
+        assert self.fail(shop, f"archive/shop.Order/{file.name}")
+        file.write_bytes(b"nothing")
+        assert f"{file.name}: cannot be read: " in self.fail(shop, "archive", code=1)
+
+    def test_letters_that_a_retry_has_are_no_table(self, shop: Shop) -> None:
+        shop.build(self.ORDERS)
+        shop.archive("shop.Order", {"id": "1"})
+        taken = shop.folder / "archive" / "_retry" / "shop.Order"
+        shutil.copytree(shop.folder / "archive" / "shop.Order", taken)
+        assert "-- _retry" not in shop.cdpgen("sql", "archive")
+
+    def test_a_full_disk_behind_standard_output_is_1_and_said(self, shop: Shop) -> None:
+        shop.build(self.ORDERS)
+        shop.archive("shop.Order", {"id": "1"})
+        command = [sys.executable, "-m", "cdpgen", "sql", "archive"]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                command,
+                cwd=shop.folder,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=False,
+            )
+        assert done.stderr == b"standard output: No space left on device\n"
+        assert done.returncode == 1
 
     def test_a_table_without_a_writer_is_left_out_with_a_comment(self, shop: Shop) -> None:
         shop.build(self.ORDERS)

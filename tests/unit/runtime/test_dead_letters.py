@@ -22,6 +22,7 @@ import pytest
 
 from cdp_runtime.archive import run as archive
 from cdp_runtime.config import ConfigError
+from cdp_runtime.dataset import ArchiveError
 from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
 from cdp_runtime.dead_letters import _identity, letter_files, read_letters, retry, run
 from cdp_runtime.positions import runs
@@ -454,7 +455,7 @@ class TestInterrupted:
             if died_at:
                 FailingStore.plan = dead
                 with contextlib.suppress(
-                    StorageError, WriterFailed
+                    ArchiveError, StorageError, WriterFailed
                 ):  # the last ones let the lock go
                     retry(url, WRITERS)
                 FailingStore.plan = None
@@ -534,7 +535,7 @@ class TestInBothFolders:
         retry(str(archive), WRITERS)
         file.write_bytes(b"PAR1")
         before = rows_in(archive), letters_in(archive)
-        with pytest.raises(StorageError, match=r"_retry/.*: Parquet"):
+        with pytest.raises(ArchiveError, match=r"_retry/.*: cannot be read: Parquet"):
             retry(str(archive), WRITERS)
         assert (rows_in(archive), letters_in(archive)) == before
 
@@ -797,12 +798,62 @@ class TestRun:
         for action in ("list", "show", "retry"):
             assert run(action, str(tmp_path / "nope"), generated=GENERATED) == 1
             assert capsys.readouterr().err == f"{tmp_path}/nope: there are no Parquet files\n"
+            assert not (tmp_path / "nope").exists()
         set_apart(tmp_path)
-        for action in ("list", "show"):
-            assert run(action, str(tmp_path), table="stellar.v1.Nope") == 1
+        for action in ("list", "show", "discard"):
+            assert run(action, str(tmp_path), table="stellar.v1.Nope") == 2
             assert "there are no files of stellar.v1.Nope; it has" in capsys.readouterr().err
         assert run("retry", str(tmp_path), table="stellar.v1.Nope", generated=GENERATED) == 2
         assert "stellar.v1.Nope: no such table in" in capsys.readouterr().err
+
+    def test_a_url_that_is_not_to_be_used_is_2_and_nothing_is_made_there(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        set_apart(tmp_path)
+        folders = [tmp_path / TABLE, tmp_path / FOLDER, tmp_path / FOLDER / TABLE]
+        for action in ("list", "show", "retry", "discard"):
+            for folder in folders:
+                before = sorted(folder.iterdir())
+                assert run(action, str(folder), table=TABLE, generated=GENERATED) == 2
+                assert f"give that one: {tmp_path}\n" in capsys.readouterr().err
+                assert sorted(folder.iterdir()) == before
+            file = next((tmp_path / TABLE).rglob("*.parquet"))
+            assert run(action, str(file), table=TABLE, generated=GENERATED) == 2
+        assert run("list", str(tmp_path / TABLE)) == 2
+        assert f"{tmp_path / TABLE}: is no archive" in capsys.readouterr().err
+
+    def test_where_a_retry_is_at_work_another_may_wait_for_its_end(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        set_apart(tmp_path)
+        with open_storage(tmp_path).lock("dead-letters-retry"):
+            for action in ("retry", "discard"):
+                assert run(action, str(tmp_path), table=TABLE, generated=GENERATED) == 1
+                assert "at work there; try again when it is done" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("action", ["list", "show", "retry", "discard"])
+    def test_a_full_disk_behind_standard_output_is_1_and_said(
+        self, tmp_path: Path, action: str
+    ) -> None:
+        set_apart(tmp_path)
+        command = [sys.executable, "-m", "cdpgen", "dead-letters", action, str(tmp_path)]
+        command += ["--table", TABLE, "--yes"] if action == "discard" else []
+        command += ["--generated", GENERATED] if action == "retry" else []
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+            )
+        assert done.stderr == b"standard output: No space left on device\n"
+        assert done.returncode == 1
+
+    def test_a_file_of_the_table_that_is_damaged_is_1(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        set_apart(tmp_path)
+        path = next((tmp_path / TABLE).rglob("*.parquet"))
+        path.write_bytes(b"nothing")
+        assert run("retry", str(tmp_path), generated=GENERATED) == 1
+        assert capsys.readouterr().err.startswith(f"{path}: ")
 
     def test_a_file_that_cannot_be_read_is_1_and_named(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
