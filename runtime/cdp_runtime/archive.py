@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
@@ -34,7 +34,7 @@ from .metrics import Metrics
 from .parquet import PublishedFile
 from .sources import Input, inputs_of, read_inputs
 from .sources.identity import names_of
-from .storage import StorageError
+from .storage import StorageError, forbid_table_folder, open_storage
 from .trouble import exit_code
 from .writer import TableWriter, WriterFailed
 
@@ -234,8 +234,6 @@ def archive_table(job: _Job, stop: _Stop) -> Archived:
 
 def _has_letters(job: _Job, config: WriterConfig) -> bool:
     """Whether what was there already may be dead letters in part."""
-    from .storage import open_storage
-
     url, options = config.destination(job.url)
     try:
         storage = open_storage(url, storage_options=options)
@@ -253,7 +251,11 @@ def load_tables(generated: str | os.PathLike[str]) -> dict[str, type[TableWriter
     Raises:
         ConfigError: there is no such folder, or something in it cannot be imported.
     """
-    folder = Path(generated).expanduser().resolve()
+    try:
+        folder = Path(generated).expanduser().resolve()
+    except RuntimeError as error:  # a home of nobody, or links in a circle
+        said = str(error).rstrip(".")
+        raise ConfigError(f"{generated}: cannot be read: {said}") from None
     above = _generated_above(folder)
     if above is not None:
         raise ConfigError(
@@ -443,7 +445,19 @@ def _jobs(
         jobs.append(_Job(writer, inputs_of(_sources_below(base, table)), own, url))
     if sum(one.path == "-" for job in jobs for one in job.inputs) > 1:
         raise ConfigError("standard input (-) can be read once only")
+    for job in jobs:
+        _forbid_table_folder(job, writers)
     return jobs
+
+
+def _forbid_table_folder(job: _Job, tables: Collection[str]) -> None:
+    """Refuses a URL of a table's folder: what is archived would be in that table's files a second time."""
+    url, options = check(WriterConfig, job.options).destination(job.url)
+    storage = open_storage(url, storage_options=options)
+    try:
+        forbid_table_folder(storage, tables)
+    finally:
+        storage.close()
 
 
 def _check_field(message: Descriptor, key: str, path: str) -> None:
@@ -578,11 +592,12 @@ def _progress(table: str, metrics: Metrics, began: float) -> Iterator[None]:
     live = Live(
         get_renderable=line, console=Console(stderr=True), refresh_per_second=8, transient=True
     )
-    live.start()
+    with contextlib.suppress(OSError):  # the terminal may be gone by now
+        live.start()
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # the terminal may be gone by now
+        with contextlib.suppress(OSError):
             live.stop()
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import bisect
 import functools
 import os
-import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ import pyarrow.parquet as pq
 from .archive import import_messages, load_tables, writer_of
 from .config import ConfigError, destination_of
 from .dataset import ArchiveError, ahead, folder_keys, older_ids, open_parquet
-from .dead_letter import FOLDER, RETRY_FOLDER, counted
+from .dead_letter import FOLDER, RETRY_FOLDER, counted, printable, shortened
 from .former import (
     IMPLICIT,
     cases_of_footer,
@@ -43,6 +42,7 @@ from .former import (
     told_fields,
     told_implicit,
 )
+from .log import STANDARD_ERROR
 from .positions import Spans, spans
 from .program import Enum
 from .provenance import FIRST_FIELD_ID, other_lock
@@ -184,15 +184,15 @@ def run(
                     write(part)
                     size += len(part)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(error, file=STANDARD_ERROR)
         return 2
     except BrokenPipeError:
         return 1  # who reads has seen enough
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped", file=STANDARD_ERROR)
         return 1
     except OSError as error:
-        print(said(error), file=sys.stderr)
+        print(said(error), file=STANDARD_ERROR)
         return exit_code(error)
     seconds = time.monotonic() - began
     print(
@@ -200,7 +200,7 @@ def run(
         f"({counts.messages / seconds:,.0f}/s)",
         *_remarks(counts),
         sep=f"\n{name}: ",
-        file=sys.stderr,
+        file=STANDARD_ERROR,
     )
     return 1 if counts.no_json else 0
 
@@ -595,7 +595,7 @@ def _runs_of(footer: pq.FileMetaData, shown: str) -> _Runs:
 
 def _opened(storage: Storage, path: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(storage.open(path))
+        return pq.ParquetFile(storage.open(path), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise ArchiveError(unreadable(storage.describe(path), error)) from None
 
@@ -801,7 +801,10 @@ class _Json:
         except (Error, json_format.Error, ValueError, TypeError) as error:
             # some are none by today's schema, and are kept as their bytes alone
             self._counts.no_json += 1
-            self._counts.no_json_reason = self._counts.no_json_reason or str(error)
+            # it may quote half of the message
+            self._counts.no_json_reason = self._counts.no_json_reason or printable(
+                shortened(str(error))
+            )
             return None
         self._counts.unknown += unknown
         return text.encode()

@@ -118,6 +118,9 @@ def _possible(path: str) -> Iterator[None]:
     """What no wait mends is for the user to mend."""
     try:
         yield
+    except RuntimeError as error:  # a home of nobody, or links in a circle
+        said = str(error).rstrip(".")
+        raise ConfigError(f"--output {path}: cannot be written: {said}") from None
     except OSError as error:
         if is_transient(error):
             raise

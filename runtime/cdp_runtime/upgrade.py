@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
@@ -36,6 +35,7 @@ from .converter import ConversionError, Converter
 from .dataset import OLDER, ArchiveError, older_ids, open_parquet, written_as
 from .dead_letters import is_unfinished
 from .former import FIELDS, IMPLICIT, footer_of, former_of, implicit_ids, told_implicit
+from .log import STANDARD_ERROR
 from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
 from .patience import Patience
@@ -109,22 +109,22 @@ def run(
         with standard_output():
             _print(done)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(error, file=STANDARD_ERROR)
         return 2
     except KeyboardInterrupt:
-        print("stopped; run it again to go on", file=sys.stderr)
+        print("stopped; run it again to go on", file=STANDARD_ERROR)
         return 1
     except BrokenPipeError:
         return 1  # who reads has seen enough
     except OSError as error:
-        print(said(error), file=sys.stderr)
+        print(said(error), file=STANDARD_ERROR)
         return 1 if done else exit_code(error)
     if not done:
-        print(f"{url}: there are no files of the tables in {generated}", file=sys.stderr)
+        print(f"{url}: there are no files of the tables in {generated}", file=STANDARD_ERROR)
         return 1
     problems = [file for files in done.values() for file in files if file.problem]
     for file in problems:
-        print(f"{file.url}: {file.problem}", file=sys.stderr)
+        print(f"{file.url}: {file.problem}", file=STANDARD_ERROR)
     return 1 if problems else 0
 
 
@@ -462,17 +462,23 @@ def _places(rows: int) -> Array:
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[Upgraded], None]]:
     """A line on a terminal that tells how far things are, while the block runs."""
-    if not sys.stderr.isatty():
+    if not STANDARD_ERROR.isatty():
         yield lambda file: None
         return
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("files", total=None)
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = progress.add_task("files", total=None)
 
-        def step(file: Upgraded) -> None:
-            progress.update(task, advance=1, description=f"{file.table}  {file.url}")
+    def step(file: Upgraded) -> None:
+        progress.update(task, advance=1, description=f"{file.table}  {file.url}")
 
+    with contextlib.suppress(OSError):  # the terminal may be gone by now
+        progress.start()
+    try:
         yield step
+    finally:
+        with contextlib.suppress(OSError):
+            progress.stop()

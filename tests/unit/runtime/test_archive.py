@@ -15,6 +15,7 @@ import pytest
 
 from cdp_runtime.archive import load_tables, run, writer_of
 from cdp_runtime.config import ConfigError
+from cdp_runtime.store_local import LocalStorage
 from tests.faults import checks
 from tests.faults.failing_store import FailingStore
 
@@ -54,6 +55,39 @@ class TestRun:
             f"cdpgen dead-letters list {to}"
         )
         assert checks.numbers_in(to) == list(range(300))
+
+    def test_a_tables_folder_is_no_archive_for_any_table(
+        self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        to = tmp_path / "a"
+        assert archive(source=[str(stream)], to=str(to)) == 0
+        before = sorted(to.rglob("*"))
+        for table in (checks.TABLE, "stellar.v1.ContractData"):
+            inside = str(to / checks.TABLE)
+            assert archive(table=table, source=[str(stream)], to=inside) == 2
+            assert f"give that one: {to}\n" in capsys.readouterr().err
+        assert sorted(to.rglob("*")) == before
+
+    def test_an_archive_in_a_folder_of_a_tables_name_goes_on(
+        self, stream: Path, tmp_path: Path
+    ) -> None:
+        for _ in range(2):
+            assert archive(source=[str(stream)], to=str(tmp_path / checks.TABLE)) == 0
+        assert checks.numbers_in(tmp_path / checks.TABLE) == list(range(300))
+
+    def test_nothing_is_listed_for_a_url_without_a_tables_name(
+        self, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        listed = []
+        whole = LocalStorage.files
+
+        def files(storage: LocalStorage, prefix: str = "") -> Any:
+            listed.append(prefix)
+            return whole(storage, prefix)
+
+        monkeypatch.setattr(LocalStorage, "files", files)
+        assert archive(source=[str(stream)], to=str(tmp_path / "a")) == 0
+        assert "" not in listed
 
     def test_one_of_each_is_no_plural(
         self, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -834,6 +834,48 @@ class TestRun:
         assert done.stderr == b"standard output: No space left on device\n"
         assert done.returncode == 1
 
+    @pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full"])
+    def test_where_nobody_can_be_told_what_was_written_it_is_written(
+        self, tmp_path: Path, redirected: str
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.write(event("a"))
+        paths = [str(tmp_path), GENERATED, str(tmp_path / "o.ndjson")]
+        said = f'"$1" --generated "$2" --table {TABLE} --output "$3" {redirected}'
+        done = subprocess.run(
+            ["sh", "-c", f'"$0" -m cdpgen replay {said}', sys.executable, *paths],
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0
+        assert len((tmp_path / "o.ndjson").read_text().splitlines()) == 1
+
+    def test_an_output_in_the_home_of_nobody_is_2(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with EventWriter(tmp_path) as writer:
+            writer.write(event("a"))
+        flags: dict[str, Any] = {"table": TABLE, "generated": GENERATED}
+        assert run(str(tmp_path), output="~nobody-here/o", **flags) == 2
+        assert capsys.readouterr().err.startswith("--output ~nobody-here/o: cannot be written: ")
+        assert run(str(tmp_path), table=TABLE, generated="~nobody-here/g") == 2
+        assert capsys.readouterr().err.startswith("~nobody-here/g: cannot be read: ")
+
+    def test_why_there_is_no_json_is_kept_short_and_in_a_line(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(message: Any, **options: Any) -> str:
+            raise json_format.SerializeToJsonError("\x1b[2J" + "x" * 100_000)
+
+        monkeypatch.setattr(json_format, "MessageToJson", refuse)
+        with EventWriter(tmp_path) as writer:
+            writer.write(event("a"))
+        assert run(str(tmp_path), table=TABLE, generated=GENERATED, format="ndjson") == 1
+        said = capfd.readouterr().err
+        assert "no JSON (\\x1b[2Jxxx" in said
+        assert len(said) < 1_000
+
     def test_no_bytes_go_to_a_terminal_unless_asked_for(self, tmp_path: Path) -> None:
         with EventWriter(tmp_path) as writer:
             writer.write(event("a"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -26,6 +27,7 @@ from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
 from cdp_runtime.dead_letters import retry
 from cdp_runtime.positions import runs
 from cdp_runtime.replay import run as replay
+from cdp_runtime.upgrade import run as run_here
 from cdp_runtime.upgrade import upgrade
 from tests.versions import History
 
@@ -684,6 +686,19 @@ class TestRun:
             "; move it out of the archive: what was in it comes again from its source, or from a backup\n"
         )
         assert bad.read_bytes() == data
+
+    def test_a_terminal_that_has_gone_ends_nothing(
+        self, orders: History, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Gone(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+            def write(self, text: str) -> int:
+                raise OSError(errno.EIO, "gone")
+
+        monkeypatch.setattr("sys.stderr", Gone())
+        assert run_here(str(orders.archive), generated=str(orders.today.generated)) == 0
 
     def test_a_full_disk_behind_standard_output_is_1_and_said(self, orders: History) -> None:
         command = [sys.executable, "-m", "cdpgen", "upgrade", str(orders.archive), "--generated"]
