@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar, cast
 from urllib.parse import unquote
 
@@ -30,7 +31,7 @@ from pyarrow.fs import LocalFileSystem
 
 from .archive import load_tables, writer_of
 from .config import ConfigError
-from .former import told_implicit
+from .former import told_implicit, told_required
 from .partition import Column, Day, Hour, Partition, Range
 from .provenance import WRITTEN_AS, other_lock
 from .router import NULL
@@ -450,6 +451,7 @@ class _File:
             current=told.get(b"cdpgen.fingerprint", b"").decode() == files.writer.fingerprint,
             older=older_ids(told),
             implicit=told_implicit(told),
+            required=partial(told_required, told, self.parquet.schema_arrow, files.converter),
             defaults=files.defaults,
         )
 

@@ -48,6 +48,7 @@ __all__ = [
     "implicit_ids",
     "told_fields",
     "told_implicit",
+    "told_required",
 ]
 
 IMPLICIT: Final = "cdpgen.implicit"
@@ -197,6 +198,33 @@ def told_implicit(metadata: Mapping[bytes, bytes]) -> list[int]:
     """The ids in a footer of columns in which zero is absent, though their fields are `optional`."""
     told = metadata.get(IMPLICIT.encode(), b"").decode()
     return [int(number) for number in told.split(",") if number]
+
+
+def told_required(
+    metadata: Mapping[bytes, bytes], schema: pa.Schema, today: Converter[Any]
+) -> list[int]:
+    """The ids of columns that had to have a value: of what was `required`, or within such a message.
+
+    A row without one is in `_raw`, and its zero in the column is none. Of those within a message there are
+    those without presence, which can be null today only as that can.
+
+    Args:
+        metadata: the key-value metadata of the footer.
+        schema: of the file.
+        today: the converter of the table.
+    """
+    try:
+        former = former_of(metadata, schema, today)
+    except ValueError:  # a descriptor that cannot be read tells nothing; who needs it says so
+        return []
+    if former is None:
+        return []
+    known = _known_by_id(today)
+    return [
+        number
+        for number, then in _known_by_id(former.converter).items()
+        if number in known and (then.presence == "required" or known[number].presence == "implicit")
+    ]
 
 
 def footer_of(

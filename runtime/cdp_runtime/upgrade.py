@@ -34,7 +34,15 @@ from .config import ConfigError, destination_of
 from .converter import ConversionError, Converter
 from .dataset import OLDER, ArchiveError, older_ids, open_parquet, written_as
 from .dead_letters import is_unfinished
-from .former import FIELDS, IMPLICIT, footer_of, former_of, implicit_ids, told_implicit
+from .former import (
+    FIELDS,
+    IMPLICIT,
+    footer_of,
+    former_of,
+    implicit_ids,
+    told_implicit,
+    told_required,
+)
 from .log import STANDARD_ERROR
 from .metrics import Metrics
 from .parquet_file import Compressor, Layout, ParquetFile
@@ -222,6 +230,7 @@ def _upgrade_file(
         current=False,
         older=older_ids(footer),
         implicit=told_implicit(footer),
+        required=partial(told_required, footer, source, converter),
         defaults=None,
     )
     told: dict[str, str] = {

@@ -10,6 +10,7 @@ today's converter: what was unknown then may be a column now.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -60,6 +61,8 @@ class Evolution:
         current: whether the files are of today's version, so that decoding them again would tell nothing new.
         older: ids of columns that the files have though their rows are older (see `cdp_runtime.upgrade`).
         implicit: ids of columns in which zero was absent, though by now the files could have null there.
+        required: gives the ids of columns that had to have a value (see `cdp_runtime.former`); it is called
+            only if that makes a difference.
         defaults: what rows older than a column have in it, by the column's dotted path, instead of
             protobuf's own default.
     """
@@ -73,6 +76,7 @@ class Evolution:
         current: bool,
         older: Collection[int] = (),
         implicit: Collection[int] = (),
+        required: Callable[[], Collection[int]] = tuple,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self._converter = converter
@@ -85,6 +89,7 @@ class Evolution:
         self._renames = renames(schema, source)
         self._known = frozenset(ids_of(converter.schema))
         self._never_null = frozenset([*ids_of(source, nullable=False), *implicit])
+        self._told_required = required
         self._older = frozenset(older)
         self._defaults = defaults or {}
         self._raw = self._raw_of(current)
@@ -101,6 +106,13 @@ class Evolution:
             field_id(self._target.get(name) or self._converter.schema.field(name))
         )
         return None if found is None else str(found.name)
+
+    @cached_property
+    def _required(self) -> frozenset[int]:
+        """The ids of columns that had to have a value, if any of them can be null by now."""
+        nullable = set(ids_of(self._converter.schema))
+        nullable.difference_update(ids_of(self._converter.schema, nullable=False))
+        return frozenset(self._told_required() if nullable & self._never_null else ())
 
     @property
     def raw(self) -> str | None:
@@ -255,7 +267,16 @@ class Evolution:
         """Where protobuf would say that nothing is there: null, zero or empty."""
         if target.nullable or pa.types.is_struct(target.type):
             return array.is_null()
-        if is_nested(target.type):
+        return self._is_zero(array, name)
+
+    def _is_zero(self, array: Array, name: str) -> Array:
+        """Where there is nothing but zeros and what is empty or null."""
+        if pa.types.is_struct(array.type):
+            made: Array = pa.repeat(pa.scalar(True), len(array))
+            for child, values in zip(array.type, array.flatten(), strict=True):
+                made = pc.and_(made, self._is_zero(values, f"{name}.{child.name}"))
+            return made
+        if is_nested(array.type):
             return pc.equal(_sizes(array), pa.scalar(0, pa.int32()))
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
@@ -326,13 +347,17 @@ class Evolution:
 
         For it knows a field by its number, and a declared rename may have given it another one: one that is
         unknown to today's converter, so that a message of which its columns hold everything has no such field.
-        Of a field that became `optional` the zeros of before are no nulls.
+        Of a field that became `optional` the zeros of before are no nulls, but for one that was `required`:
+        without it a message is in `_raw`, and zero stands for it in the column.
         """
         number = field_id(target)
         if number is not None and number not in self._known:  # retired
             return before
         may = at.alone
-        if not (
+        was_required = target.nullable and number in self._required
+        if was_required:
+            may = pc.and_not(may, self._is_zero(before, name))
+        if was_required or not (
             (number in self._never_null and target.nullable)
             or (name in self._defaults and (number in self._older or number in self._new))
         ):
