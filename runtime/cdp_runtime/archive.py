@@ -627,8 +627,9 @@ def _summary(archived: Archived) -> str:
         text += f"\n{table}: {counted(metrics.dead_letters)} in {url}/{FOLDER}/{table}"
         if dry_files is None:
             text += f": {look}"
-    if archived.only_dead_letters:
-        text += f"\n{table}: not one message is of this table: is the table right, and the format of the input?"
+    if metrics.dead_letters > metrics.rows + metrics.skipped:
+        few = "not one message is" if archived.only_dead_letters else "most messages are not"
+        text += f"\n{table}: {few} of this table: is the table right, and the format of the input?"
     if dry_files is not None:
         text += "\n" + "\n".join(_dry_lines(table, url, dry_files))
     return text

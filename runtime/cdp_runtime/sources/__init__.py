@@ -142,7 +142,8 @@ def read_inputs(
 
     Args:
         inputs: what to read.
-        message_type: gives the class of the messages; asked only where JSON has to become one.
+        message_type: gives the class of the messages; asked only where JSON has to become one, or it is to be
+            told whether an input begins with one.
         stop: standard input is then read on as far as it has been sent; files are left at once.
         log: told, for debugging, of each input as it begins and ends.
         known: what footers tell of the beginnings of inputs, by the names of these.
@@ -155,6 +156,7 @@ def read_inputs(
     from .delimited import read_delimited
     from .files import open_input
     from .identity import Beginning, named
+    from .magic import Refusing
     from .ndjson import read_ndjson
 
     for one in inputs:
@@ -166,7 +168,8 @@ def read_inputs(
         reopen = partial(open_input, one.path, stop, one.config.storage_options)
         try:
             with reopen() as opened:
-                reader = Beginning(opened)
+                framed = message_type if one.format == "delimited" else None
+                reader = Beginning(Refusing(opened, one.path, framed))
                 if one.format == "delimited":
                     items = read_delimited(reader, one.path, max_message_bytes=limit)
                 else:

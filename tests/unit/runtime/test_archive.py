@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cdp_runtime.archive import load_tables, run, writer_of
@@ -134,6 +136,58 @@ class TestRun:
             file.write(b"\x01\xff")
         assert archive(source=[str(stream)], to=str(tmp_path / "a")) == 0
         assert "not one message" not in capsys.readouterr().out
+
+    @pytest.mark.parametrize(("letters", "said"), [(2, False), (3, True)])
+    def test_a_run_that_reads_mostly_dead_letters_asks_whether_that_is_meant(
+        self,
+        stream: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        letters: int,
+        said: bool,
+    ) -> None:
+        stream.write_bytes(b"\x01\xff" * letters)
+        checks.write_stream(stream, range(1, 3))
+        assert archive(source=[str(stream)], to=str(tmp_path / "a")) == 0
+        assert ("most messages are not of this table" in capsys.readouterr().out) == said
+
+    @pytest.mark.parametrize(
+        ("codec", "told"),
+        [
+            ("gzip", "gzip by its first bytes; name it {}.gz"),
+            ("zstd", "zstd by its first bytes; name it {}.zst"),
+            ("bz2", "bzip2 by its first bytes; name it {}.bz2"),
+            ("", "Parquet by its first bytes; it is no stream of messages"),
+        ],
+    )
+    @pytest.mark.parametrize("format", ["delimited", "ndjson"])
+    def test_what_is_something_else_by_its_first_bytes_is_not_read(
+        self,
+        stream: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        codec: str,
+        told: str,
+        format: str,
+    ) -> None:
+        other = tmp_path / "other.pb"
+        if codec:
+            with pa.CompressedOutputStream(str(other), codec) as file:
+                file.write(stream.read_bytes())
+        else:
+            pq.write_table(pa.table({"a": [1]}), other)
+        sources = [str(other), *([str(stream)] if format == "delimited" else [])]
+        assert archive(source=sources, to=str(tmp_path / "a"), format=format) == 1
+        assert capsys.readouterr().err.startswith(f"{other}: is {told.format(other)}\n")
+        if format == "delimited":
+            assert checks.numbers_in(tmp_path / "a") == list(range(300))
+
+    def test_a_message_may_begin_as_something_else_does(self, stream: Path, tmp_path: Path) -> None:
+        # 80 bytes of a field 8 of eight bytes and one of the rest, which nobody knows
+        first = b"PAR1\x15".ljust(10, b"x") + b"\x7a\x45" + b"y" * 69
+        assert len(first) == 81
+        stream.write_bytes(first + stream.read_bytes())
+        assert archive(source=[str(stream)], to=str(tmp_path / "a")) == 0
 
     @pytest.mark.parametrize(("rows", "said"), [(2, True), (5, False)])
     def test_many_small_files_are_worth_a_word(
