@@ -24,7 +24,7 @@ demo: $(VENV)/dev
 	$(BIN)/cdpgen demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Two more servers for tests/integration/stores, where there is Go: five minutes of two cores, the first time.
 servers: $(VENV)/pip

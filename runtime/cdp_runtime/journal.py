@@ -383,7 +383,7 @@ class Left:
         return f"{self._folder.name}-{writer_id()}j"
 
     def frames(self) -> Iterator[Frame]:
-        """What it holds; the rest of a segment that is damaged as no crash explains as dead letters, in pieces."""
+        """What it holds; what is left of a segment that no crash explains as dead letters, in pieces."""
         segments = sorted(self._folder.glob("*.log"))
         for nth, path in enumerate(segments):
             with path.open("rb") as file:

@@ -406,7 +406,10 @@ class TestLeftBehind:
         assert all(is_of_writer(f"a.B/0-{one}-000001.parquet", "w1") for one in ids)
         left.close()
 
-    @pytest.mark.parametrize("about", [b'{"url": "/archive",}', b"[]", b"{}", b"\xff", b'{"url": 1, "writers": []}'])
+    @pytest.mark.parametrize(
+        "about",
+        [b'{"url": "/archive",}', b"[]", b"{}", b"\xff", b'{"url": 1, "writers": []}'],
+    )
     def test_notes_that_nobody_can_read_are_named(
         self, journal: Journal, tmp_path: Path, about: bytes
     ) -> None:

@@ -318,7 +318,9 @@ def test_a_journal_in_the_place_of_the_archive_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_journal_at_the_home_of_nobody_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="journal: '~nobody-here/j' is not allowed: it is no folder"):
+    with pytest.raises(
+        ConfigError, match="journal: '~nobody-here/j' is not allowed: it is no folder"
+    ):
         AssetDetailsWriter(tmp_path, journal="~nobody-here/j")
 
 
