@@ -782,9 +782,11 @@ def _plain(array: Any, field: Field | None, descriptor: FieldDescriptor | None) 
         assert field.program is not None
         assert descriptor is not None
         columns = columns_of(field.program, descriptor.message_type)
+        # flattened, so that what is within a null is null at any depth: pyarrow leaves out which values of a
+        # message that is not nullable are there, but tells it of one within that has lists only
         children = [
-            _plain(array.field(i), *columns.get(kind.field(i).name, (None, None)))
-            for i in range(kind.num_fields)
+            _plain(child, *columns.get(kind.field(i).name, (None, None)))
+            for i, child in enumerate(array.flatten())
         ]
         names = [kind.field(i).name for i in range(kind.num_fields)]
         values = [dict(zip(names, row, strict=True)) for row in zip(*children, strict=True)]
