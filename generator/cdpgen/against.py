@@ -62,9 +62,29 @@ def check(schemas: Path, against: str | None = None) -> Checked:
         path = Path(against)
         tables = {table.name for table in planned.tables}
         previous = read_lock(path) if path.is_file() else _at_ref(schemas, against, tables)
+        previous = _as_decided_today(previous, schemas / LOCK_NAME)
     compared = compare(previous, planned, rules, against=against is not None)
     newer = {} if compared.breaking else _newer(previous, planned, compared)
     return Checked(compared, len(planned.tables), newer, not previous.tables)
+
+
+def _as_decided_today(previous: Lock, own: Path) -> Lock:
+    """The lock with the acceptances that today's one has still: one that was taken back since is none."""
+    if not own.is_file():
+        return previous
+    known = read_lock(own).tables
+    tables = {
+        name: replace(
+            table,
+            accepted=tuple(
+                record
+                for record in table.accepted
+                if name in known and record in known[name].accepted
+            ),
+        )
+        for name, table in previous.tables.items()
+    }
+    return replace(previous, tables=tables)
 
 
 def _newer(previous: Lock, planned: Plan, compared: Comparison) -> dict[str, int]:
@@ -152,9 +172,10 @@ def _reject_moved(schemas: Path, top: Path, ref: str, commit: str, tables: Colle
 
     Compared with nothing, whatever was done to them would be fine. A folder that is new since is let be.
     """
+    # One that is there still was not moved from there.
     names = _git(top, "ls-tree", "-r", "-z", "--name-only", commit).decode(errors="surrogateescape")
     for path in map(PurePosixPath, names.split("\0")):
-        if path.name != LOCK_NAME:
+        if path.name != LOCK_NAME or (top / path).is_file():
             continue
         try:
             lock = _lock_of(_git(top, "cat-file", "blob", f"{commit}:{path}"), f"{ref}:{path}")

@@ -199,6 +199,8 @@ def _read(path: Path) -> str | None:
         return path.read_bytes().decode("utf-8")
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
         return None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _begins(path: Path, header: str) -> bool:

@@ -7,6 +7,7 @@ table.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -53,9 +54,14 @@ class Finding:
         return f"{self.rule.id} {self.change.path}"
 
     @property
-    def record(self) -> str:
-        """What the lock calls it once it is accepted."""
-        return f"{self.key}: was {self.change.was}, is {self.change.now}"
+    def said(self) -> str:
+        """What the lock says of it behind that, once it is accepted."""
+        return f"was {self.change.was}, is {self.change.now}"
+
+    def is_in(self, record: str) -> bool:
+        """Whether a record of the lock is about it; one is about all that one entry accepted at once."""
+        key, _, said = record.partition(": ")
+        return key == self.key and f"; {self.said};" in f"; {said};"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,7 @@ def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = Fal
     accepted = _accepted(previous, found, rules, problems, against)
     if problems:
         raise UsageError("\n".join(problems))
-    left = [finding for finding in found if finding.record not in accepted]
+    left = [finding for finding in found if not any(map(finding.is_in, accepted))]
     left.sort(key=lambda finding: (*finding.change.position, finding.rule.id, finding.change.path))
     going = {
         name: _going(name, found, accepted, previous.tables.get(name)) for name in previous.tables
@@ -221,6 +227,8 @@ def _table_change(
         parent, dot, _ = name.rpartition(".")
         target = columns.get(value) or columns.get(f"{parent}{dot}{value}")
         before = known.get(name)
+        if before is not None and before.retired and target and target.path in old.present():
+            before = None  # one that a rule leaves out had the name, too, and the rename is done
         place = rules.position("evolution", "renames", key)
         again = columns.get(name)
         if target and again and again.path not in (target.path, before.path if before else None):
@@ -232,6 +240,8 @@ def _table_change(
         elif before is None:
             # Done in an earlier build, when the lock's column got the new name; gone since, maybe.
             done = target.path in going_on if target else value in gone
+            links = _renamed_on(f"{table.name}.{parent}{dot}", value, rules)
+            done = done or any(f"{parent}{dot}{link}" in known for link in links)
             if not done and f"{parent}{dot}{value}" not in gone:
                 problems.append(
                     f"{place}: `{name}` is no column that was archived; {suggest(name, known)}"
@@ -254,6 +264,14 @@ def _table_change(
                 if path[:depth] == before.path:
                     moved[path] = (*target.path, *path[depth:])
     return TableChange(old, table, rules, moved, frozenset(renamed))
+
+
+def _renamed_on(within: str, name: str, rules: RulesFile) -> list[str]:
+    """The names that renames have given to a column one after the other; none where one was the last."""
+    links = [name]
+    while (link := rules.rules.evolution.renames.get(within + links[-1])) and link not in links:
+        links.append(link)
+    return links if len(links) > 1 else []
 
 
 # Rules
@@ -357,18 +375,20 @@ def _accepted(
                 of_key.append(record)
     fresh: dict[str, set[str]] = {}
     for finding in found:
-        if finding.record not in used.get(finding.key, ()):
-            fresh.setdefault(finding.key, set()).add(finding.record)
+        if not any(map(finding.is_in, used.get(finding.key, ()))):
+            fresh.setdefault(finding.key, set()).add(finding.said)
     written: Counter[str] = Counter()
     for i, acceptance in enumerate(rules.rules.evolution.accept):
         key = f"{acceptance.rule} {acceptance.path}"
         written[key] += 1
         place = rules.position("evolution", "accept", i, "rule")
+        # an earlier cdpgen recorded one for however many
+        most = math.inf if key in used.get(key, ()) else len(used.get(key, ()))
         if acceptance.rule not in RULES:
             problems.append(
                 f"{place}: `{acceptance.rule}` is no rule; {suggest(acceptance.rule, RULES)}"
             )
-        elif written[key] > len(used.get(key, ())) + (key in fresh) and not against:
+        elif written[key] > most + (key in fresh) and not against:
             problems.append(
                 f"{place}: nothing changed that {key} would accept, now or before; take it out"
             )
@@ -376,8 +396,8 @@ def _accepted(
     for key, times in written.items():
         before = used.get(key, [])
         accepted.update(before[-times:])
-        if times > len(before):
-            accepted |= fresh.get(key, set())
+        if times > len(before) and key in fresh:
+            accepted.add(f"{key}: {'; '.join(sorted(fresh[key]))}")
     return accepted
 
 
@@ -386,7 +406,8 @@ def _going(
 ) -> Going:
     """What of the acceptances the lock remembers for a table, in the order of their use."""
     kept = [record for record in (old.accepted if old else ()) if record in accepted]
-    new = {finding.record for finding in found if name in finding.tables} & accepted
+    own = [finding for finding in found if name in finding.tables]
+    new = {record for record in accepted if any(finding.is_in(record) for finding in own)}
     return Going(accepted=(*kept, *sorted(new.difference(kept))))
 
 

@@ -141,8 +141,13 @@ class LockedTable:
         """
         found = self.present()
         ids = {path: column.id for path, column in found.items()}
+        flattened = {path[:end] for path in found for end in range(1, len(path))} - ids.keys()
         for column in sorted(self.columns, key=lambda column: column.path):
-            if column.left_out and column.within == _around(ids, column.path):
+            if (
+                column.left_out
+                and column.path not in flattened
+                and column.within == _around(ids, column.path)
+            ):
                 found.setdefault(column.path, column)
                 ids.setdefault(column.path, column.id)
         return found
@@ -476,8 +481,14 @@ def lock_plan(
         made, locked[table.name] = assign(old, table, how)
         tables.append(made)
     # What no column holds today, as a rule leaves it out, may come back, and files have it.
+    held = {
+        column.wire.rpartition(" ")[2]
+        for table in locked.values()
+        for column in table.columns
+        if not column.retired or column.left_out
+    }
     enums = {
-        **known.enums,
+        **{name: enum for name, enum in known.enums.items() if name in held},
         **{
             name: LockedEnum(
                 enum.closed,
@@ -668,6 +679,8 @@ def known_column(
             old
             for path, old in present.items()
             if path and path[-1] < 0 and path[:-1] == parent and old.name == column.full_name
+            if (first := field_at(table, (*parent, -path[-1]))) is None
+            or ((now := field_at(table, (*parent, -column.path[-1]))) and now.oneof == first.oneof)
         ]
         found = siblings[0] if siblings else None
     return found

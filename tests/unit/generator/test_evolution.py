@@ -358,3 +358,158 @@ def text_at(name: str) -> str:
 def texts() -> dict[Path, bytes]:
     """Every file below the working directory."""
     return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+def state(body: str, *, rules: str = "", before: str = "") -> tuple[str, str]:
+    """A `.proto` and a cdpgen.yaml."""
+    proto = f'syntax = "proto3"; package a.v1; {before} message T {{ {body} string z = 99; }}'
+    return proto, f"version: 1\n{rules}"
+
+
+def commit_all() -> None:
+    git("init", "--quiet", "--initial-branch=main")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "before")
+
+
+def columns_of(rules: str) -> str:
+    return f"tables: {{a.v1.T: {{columns: {{{rules}}}}}}}\n"
+
+
+def renames(*pairs: str) -> str:
+    return f"evolution: {{renames: {{{', '.join(f'a.v1.T.{pair}' for pair in pairs)}}}}}\n"
+
+
+def accepts(rule: str, path: str, times: int = 1) -> str:
+    entry = f"{{rule: {rule}, path: {path}, reason: decided}}"
+    return f"evolution: {{accept: [{', '.join([entry] * times)}]}}\n"
+
+
+INNER = "message M { string s = 1; }"
+FLATTEN = columns_of("m: {flatten: true}") + accepts("COLUMN_SAME_NESTING", "a.v1.T.m")
+ONE = "oneof o { string a = 1; string b = 2; }"
+TWO = "oneof p { string a = 1; string b = 2; } oneof o { string c = 3; string d = 4; }"
+CASES_OF_BOTH = columns_of("o: {case: true}, p: {case: true}")
+DROPS_O = columns_of("o: {drop: true}")
+
+HISTORIES: dict[str, tuple[tuple[str, str], ...]] = {
+    "an accepted flatten": (
+        state("M m = 1;", before=INNER),
+        state("M m = 1;", before=INNER, rules=FLATTEN),
+    ),
+    "a case that was left out, of another oneof": (
+        state(f"{ONE} oneof q {{ string c = 3; }}", rules=columns_of("o: {case: true}")),
+        state(f"{ONE} oneof q {{ string c = 3; }}"),
+        state(
+            f"{ONE} oneof q {{ string c = 3; }}", rules=columns_of("q: {case: true, name: o_case}")
+        ),
+    ),
+    "a case that was left out, of a oneof that was renamed": (
+        state(ONE, rules=columns_of("o: {case: true}")),
+        state(ONE),
+        state(TWO),
+        state(TWO, rules=CASES_OF_BOTH),
+    ),
+    "a oneof that was renamed, and another of its name": (
+        state(ONE, rules=columns_of("o: {case: true}")),
+        state(TWO, rules=CASES_OF_BOTH),
+    ),
+    "a rename of a name that was another's": (
+        state("string a = 1;"),
+        state("string o = 1; int32 a = 2;", rules=DROPS_O),
+        state("string o = 1; int32 b = 2;", rules=DROPS_O + renames("a: b")),
+    ),
+    "a chain of renames": (
+        state("string a = 1;"),
+        state("string b = 1;", rules=renames("a: b")),
+        state("string c = 1;", rules=renames("a: b", "b: c")),
+    ),
+    "a chain of renames to other numbers": (
+        state("string a = 1;"),
+        state("string b = 2; reserved 1;", rules=renames("a: b")),
+        state("string c = 3; reserved 1, 2;", rules=renames("a: b", "b: c")),
+    ),
+    "an acceptance of two changes at once": (
+        state("string a = 1;"),
+        state("string old = 1; string a = 2;", rules=columns_of("old: {drop: true}")),
+        state("", rules=accepts("FIELD_NO_DELETE_UNLESS_NUMBER_RESERVED", "a.v1.T.a")),
+    ),
+    "a name of an enum that is given again": (
+        state("E e = 1;", before="enum E { A = 0; B = 1; }"),
+        state("reserved 1;"),
+        state("reserved 1; E f = 2;", before="enum E { X = 0; Y = 1; }"),
+    ),
+}
+
+
+class TestHistories:
+    """Builds one after the other that break nothing."""
+
+    def become(self, proto: str, rules: str, folder: str = "schemas") -> Path:
+        schemas = Path(folder)
+        schemas.mkdir(exist_ok=True)
+        (schemas / "a.proto").write_text(proto)
+        (schemas / "cdpgen.yaml").write_text(rules)
+        return schemas
+
+    @pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
+    def test_each_is_done_once_and_no_id_is_given_twice(
+        self, history: tuple[tuple[str, str], ...]
+    ) -> None:
+        for version, (proto, rules) in enumerate(history):
+            schemas = self.become(proto, rules)
+            build(schemas, Path("generated"))
+            assert not build(schemas, Path("generated"), check=True).written
+            lock = read_lock(schemas / LOCK_NAME)  # refuses ids that stand there twice
+            assert len(lock.tables["a.v1.T"].versions) <= version + 1
+
+    def test_the_case_of_one_oneof_is_never_that_of_another(self) -> None:
+        cases = []
+        for proto, rules in HISTORIES["a case that was left out, of another oneof"]:
+            build(self.become(proto, rules), Path("generated"))
+            columns = read_lock(Path("schemas") / LOCK_NAME).tables["a.v1.T"].columns
+            cases += [
+                column.id for column in columns if column.name == "o_case" and not column.retired
+            ]
+        assert len(cases) == len(set(cases)) == 2
+
+    def test_an_earlier_cdpgen_recorded_one_for_two_acceptances(self) -> None:
+        time = 'import "google/protobuf/timestamp.proto";'
+        for times, unit in enumerate(("us", "ms", "s")):
+            rules = columns_of(f"at: {{unit: {unit}}}")
+            rules += accepts("COLUMN_SAME_UNIT", "a.v1.T.at", times) if times else ""
+            schemas = self.become(
+                *state("google.protobuf.Timestamp at = 1;", before=time, rules=rules)
+            )
+            build(schemas, Path("generated"))
+        path = schemas / LOCK_NAME
+        lock = json.loads(path.read_text())
+        assert len(lock["tables"]["a.v1.T"]["accepted"]) == 2
+        lock["tables"]["a.v1.T"]["accepted"] = ["COLUMN_SAME_UNIT a.v1.T.at"]
+        path.write_text(json.dumps(lock))
+        assert not compare(
+            read_lock(path),
+            plan(compile_schemas(schemas), read_rules(schemas)),
+            read_rules(schemas),
+        ).breaking
+
+    def test_a_table_that_another_folder_has_as_well_is_new(self) -> None:
+        build(self.become(*state("string a = 1;")), Path("generated"))
+        commit_all()
+        build(self.become(*state("string k = 1;"), folder="other"), Path("generated_other"))
+        assert run("check", "other", "--against", "main") == 0
+
+    def test_an_acceptance_that_was_taken_back_since_a_ref_is_none(self) -> None:
+        time = 'import "google/protobuf/timestamp.proto";'
+
+        def rules(unit: str, times: int) -> str:
+            found = columns_of(f"at: {{unit: {unit}}}")
+            return found + (accepts("COLUMN_SAME_UNIT", "a.v1.T.at", times) if times else "")
+
+        for unit, times in (("us", 0), ("ms", 1), ("ms", 0), ("s", 1)):
+            body = "google.protobuf.Timestamp at = 1;"
+            schemas = self.become(*state(body, before=time, rules=rules(unit, times)))
+            build(schemas, Path("generated"))
+            if (unit, times) == ("ms", 1):
+                commit_all()
+        assert run("check", "schemas", "--against", "main") == 0
