@@ -192,8 +192,8 @@ def _own_status(error: BaseException) -> int | None:
     for value in (
         told.get("HTTPStatusCode"),
         getattr(response, "status_code", None),
-        getattr(error, "code", None),
-        getattr(error, "status", None),
+        # aiohttp's errors have both, and warn of the other one
+        getattr(error, "status", None) or getattr(error, "code", None),
     ):
         with contextlib.suppress(TypeError, ValueError):
             if value is not None and 100 <= int(value) <= 599:

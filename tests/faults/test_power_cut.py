@@ -37,9 +37,8 @@ def synced_in(journal: Path) -> dict[Path, int]:
     """Of each segment, right after a flush, how many bytes its frames take."""
     found = {}
     for path in journal.glob("*/*/*.log"):
-        with contextlib.suppress(FileNotFoundError):  # published meanwhile
-            bodies = _bodies(path.read_bytes(), path)
-            found[path] = sum(_HEAD.size + len(body) for body in bodies)
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # published meanwhile
+            found[path] = sum(_HEAD.size + len(body) for body in _bodies(file, path))
     return found
 
 
