@@ -147,7 +147,7 @@ def check(
     against: Annotated[
         str | None,
         typer.Option(
-            help="The path of a lock, or a git ref; the lock of the folder when left out."
+            help="The path of a lock, or a git ref (main, main:schemas); else the lock of the folder."
         ),
     ] = None,
     format: Annotated[_Format, typer.Option(help="How findings are written.")] = _Format.text,
