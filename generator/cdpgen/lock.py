@@ -13,9 +13,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path as FilePath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cdp_runtime.program import Program
 from cdpgen.descriptors import Field, Message, Reserved
@@ -41,6 +41,8 @@ __all__ = [
     "read_lock",
     "write_lock",
 ]
+
+T = TypeVar("T", bound="LockedTable | LockedColumn | DroppedField | Version")
 
 LOCK_NAME: Final = "cdpgen.lock"
 
@@ -256,8 +258,27 @@ def _line_of(text: str, key: str, occurrence: int) -> int:
     return lines[min(occurrence, len(lines)) - 1] if lines else 1
 
 
+_KINDS: Final = {
+    "int": lambda value: type(value) is int,
+    "bool": lambda value: type(value) is bool,
+    "str": lambda value: type(value) is str,
+    "tuple[str, ...]": lambda value: all(type(item) is str for item in value),
+}
+"""What the values of the attributes of a lock have to be, by their annotations; others are made so."""
+
+
+def _checked(made: T) -> T:
+    """What was made of JSON as it is; whoever edits a lock may leave a number where a text belongs."""
+    for each in fields(made):
+        is_fine = _KINDS.get(str(each.type))
+        value = getattr(made, each.name)
+        if is_fine is not None and not is_fine(value):
+            raise TypeError(f"{each.name} is {value!r}")
+    return made
+
+
 def _table(name: str, data: Mapping[str, Any]) -> LockedTable:
-    return LockedTable(
+    found = LockedTable(
         name=name,
         next_id=int(data["next_id"]),
         retired=bool(data["retired"]),
@@ -291,6 +312,10 @@ def _table(name: str, data: Mapping[str, Any]) -> LockedTable:
         ),
         accepted=tuple(data["accepted"]),
     )
+    for part in (found.versions, found.columns, found.dropped):
+        for each in part:
+            _checked(each)
+    return _checked(found)
 
 
 def _enum(data: Mapping[str, Any]) -> LockedEnum:
