@@ -537,7 +537,7 @@ def open_parquet(storage: Storage, path: str) -> pq.ParquetFile:
         parquet = pq.ParquetFile(
             storage.open(path), pre_buffer=True, page_checksum_verification=True
         )
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ArchiveError(unreadable(shown, error)) from error
     schema = parquet.schema_arrow
     if not len(schema) or any(field_id(field) is None for field in schema):

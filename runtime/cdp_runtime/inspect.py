@@ -113,7 +113,7 @@ def _facts(storage: Storage, file: FileInfo) -> FileFacts:
     try:
         with storage.open(file.path) as opened:
             footer = pq.read_metadata(opened)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         # the file is named beside it
         why = reason(error).removeprefix(f"{storage.url}: cannot read {file.path}: ")
         return FileFacts("", shown, 0, file.size, 0, "", dead, f"cannot be read: {why}")

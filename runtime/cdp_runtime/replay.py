@@ -362,7 +362,7 @@ class _Replay:
             found = _runs_of(footer, shown)
         except ArchiveError:
             raise
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise ArchiveError(unreadable(shown, error)) from None
         low, high = self._bounds()
         ranged = self._wanted.first is not None or self._wanted.last is not None

@@ -21,6 +21,8 @@ def reason(error: Exception) -> str:
     """Why a Parquet file cannot be read, without its path, and what to do where it is damaged."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, UnicodeDecodeError):
+        return f"its columns have names that are no UTF-8, so {FOREIGN}"
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, StorageError) or not isinstance(error, OSError | pa.ArrowInvalid):
         return text

@@ -810,3 +810,24 @@ class TestOpenArchive:
         orders.build(message("string x = 1;"), rules.format(3) + accept)
         with pytest.raises(ArchiveError, match=r"\.parquet: .*column x: .*precision"):
             orders.open().to_table()
+
+
+def test_a_file_whose_names_are_no_text_is_refused_by_all(orders: History) -> None:
+    orders.build(message("int32 number = 1;"))
+    orders.write({"number": 1})
+    other = orders.archive / "shop.Order" / "other.parquet"
+    pq.write_table(pa.table({"abcd": [1]}), other)
+    other.write_bytes(other.read_bytes().replace(b"abcd", b"ab\xff\xfe"))
+    said = "columns have names that are no UTF-8, so cdpgen did not write it; move it out"
+    with pytest.raises(ArchiveError, match=said):
+        orders.rows()
+    for command in (["inspect"], ["upgrade", "--generated", str(orders.today.generated)]):
+        ran = subprocess.run(
+            [sys.executable, "-m", "cdpgen", command[0], str(orders.archive), *command[1:]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 1
+        assert said in ran.stderr
+        assert "Traceback" not in ran.stderr
