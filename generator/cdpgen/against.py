@@ -172,10 +172,9 @@ def _reject_moved(schemas: Path, top: Path, ref: str, commit: str, tables: Colle
 
     Compared with nothing, whatever was done to them would be fine. A folder that is new since is let be.
     """
-    # One that is there still was not moved from there.
     names = _git(top, "ls-tree", "-r", "-z", "--name-only", commit).decode(errors="surrogateescape")
     for path in map(PurePosixPath, names.split("\0")):
-        if path.name != LOCK_NAME or (top / path).is_file():
+        if path.name != LOCK_NAME or (top / path).is_file():  # that folder is there still
             continue
         try:
             lock = _lock_of(_git(top, "cat-file", "blob", f"{commit}:{path}"), f"{ref}:{path}")

@@ -288,7 +288,7 @@ def _findings(
                 for change in check(table):
                     yield Finding(rule, change, (table.new.name,))
     known = [table for table in plan.tables if table.name in previous.tables]
-    as_text = set(_as_text(previous, known))
+    as_text = set(_as_text(previous, known)) if previous.enums else set()
     for name, old in previous.enums.items():
         users = [table for table in known if name in table.enums]
         if not users:

@@ -142,14 +142,13 @@ class LockedTable:
         struct, and one within a struct than one within another that has taken the place of that.
         """
         found = self.present()
+        left_out = [column for column in self.columns if column.left_out]
+        if not left_out:
+            return found
         ids = {path: column.id for path, column in found.items()}
         flattened = {path[:end] for path in found for end in range(1, len(path))} - ids.keys()
-        for column in sorted(self.columns, key=lambda column: column.path):
-            if (
-                column.left_out
-                and column.path not in flattened
-                and column.within == _around(ids, column.path)
-            ):
+        for column in sorted(left_out, key=lambda column: column.path):
+            if column.path not in flattened and column.within == _around(ids, column.path):
                 found.setdefault(column.path, column)
                 ids.setdefault(column.path, column.id)
         return found
