@@ -203,16 +203,17 @@ def archive(
     options = _given(option)
     if dry_run:
         options["dry_run"] = "true"
-    code = run(
-        pipeline,
-        table=table,
-        source=source or (),
-        to=to,
-        generated=generated,
-        format=format,
-        options=options,
+    _end(
+        run(
+            pipeline,
+            table=table,
+            source=source or (),
+            to=to,
+            generated=generated,
+            format=format,
+            options=options,
+        )
     )
-    _end(code)
 
 
 dead_letters = typer.Typer(

@@ -21,12 +21,11 @@ from cdp_runtime.archive import load_tables
 from cdp_runtime.config import ConfigError, destination_of
 from cdp_runtime.dataset import ArchiveError, folder_keys, older_ids, open_parquet
 from cdp_runtime.dead_letter import FOLDER, RETRY_FOLDER
-from cdp_runtime.log import STANDARD_ERROR
 from cdp_runtime.program import Program
 from cdp_runtime.provenance import other_lock
 from cdp_runtime.router import NULL
 from cdp_runtime.storage import Storage, forbid_table_folder, open_storage
-from cdp_runtime.trouble import exit_code, said, standard_output
+from cdp_runtime.trouble import failed, standard_output
 from cdp_runtime.versions import (
     cases_of,
     children_of,
@@ -133,11 +132,8 @@ def run(
         text = definitions(url, dialect, generated, options)
         with standard_output():
             print(text)
-    except BrokenPipeError:
-        return 1  # who reads has seen enough
     except OSError as error:
-        print(said(error), file=STANDARD_ERROR)
-        return exit_code(error)
+        return failed(error)
     return 0
 
 

@@ -45,7 +45,7 @@ from .provenance import forbid_other_lock, told_in
 from .resume import Published, published
 from .sources.identity import PIECE
 from .storage import Storage, StorageError, forbid_table_folder, is_of_writer, open_storage
-from .trouble import exit_code, said, standard_output, unreadable
+from .trouble import failed, standard_output, unreadable
 from .writer import TableWriter, WriterFailed
 
 if TYPE_CHECKING:
@@ -355,14 +355,11 @@ def run(
     except ConfigError as error:
         print(error, file=STANDARD_ERROR)
         return 2
-    except BrokenPipeError:
-        return 1  # who reads has seen enough
     except WriterFailed as error:
         print(error, file=STANDARD_ERROR)
         return 1
     except OSError as error:
-        print(said(error), file=STANDARD_ERROR)
-        return exit_code(error)
+        return failed(error)
     return 0
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from .config import ConfigError, destination_of
 from .dead_letter import FOLDER, RETRY_FOLDER
 from .storage import FileInfo, Storage, forbid_table_folder, open_storage
-from .trouble import FOREIGN, exit_code, reason, said, standard_output
+from .trouble import FOREIGN, failed, reason, standard_output
 
 __all__ = ["FileFacts", "inspect", "run"]
 
@@ -88,11 +88,8 @@ def run(url: str, options: Mapping[str, Any] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 1  # who reads has seen enough
     except OSError as error:
-        print(said(error), file=sys.stderr)
-        return exit_code(error)
+        return failed(error)
     broken = [file for file in files if file.unreadable]
     for file in broken:
         print(f"{file.partition}: {file.unreadable}", file=sys.stderr)

@@ -52,7 +52,7 @@ from .sources import format_of
 from .sources.files import compression_of
 from .sources.identity import place
 from .storage import Storage, forbid_table_folder, open_storage
-from .trouble import exit_code, said, unreadable
+from .trouble import failed, unreadable
 from .versions import Evolution, children_of, field_id, is_text, zero_of, zero_scalar
 from .writer import TableWriter
 
@@ -186,14 +186,11 @@ def run(
     except ConfigError as error:
         print(error, file=STANDARD_ERROR)
         return 2
-    except BrokenPipeError:
-        return 1  # who reads has seen enough
     except KeyboardInterrupt:
         print("stopped", file=STANDARD_ERROR)
         return 1
     except OSError as error:
-        print(said(error), file=STANDARD_ERROR)
-        return exit_code(error)
+        return failed(error)
     seconds = time.monotonic() - began
     print(
         f"{name}: {counted(counts.messages, 'message')} ({size / _MB:,.1f} MB) in {seconds:.1f} s "

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from .log import STANDARD_OUTPUT
+from .log import STANDARD_ERROR, STANDARD_OUTPUT
 from .storage import StorageError
 
-__all__ = ["FOREIGN", "exit_code", "reason", "said", "standard_output", "unreadable"]
+__all__ = ["FOREIGN", "exit_code", "failed", "reason", "standard_output", "unreadable"]
 
 FOREIGN = "cdpgen did not write it; move it out of the archive"
 """What is said of somebody else's Parquet file, after what it is known by."""
@@ -42,18 +42,20 @@ def unreadable(shown: str, error: Exception, part: str = "") -> str:
     return f"{shown}: {part and f'{part}: '}cannot be read: {reason(error)}"
 
 
-def said(error: OSError) -> str:
-    """What is wrong, without the number of the error."""
-    if error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
 def exit_code(error: OSError) -> int:
     """With what a command ends: 2 where the URL is not to be used as an archive, and 1 where that may pass, or
     what is wrong was found in a file.
     """
     return 2 if isinstance(error, StorageError) and not error.transient else 1
+
+
+def failed(error: OSError) -> int:
+    """Says on standard error what is wrong, and gives the exit code; a reader that has gone has seen enough."""
+    if isinstance(error, BrokenPipeError):
+        return 1
+    named = error.filename and error.strerror  # str() begins with the number
+    print(f"{error.filename}: {error.strerror}" if named else error, file=STANDARD_ERROR)
+    return exit_code(error)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ from .patience import Patience
 from .program import Field, Program
 from .provenance import WRITTEN_AS, other_lock, versions_told
 from .storage import FileInfo, Storage, forbid_table_folder, open_storage, writer_id
-from .trouble import exit_code, said, standard_output, unreadable
+from .trouble import failed, standard_output, unreadable
 from .versions import Evolution, ids_of, with_retired
 from .writer import TableWriter
 
@@ -122,11 +122,9 @@ def run(
     except KeyboardInterrupt:
         print("stopped; run it again to go on", file=STANDARD_ERROR)
         return 1
-    except BrokenPipeError:
-        return 1  # who reads has seen enough
     except OSError as error:
-        print(said(error), file=STANDARD_ERROR)
-        return 1 if done else exit_code(error)
+        code = failed(error)
+        return 1 if done else code
     if not done:
         print(f"{url}: there are no files of the tables in {generated}", file=STANDARD_ERROR)
         return 1

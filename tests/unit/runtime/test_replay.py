@@ -72,6 +72,11 @@ def delimited(path: Path) -> list[bytes]:
     return found
 
 
+def command_of(archive: Path) -> list[str]:
+    """`cdpgen replay`, to run in a process of its own."""
+    return [sys.executable, "-m", "cdpgen", "replay", str(archive), "--generated", GENERATED]
+
+
 class TestOutput:
     @pytest.mark.parametrize("ending", ["pb.gz", "pb.zst", "pb.bz2", "ndjson.gz"])
     def test_it_is_compressed_as_its_name_says_and_can_be_archived_again(
@@ -814,15 +819,7 @@ class TestRun:
         flags = {"table": TABLE, "generated": GENERATED}
         assert run(str(tmp_path), output="/dev/full", **flags) == 1
         assert capfd.readouterr().err == "/dev/full: No space left on device\n"
-        command = [
-            sys.executable,
-            "-m",
-            "cdpgen",
-            "replay",
-            str(tmp_path),
-            "--generated",
-            GENERATED,
-        ]
+        command = command_of(tmp_path)
         with open("/dev/full", "w") as full:
             done = subprocess.run(
                 [*command, "--table", TABLE],
@@ -879,15 +876,7 @@ class TestRun:
     def test_no_bytes_go_to_a_terminal_unless_asked_for(self, tmp_path: Path) -> None:
         with EventWriter(tmp_path) as writer:
             writer.write(event("a"))
-        command = [
-            sys.executable,
-            "-m",
-            "cdpgen",
-            "replay",
-            str(tmp_path),
-            "--generated",
-            GENERATED,
-        ]
+        command = command_of(tmp_path)
         command += ["--table", TABLE]
         master, terminal = pty.openpty()
         try:
