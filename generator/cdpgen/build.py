@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,14 +79,16 @@ def build(schemas: Path, out: Path, *, check: bool = False) -> Built:
     """
     others = "" if out == Path("generated") else f" --out {shlex.quote(str(out))}"
     reject_misplaced(schemas, "build", others + " --check" * check)
-    compiled = compile_schemas(schemas)
+    lock_path = schemas / LOCK_NAME
+    with ThreadPoolExecutor(max_workers=1) as meanwhile:  # protoc is a process of its own
+        reading = meanwhile.submit(read_lock, lock_path)
+        compiled = compile_schemas(schemas)
     reject_misnamed(schemas)
     rules = read_rules(schemas)
     planned = plan(compiled, rules)
     _reject_colliding_modules(compiled)
     reject_refused(compiled)
-    lock_path = schemas / LOCK_NAME
-    known = read_lock(lock_path)
+    known = reading.result()
     compared = compare(known, planned, rules)
     if compared.breaking:
         raise BreakingError(compared.findings)

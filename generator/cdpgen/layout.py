@@ -120,8 +120,8 @@ def mapping(pairs: Sequence[tuple[str, str | Group]]) -> Group:
     return Group("{", [Item(value, key=f"{key}: ") for key, value in pairs], "}")
 
 
-def layout(before: str, value: str | Group, after: str = "", indent: int = 0) -> Iterator[str]:
-    """Yields the lines of an expression.
+def layout(before: str, value: str | Group, after: str = "", indent: int = 0) -> list[str]:
+    """The lines of an expression.
 
     Args:
         before: what stands in its first line before it: `NAME = `.
@@ -129,19 +129,29 @@ def layout(before: str, value: str | Group, after: str = "", indent: int = 0) ->
         after: what follows it: a comma.
         indent: how far the lines are indented, in characters.
     """
+    lines: list[str] = []
+    _lay_out(lines, before, value, after, indent)
+    return lines
+
+
+def _lay_out(lines: list[str], before: str, value: str | Group, after: str, indent: int) -> None:
     margin = " " * indent
-    line = value if isinstance(value, str) else value.line
-    fits = line is not None and indent + len(before) + len(line) + len(after) <= WIDTH
-    if fits or isinstance(value, str) or not value.items:
-        yield f"{margin}{before}{line}{after}"
+    if isinstance(value, str):
+        lines.append(f"{margin}{before}{value}{after}")
         return
-    yield f"{margin}{before}{value.opening}{f'  {value.remark}' if value.remark else ''}"
+    line = value.line
+    fits = line is not None and indent + len(before) + len(line) + len(after) <= WIDTH
+    if fits or not value.items:
+        lines.append(f"{margin}{before}{line}{after}")
+        return
+    lines.append(f"{margin}{before}{value.opening}{f'  {value.remark}' if value.remark else ''}")
     # A lone item, such as the list in `pa.schema([...])`, takes no comma: nothing can follow it.
     comma = "," if len(value.items) > 1 or value.always_comma else ""
     for item in value.items:
-        yield from comment_lines(item.comment, indent + 4)
-        yield from layout(item.key, item.value, comma, indent + 4)
-    yield f"{margin}{value.closing}{after}"
+        if item.comment:
+            lines += comment_lines(item.comment, indent + 4)
+        _lay_out(lines, item.key, item.value, comma, indent + 4)
+    lines.append(f"{margin}{value.closing}{after}")
 
 
 def import_lines(module: str, imported: str, remark: str = "") -> list[str]:

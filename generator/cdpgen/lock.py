@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path as FilePath
 from typing import Any, Final, TypeVar
@@ -257,22 +257,26 @@ def _line_of(text: str, key: str, occurrence: int) -> int:
     return lines[min(occurrence, len(lines)) - 1] if lines else 1
 
 
-_KINDS: Final = {
+_KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "int": lambda value: type(value) is int,
     "bool": lambda value: type(value) is bool,
     "str": lambda value: type(value) is str,
     "tuple[str, ...]": lambda value: all(type(item) is str for item in value),
 }
 """What the values of the attributes of a lock have to be, by their annotations; others are made so."""
+_CHECKS: Final[Mapping[type[Any], list[tuple[str, Callable[[Any], bool]]]]] = {
+    of: [(each.name, _KINDS[str(each.type)]) for each in fields(of) if str(each.type) in _KINDS]
+    for of in (LockedTable, LockedColumn, DroppedField, Version)
+}
+"""The attributes of each class that are of such a kind, with what tells that."""
 
 
 def _checked(made: T) -> T:
     """What was made of JSON as it is; whoever edits a lock may leave a number where a text belongs."""
-    for each in fields(made):
-        is_fine = _KINDS.get(str(each.type))
-        value = getattr(made, each.name)
-        if is_fine is not None and not is_fine(value):
-            raise TypeError(f"{each.name} is {value!r}")
+    for name, is_fine in _CHECKS[type(made)]:
+        value = getattr(made, name)
+        if not is_fine(value):
+            raise TypeError(f"{name} is {value!r}")
     return made
 
 

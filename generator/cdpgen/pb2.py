@@ -11,7 +11,9 @@ so.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -156,13 +158,10 @@ def _call(function: str, data: bytes) -> Iterator[str]:
 def _bytes_literal(data: bytes) -> Iterator[str]:
     """Yields the lines of a bytes literal, as many characters in each as fit."""
     room = WIDTH - _MARGIN - len('b""')
-    line: list[str] = []
-    length = 0
-    for byte in data:
-        text = _LITERALS[byte]
-        if length + len(text) > room:
-            yield f'b"{"".join(line)}"'
-            line, length = [], 0
-        line.append(text)
-        length += len(text)
-    yield f'b"{"".join(line)}"'
+    pieces = [_LITERALS[byte] for byte in data]
+    lengths = list(accumulate(map(len, pieces), initial=0))
+    at, end = 0, -1
+    while end < len(pieces):
+        end = bisect_right(lengths, lengths[at] + room) - 1
+        yield f'b"{"".join(pieces[at:end])}"'
+        at = end

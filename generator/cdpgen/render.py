@@ -255,11 +255,11 @@ class _Module:
                 *layout(f"_{constant}_COLUMNS: list[pa.Field[Any]] = ", columns),
                 *layout(f"{constant}_SCHEMA = ", call("pa.schema", f"_{constant}_COLUMNS")),
             ],
-            program=list(layout(f"{constant}_PROGRAM = ", program)),
-            partitions=list(layout("partitions: ClassVar = ", partitions, indent=4))
+            program=layout(f"{constant}_PROGRAM = ", program),
+            partitions=layout("partitions: ClassVar = ", partitions, indent=4)
             if table.partitions
             else [],
-            defaults=list(layout("defaults: ClassVar = ", _defaults(table), indent=4))
+            defaults=layout("defaults: ClassVar = ", _defaults(table), indent=4)
             if table.defaults
             else [],
             former_fingerprints=list(
@@ -308,7 +308,7 @@ class _Module:
     def _class(self, name: str, base: str, message: str) -> list[str]:
         """The line, or the lines, in which a class begins."""
         bases = call(f"class {name}", f"{self._runtime[base]}[{quoted(message)}]")
-        return list(layout("", bases, ":"))
+        return layout("", bases, ":")
 
     # Partitions
 

@@ -27,6 +27,7 @@ def template(name: str) -> jinja2.Template:
     return _environment().get_template(name)
 
 
+@cache
 def quoted(text: str) -> str:
     """A string literal; for names, which need no escapes but quotes."""
     return json.dumps(text)
