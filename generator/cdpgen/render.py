@@ -262,19 +262,17 @@ class _Module:
             defaults=layout("defaults: ClassVar = ", _defaults(table), indent=4)
             if table.defaults
             else [],
-            former_fingerprints=list(
-                layout("former_fingerprints: ClassVar = ", mapping(former), indent=4)
+            former_fingerprints=layout(
+                "former_fingerprints: ClassVar = ", mapping(former), indent=4
             )
             if former
             else [],
             partition_by=_text_of(tuple_of([quoted(name) for name in table.partition_by])),
             sort_by=_text_of(tuple_of([quoted(name) for name in table.sort_by])),
-            bloom_filters=list(
-                layout(
-                    "bloom_filters = ",
-                    tuple_of([quoted(name) for name in table.bloom_filters]),
-                    indent=4,
-                )
+            bloom_filters=layout(
+                "bloom_filters = ",
+                tuple_of([quoted(name) for name in table.bloom_filters]),
+                indent=4,
             )
             if table.bloom_filters
             else [],
