@@ -31,6 +31,11 @@ _SCALARS: Final = {
     "bool": "bool",
 }
 """The Python type of a scalar; of all others int."""
+_OF_PYTHON: Final = {
+    "google.protobuf.Duration": "timedelta",
+    "google.protobuf.Timestamp": "datetime",
+}
+"""What of Python's datetime the constructor takes for a field of such a message, from protobuf 5.28 on."""
 _OF_ENUMS: Final = frozenset({*dir(EnumTypeWrapper), "DESCRIPTOR"})
 _OF_MESSAGES: Final = frozenset({*dir(AnyMessage), "DESCRIPTOR", "Extensions"})
 """What a class has by itself, and a value or a field of that name in its stead when the program runs."""
@@ -40,8 +45,10 @@ _BUILTINS: Final = frozenset({"int", "float", "str", "bytes", "bool", "type", "p
 # What a stub may need, in the order in which it is imported.
 _IMPORTS: Final = {
     "_builtins": "import builtins as _builtins",
+    "_datetime": "import datetime as _datetime",
     "_Iterable": "from collections.abc import Iterable as _Iterable",
     "_Mapping": "from collections.abc import Mapping as _Mapping",
+    "_Any": "from typing import Any as _Any",
     "_Literal": "from typing import Literal as _Literal",
     "_NewType": "from typing import NewType as _NewType",
     "_overload": "from typing import overload as _overload",
@@ -80,7 +87,7 @@ class _Stub:
         helpers = Names(
             [*self._inner, *outer, *self._made, *(f"_{name}" for name in self._inner & outer)]
         )
-        self._helpers = {name: helpers.take(name) for name in _IMPORTS}
+        self._helpers = {name: helpers.take(name) for name in (*_IMPORTS, "_Fields")}
         # What a name given to something imported may not be: helpers, and the names made below.
         self._names = Names([*self._helpers.values(), *(f"_{name}" for name in self._inner)])
         for message in descriptors.walk(file.messages):
@@ -103,16 +110,15 @@ class _Stub:
             body += ["", *self._message(message, 0)]
         if self._file.extensions:
             body += ["", *self._extensions(self._file.extensions, 0)]
-        if self._aliases:
+        aliases = [(shown, stub_name(name)) for name, shown in sorted(self._aliases.items())]
+        if "_Fields" in self._used:
+            fields = f"{self._use('_Mapping')}[{self._builtin('str')}, {self._use('_Any')}]"
+            aliases.append((self._helpers["_Fields"], fields))
+        if aliases:
             alias = self._use("_TypeAlias")
-            body += [
-                "",
-                *(
-                    line
-                    for name, shown in sorted(self._aliases.items())
-                    for line in _in_parentheses(f"{shown}: {alias} = ", stub_name(name), 0)
-                ),
-            ]
+            body.append("")
+            for shown, meant in aliases:
+                body += _in_parentheses(f"{shown}: {alias} = ", meant, 0)
         imports = [
             line.removesuffix(name) + self._helpers[name]
             for name, line in _IMPORTS.items()
@@ -201,9 +207,13 @@ class _Stub:
         return self._builtin(_SCALARS.get(field.type, "int"))
 
     def _given(self, field: Field) -> str:
-        """The type of one value as the constructor takes it: enums by name too."""
+        """The type of one value as the constructor takes it: enums by name too, messages by their fields."""
         text = self._type(field)
-        return f"{text} | {self._builtin('str')}" if field.enum is not None else text
+        if field.enum is not None:
+            return f"{text} | {self._builtin('str')}"
+        if field.message is not None:
+            return f"{text} | {self._use('_Fields')}"
+        return text
 
     def _field_type(self, field: Field) -> str:
         """The type of the attribute."""
@@ -219,10 +229,13 @@ class _Stub:
     def _parameter_type(self, field: Field) -> str:
         if field.message is not None and field.is_map:
             key, value = field.message.fields
-            return f"{self._use('_Mapping')}[{self._type(key)}, {self._given(value)}]"
+            given = self._given(value) if value.enum is not None else self._type(value)
+            return f"{self._use('_Mapping')}[{self._type(key)}, {given}]"
+        given = self._given(field)
         if field.repeated:
-            return f"{self._use('_Iterable')}[{self._given(field)}]"
-        return self._given(field)
+            return f"{self._use('_Iterable')}[{given}]"
+        of_python = _OF_PYTHON.get(field.message.full_name) if field.message is not None else None
+        return f"{given} | {self._use('_datetime')}.{of_python}" if of_python else given
 
     # Enums
 

@@ -3,7 +3,11 @@
 # ruff: noqa
 """Types of stellar/v1/asset_details.proto."""
 
+import datetime as _datetime
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.timestamp_pb2 import Timestamp as _Timestamp
@@ -38,7 +42,9 @@ class AssetDetails(_message.Message):
         code: str | None = ...,
         issuer: str | None = ...,
         type: str | None = ...,
-        timestamp: _Timestamp | None = ...,
+        timestamp: _Timestamp | _Fields | _datetime.datetime | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["timestamp"]) -> bool: ...
     def ClearField(self, field_name: _Literal["code", "issuer", "type", "timestamp"]) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

@@ -3,8 +3,12 @@
 # ruff: noqa
 """Types of stellar/v1/contract_data.proto."""
 
+import datetime as _datetime
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import NewType as _NewType
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import enum_type_wrapper as _enums
@@ -135,7 +139,7 @@ class ContractData(_message.Message):
         last_modified_ledger: int | None = ...,
         ledger_entry_change: LedgerEntryChange.ValueType | str | None = ...,
         deleted: bool | None = ...,
-        closed_at: _Timestamp | None = ...,
+        closed_at: _Timestamp | _Fields | _datetime.datetime | None = ...,
         ledger_sequence: int | None = ...,
         ledger_key_hash: str | None = ...,
         key: str | None = ...,
@@ -171,3 +175,5 @@ class ContractData(_message.Message):
             "ledger_key_hash_base_64",
         ],
     ) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

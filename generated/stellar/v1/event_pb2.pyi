@@ -3,9 +3,13 @@
 # ruff: noqa
 """Types of stellar/v1/event.proto."""
 
+import datetime as _datetime
 from collections.abc import Iterable as _Iterable
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import NewType as _NewType
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -82,7 +86,7 @@ class Event(_message.Message):
         *,
         type: EventType.ValueType | str | None = ...,
         ledger: int | None = ...,
-        ledger_closed_at: _Timestamp | None = ...,
+        ledger_closed_at: _Timestamp | _Fields | _datetime.datetime | None = ...,
         contract_id: str | None = ...,
         id: str | None = ...,
         paging_token: str | None = ...,
@@ -107,3 +111,5 @@ class Event(_message.Message):
             "tx_hash",
         ],
     ) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

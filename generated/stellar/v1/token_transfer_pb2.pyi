@@ -3,6 +3,9 @@
 # ruff: noqa
 """Types of stellar/v1/token_transfer.proto."""
 
+import datetime as _datetime
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
@@ -41,12 +44,12 @@ class TokenTransferEvent(_message.Message):
     def __init__(
         self,
         *,
-        meta: EventMeta | None = ...,
-        transfer: Transfer | None = ...,
-        mint: Mint | None = ...,
-        burn: Burn | None = ...,
-        clawback: Clawback | None = ...,
-        fee: Fee | None = ...,
+        meta: EventMeta | _Fields | None = ...,
+        transfer: Transfer | _Fields | None = ...,
+        mint: Mint | _Fields | None = ...,
+        burn: Burn | _Fields | None = ...,
+        clawback: Clawback | _Fields | None = ...,
+        fee: Fee | _Fields | None = ...,
     ) -> None: ...
     def HasField(
         self,
@@ -93,12 +96,12 @@ class EventMeta(_message.Message):
         self,
         *,
         ledger_sequence: int | None = ...,
-        closed_at: _Timestamp | None = ...,
+        closed_at: _Timestamp | _Fields | _datetime.datetime | None = ...,
         tx_hash: str | None = ...,
         transaction_index: int | None = ...,
         operation_index: int | None = ...,
         contract_address: str | None = ...,
-        to_muxed_info: MuxedInfo | None = ...,
+        to_muxed_info: MuxedInfo | _Fields | None = ...,
     ) -> None: ...
     def HasField(
         self,
@@ -163,7 +166,7 @@ class Transfer(_message.Message):
         self,
         *,
         to: str | None = ...,
-        asset: Asset | None = ...,
+        asset: Asset | _Fields | None = ...,
         amount: str | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["asset"]) -> bool: ...
@@ -186,7 +189,7 @@ class Mint(_message.Message):
         self,
         *,
         to: str | None = ...,
-        asset: Asset | None = ...,
+        asset: Asset | _Fields | None = ...,
         amount: str | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["asset"]) -> bool: ...
@@ -203,7 +206,12 @@ class Burn(_message.Message):
         """Which asset; absent for a token that is a contract of its own and no Stellar asset."""
     amount: str
     """How much, in the token's smallest unit: an integer as decimal digits."""
-    def __init__(self, *, asset: Asset | None = ..., amount: str | None = ...) -> None: ...
+    def __init__(
+        self,
+        *,
+        asset: Asset | _Fields | None = ...,
+        amount: str | None = ...,
+    ) -> None: ...
     def HasField(self, field_name: _Literal["asset"]) -> bool: ...
     def ClearField(self, field_name: _Literal["from", "asset", "amount"]) -> None: ...
 
@@ -218,7 +226,12 @@ class Clawback(_message.Message):
         """Which asset; absent for a token that is a contract of its own and no Stellar asset."""
     amount: str
     """How much, in the token's smallest unit: an integer as decimal digits."""
-    def __init__(self, *, asset: Asset | None = ..., amount: str | None = ...) -> None: ...
+    def __init__(
+        self,
+        *,
+        asset: Asset | _Fields | None = ...,
+        amount: str | None = ...,
+    ) -> None: ...
     def HasField(self, field_name: _Literal["asset"]) -> bool: ...
     def ClearField(self, field_name: _Literal["from", "asset", "amount"]) -> None: ...
 
@@ -235,7 +248,12 @@ class Fee(_message.Message):
     """How much, in stroops (10^-7 XLM): an integer as decimal digits, negative for what was given
     back.
     """
-    def __init__(self, *, asset: Asset | None = ..., amount: str | None = ...) -> None: ...
+    def __init__(
+        self,
+        *,
+        asset: Asset | _Fields | None = ...,
+        amount: str | None = ...,
+    ) -> None: ...
     def HasField(self, field_name: _Literal["asset"]) -> bool: ...
     def ClearField(self, field_name: _Literal["from", "asset", "amount"]) -> None: ...
 
@@ -253,7 +271,7 @@ class Asset(_message.Message):
         self,
         *,
         native: bool | None = ...,
-        issued_asset: IssuedAsset | None = ...,
+        issued_asset: IssuedAsset | _Fields | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["native", "issued_asset", "asset_type"]) -> bool: ...
     def ClearField(self, field_name: _Literal["native", "issued_asset", "asset_type"]) -> None: ...
@@ -271,3 +289,5 @@ class IssuedAsset(_message.Message):
     """The account that issues the asset: strkey, "G..."."""
     def __init__(self, *, asset_code: str | None = ..., issuer: str | None = ...) -> None: ...
     def ClearField(self, field_name: _Literal["asset_code", "issuer"]) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

@@ -83,6 +83,39 @@ def test_a_type_checker_takes_stubs_where_one_name_is_several_things(tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_type_checker_takes_what_constructors_take(tmp_path: Path) -> None:
+    shutil.copytree(TESTDATA / "well_known/expected/generated", tmp_path / "generated")
+    program = tmp_path / "program.py"
+    program.write_text(
+        """from datetime import datetime, timedelta, timezone
+from generated.well_known.v1.times_pb2 import Times
+
+AT = datetime(2026, 11, 27, tzinfo=timezone.utc)
+message = Times(
+    at=AT,
+    at_ns={"seconds": 1},
+    took=timedelta(seconds=2),
+    string_value={"value": "text"},
+    struct={"key": 1},
+    all=[{"seconds": 3}, Times(at=AT).at],
+    words=[{"value": "word"}],
+)
+print(message.at.ToDatetime(timezone.utc) == AT, message.all[1] == message.at)
+try:
+    Times(at="2026")  # type: ignore[arg-type]
+except TypeError:
+    print("no text")
+"""
+    )
+    check = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "program.py"]
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == "True True\nno text\n", done.stderr
+
+
 def test_a_projects_own_formatter_and_linter_leave_it_alone(tmp_path: Path) -> None:
     shutil.copytree(TESTDATA / "nested/expected/generated", tmp_path / "generated")
     before = read(tmp_path)

@@ -6,6 +6,7 @@
 import builtins as _builtins
 from collections.abc import Iterable as _Iterable
 from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import NewType as _NewType
 from typing import TypeAlias as _TypeAlias
@@ -59,7 +60,7 @@ class __Hidden(_message.Message):
     INNER_FIELD_NUMBER: int
     @_builtins.property
     def inner(self) -> __Hidden.__Inner: ...
-    def __init__(self, *, inner: __Hidden.__Inner | None = ...) -> None: ...
+    def __init__(self, *, inner: __Hidden.__Inner | _Fields | None = ...) -> None: ...
     def HasField(self, field_name: _Literal["inner"]) -> bool: ...
     def ClearField(self, field_name: _Literal["inner"]) -> None: ...
 
@@ -81,7 +82,7 @@ class type(_message.Message):
         self,
         *,
         kind: property.ValueType | str | None = ...,
-        again: type | None = ...,
+        again: type | _Fields | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["again"]) -> bool: ...
     def ClearField(self, field_name: _Literal["kind", "again"]) -> None: ...
@@ -146,3 +147,4 @@ class Holder(_message.Message):
     def ClearField(self, field_name: _Literal["inner", "outer"]) -> None: ...
 
 _Sequence_4: _TypeAlias = Sequence
+_Fields: _TypeAlias = _Mapping[str, _Any]

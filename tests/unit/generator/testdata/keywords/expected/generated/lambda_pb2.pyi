@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable as _Iterable
 from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import NewType as _NewType
 from typing import TypeAlias as _TypeAlias
@@ -56,11 +57,11 @@ class _None_(_message.Message):
     def __init__(
         self,
         *,
-        plain: _None.Plain | None = ...,
-        held: _True_ | None = ...,
+        plain: _None.Plain | _Fields | None = ...,
+        held: _True_ | _Fields | None = ...,
         kind: _in_.ValueType | str | None = ...,
-        nested: Holder._None_ | None = ...,
-        imported: _assert | None = ...,
+        nested: Holder._None_ | _Fields | None = ...,
+        imported: _assert | _Fields | None = ...,
         imported_kind: _while.ValueType | str | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["plain", "held", "nested", "imported"]) -> bool: ...
@@ -79,7 +80,7 @@ class _True_(_message.Message):
     def __init__(
         self,
         *,
-        more: _Iterable[_True_] | None = ...,
+        more: _Iterable[_True_ | _Fields] | None = ...,
         by_name: _Mapping[str, _True_] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: _Literal["more", "by_name"]) -> None: ...
@@ -115,8 +116,8 @@ class Holder(_message.Message):
     def __init__(
         self,
         *,
-        inner: Holder._None_ | None = ...,
-        outer: _None | None = ...,
+        inner: Holder._None_ | _Fields | None = ...,
+        outer: _None | _Fields | None = ...,
         attempt: Holder._try_.ValueType | str | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["inner", "outer", "raise", "finally"]) -> bool: ...
@@ -128,3 +129,4 @@ class Holder(_message.Message):
     def WhichOneof(self, oneof_group: _Literal["finally"]) -> _finally_member | None: ...
 
 _None: _TypeAlias = _None_
+_Fields: _TypeAlias = _Mapping[str, _Any]

@@ -3,7 +3,11 @@
 # ruff: noqa
 """Types of features_case/order.proto."""
 
+import datetime as _datetime
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from .part_pb2 import Part as _Part
@@ -26,8 +30,10 @@ class Order(_message.Message):
         self,
         *,
         id: str | None = ...,
-        at: _Timestamp | None = ...,
-        part: _Part | None = ...,
+        at: _Timestamp | _Fields | _datetime.datetime | None = ...,
+        part: _Part | _Fields | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["id", "at", "part"]) -> bool: ...
     def ClearField(self, field_name: _Literal["id", "at", "part"]) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

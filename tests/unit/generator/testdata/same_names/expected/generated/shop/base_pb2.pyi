@@ -3,8 +3,11 @@
 # ruff: noqa
 """Types of shop/base.proto."""
 
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import NewType as _NewType
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import enum_type_wrapper as _enums
@@ -34,7 +37,7 @@ class Refund(_message.Message):
     SALE_FIELD_NUMBER: int
     @property
     def sale(self) -> Sale: ...
-    def __init__(self, *, sale: Sale | None = ...) -> None: ...
+    def __init__(self, *, sale: Sale | _Fields | None = ...) -> None: ...
     def HasField(self, field_name: _Literal["sale"]) -> bool: ...
     def ClearField(self, field_name: _Literal["sale"]) -> None: ...
 
@@ -43,3 +46,5 @@ class _None_(_message.Message):
 
 OWNER_FIELD_NUMBER: int
 owner: _extensions._ExtensionFieldDescriptor[_MessageOptions, str]
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

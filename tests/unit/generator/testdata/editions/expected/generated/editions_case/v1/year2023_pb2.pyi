@@ -5,8 +5,10 @@
 
 from collections.abc import Iterable as _Iterable
 from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import NewType as _NewType
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -59,8 +61,8 @@ class Year2023(_message.Message):
         any_bytes: str | None = ...,
         packed: _Iterable[int] | None = ...,
         expanded: _Iterable[int] | None = ...,
-        part: Part | None = ...,
-        delimited: Part | None = ...,
+        part: Part | _Fields | None = ...,
+        delimited: Part | _Fields | None = ...,
         shut: Shut.ValueType | str | None = ...,
         parts: _Mapping[str, Part] | None = ...,
     ) -> None: ...
@@ -97,3 +99,5 @@ class Part(_message.Message):
     def __init__(self, *, number: int | None = ...) -> None: ...
     def HasField(self, field_name: _Literal["number"]) -> bool: ...
     def ClearField(self, field_name: _Literal["number"]) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

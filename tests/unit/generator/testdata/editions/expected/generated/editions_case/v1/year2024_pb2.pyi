@@ -4,6 +4,7 @@
 """Types of editions_case/v1/year2024.proto."""
 
 from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
@@ -39,10 +40,10 @@ class Year2024(_message.Message):
         *,
         implicit_by_file: str | None = ...,
         optional: str | None = ...,
-        part: Year2024.Part | None = ...,
+        part: Year2024.Part | _Fields | None = ...,
         parts: _Mapping[str, Year2024.Part] | None = ...,
         left: int | None = ...,
-        right: Year2024.Part | None = ...,
+        right: Year2024.Part | _Fields | None = ...,
     ) -> None: ...
     def HasField(
         self,
@@ -62,3 +63,5 @@ class Year2024(_message.Message):
     ) -> None: ...
     _either_member: _TypeAlias = _Literal["left", "right"]
     def WhichOneof(self, oneof_group: _Literal["either"]) -> _either_member | None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

@@ -6,6 +6,7 @@
 import builtins as _builtins
 from collections.abc import Iterable as _Iterable
 from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import NewType as _NewType
 from typing import TypeAlias as _TypeAlias
@@ -59,7 +60,7 @@ class Table(_message.Message):
         property: bool | None = ...,
         self: _builtins.str | None = ...,
         type: _Mapping[_builtins.str, _builtins.str] | None = ...,
-        Field: _Field | None = ...,
+        Field: _Field | _Fields | None = ...,
         day: Day.ValueType | _builtins.str | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["Field"]) -> bool: ...
@@ -91,3 +92,4 @@ class Enum(_message.Message):
     def __init__(self) -> None: ...
 
 _Field: _TypeAlias = Field
+_Fields: _TypeAlias = _Mapping[_builtins.str, _Any]

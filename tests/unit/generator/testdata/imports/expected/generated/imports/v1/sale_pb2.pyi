@@ -4,7 +4,10 @@
 """Types of imports/v1/sale.proto."""
 
 from collections.abc import Iterable as _Iterable
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -25,7 +28,7 @@ class Sale(_message.Message):
     def __init__(
         self,
         *,
-        price: _Money | None = ...,
+        price: _Money | _Fields | None = ...,
         accepted: _Iterable[_Currency.ValueType | str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["price"]) -> bool: ...
@@ -45,6 +48,8 @@ class Refund(_message.Message):
     PRICE_FIELD_NUMBER: int
     @property
     def price(self) -> _Money: ...
-    def __init__(self, *, price: _Money | None = ...) -> None: ...
+    def __init__(self, *, price: _Money | _Fields | None = ...) -> None: ...
     def HasField(self, field_name: _Literal["price"]) -> bool: ...
     def ClearField(self, field_name: _Literal["price"]) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

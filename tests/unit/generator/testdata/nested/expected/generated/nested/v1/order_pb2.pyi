@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable as _Iterable
 from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import overload as _overload
 from typing import TypeAlias as _TypeAlias
@@ -26,7 +27,12 @@ class Order(_message.Message):
         @property
         def address(self) -> Address:
             """Where to."""
-        def __init__(self, *, buyer: str | None = ..., address: Address | None = ...) -> None: ...
+        def __init__(
+            self,
+            *,
+            buyer: str | None = ...,
+            address: Address | _Fields | None = ...,
+        ) -> None: ...
         def HasField(self, field_name: _Literal["address"]) -> bool: ...
         def ClearField(self, field_name: _Literal["buyer", "address"]) -> None: ...
 
@@ -75,21 +81,21 @@ class Order(_message.Message):
     def __init__(
         self,
         *,
-        head: Order.Head | None = ...,
-        billing: Address | None = ...,
-        lines: _Iterable[Line] | None = ...,
+        head: Order.Head | _Fields | None = ...,
+        billing: Address | _Fields | None = ...,
+        lines: _Iterable[Line | _Fields] | None = ...,
         gifts: _Mapping[str, Line] | None = ...,
         card: str | None = ...,
-        transfer: Transfer | None = ...,
+        transfer: Transfer | _Fields | None = ...,
         shelf: int | None = ...,
-        door: Address | None = ...,
-        tree: Tree | None = ...,
-        bounded: Tree | None = ...,
+        door: Address | _Fields | None = ...,
+        tree: Tree | _Fields | None = ...,
+        bounded: Tree | _Fields | None = ...,
         secret: str | None = ...,
-        opaque: Address | None = ...,
-        deep: Level | None = ...,
-        parcel: Parcel | None = ...,
-        labels: _Iterable[Label] | None = ...,
+        opaque: Address | _Fields | None = ...,
+        deep: Level | _Fields | None = ...,
+        parcel: Parcel | _Fields | None = ...,
+        labels: _Iterable[Label | _Fields] | None = ...,
     ) -> None: ...
     def HasField(
         self,
@@ -142,7 +148,7 @@ class Parcel(_message.Message):
     LABEL_FIELD_NUMBER: int
     @property
     def label(self) -> Label: ...
-    def __init__(self, *, label: Label | None = ...) -> None: ...
+    def __init__(self, *, label: Label | _Fields | None = ...) -> None: ...
     def HasField(self, field_name: _Literal["label"]) -> bool: ...
     def ClearField(self, field_name: _Literal["label"]) -> None: ...
 
@@ -154,7 +160,7 @@ class Label(_message.Message):
     text: str
     @property
     def on(self) -> Parcel: ...
-    def __init__(self, *, text: str | None = ..., on: Parcel | None = ...) -> None: ...
+    def __init__(self, *, text: str | None = ..., on: Parcel | _Fields | None = ...) -> None: ...
     def HasField(self, field_name: _Literal["on"]) -> bool: ...
     def ClearField(self, field_name: _Literal["text", "on"]) -> None: ...
 
@@ -194,7 +200,7 @@ class Tree(_message.Message):
         self,
         *,
         name: str | None = ...,
-        children: _Iterable[Tree] | None = ...,
+        children: _Iterable[Tree | _Fields] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: _Literal["name", "children"]) -> None: ...
 
@@ -202,19 +208,21 @@ class Level(_message.Message):
     TWOS_FIELD_NUMBER: int
     @property
     def twos(self) -> _containers.RepeatedCompositeFieldContainer[Level2]: ...
-    def __init__(self, *, twos: _Iterable[Level2] | None = ...) -> None: ...
+    def __init__(self, *, twos: _Iterable[Level2 | _Fields] | None = ...) -> None: ...
     def ClearField(self, field_name: _Literal["twos"]) -> None: ...
 
 class Level2(_message.Message):
     THREES_FIELD_NUMBER: int
     @property
     def threes(self) -> _containers.RepeatedCompositeFieldContainer[Level3]: ...
-    def __init__(self, *, threes: _Iterable[Level3] | None = ...) -> None: ...
+    def __init__(self, *, threes: _Iterable[Level3 | _Fields] | None = ...) -> None: ...
     def ClearField(self, field_name: _Literal["threes"]) -> None: ...
 
 class Level3(_message.Message):
     FOURS_FIELD_NUMBER: int
     @property
     def fours(self) -> _containers.RepeatedCompositeFieldContainer[Line]: ...
-    def __init__(self, *, fours: _Iterable[Line] | None = ...) -> None: ...
+    def __init__(self, *, fours: _Iterable[Line | _Fields] | None = ...) -> None: ...
     def ClearField(self, field_name: _Literal["fours"]) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

@@ -4,8 +4,11 @@
 """Types of proto2_case/v1/old.proto."""
 
 from collections.abc import Iterable as _Iterable
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import NewType as _NewType
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -49,7 +52,7 @@ class Old(_message.Message):
             self,
             *,
             url: str | None = ...,
-            hit: _Iterable[Old.Result.Hit] | None = ...,
+            hit: _Iterable[Old.Result.Hit | _Fields] | None = ...,
         ) -> None: ...
         def HasField(self, field_name: _Literal["url"]) -> bool: ...
         def ClearField(self, field_name: _Literal["url", "hit"]) -> None: ...
@@ -77,7 +80,7 @@ class Old(_message.Message):
         closed: Closed.ValueType | str | None = ...,
         spread: _Iterable[int] | None = ...,
         packed: _Iterable[int] | None = ...,
-        result: Old.Result | None = ...,
+        result: Old.Result | _Fields | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["name", "count", "closed", "result"]) -> bool: ...
     def ClearField(
@@ -99,3 +102,5 @@ note: _extensions._ExtensionFieldDescriptor[Old, str]
 OTHER_FIELD_NUMBER: int
 other: _extensions._ExtensionFieldDescriptor[Old, int]
 """One that nobody asked for."""
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

@@ -3,7 +3,10 @@
 # ruff: noqa
 """Types of shop/v1/sale.proto."""
 
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from ..base_pb2 import Refund as _Refund
@@ -33,9 +36,11 @@ class Sale(_message.Message):
     def __init__(
         self,
         *,
-        before: _Sale_2 | None = ...,
-        refund: _Refund | None = ...,
-        reason: _Refund_2 | None = ...,
+        before: _Sale_2 | _Fields | None = ...,
+        refund: _Refund | _Fields | None = ...,
+        reason: _Refund_2 | _Fields | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["before", "refund", "reason"]) -> bool: ...
     def ClearField(self, field_name: _Literal["before", "refund", "reason"]) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

@@ -3,6 +3,8 @@
 # ruff: noqa
 """Types of shop/v1/user.proto."""
 
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import NewType as _NewType
 from typing import TypeAlias as _TypeAlias
@@ -58,9 +60,9 @@ class Order(_message.Message):
         self,
         *,
         status: _Order.Status.ValueType | str | None = ...,
-        inner: _Order.Order | None = ...,
-        sale: _Sale | None = ...,
-        note: _Note | None = ...,
+        inner: _Order.Order | _Fields | None = ...,
+        sale: _Sale | _Fields | None = ...,
+        note: _Note | _Fields | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["inner", "sale", "note"]) -> bool: ...
     def ClearField(self, field_name: _Literal["status", "inner", "sale", "note"]) -> None: ...
@@ -91,10 +93,11 @@ class _None_(_message.Message):
         self,
         *,
         kind: _None.Kind.ValueType | str | None = ...,
-        inner: _None._None_ | None = ...,
+        inner: _None._None_ | _Fields | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["inner"]) -> bool: ...
     def ClearField(self, field_name: _Literal["kind", "inner"]) -> None: ...
 
 _None: _TypeAlias = _None_
 _Order: _TypeAlias = Order
+_Fields: _TypeAlias = _Mapping[str, _Any]

@@ -3,13 +3,16 @@
 # ruff: noqa
 """Types of well_known/v1/times.proto."""
 
+import datetime as _datetime
 from collections.abc import Iterable as _Iterable
 from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.any_pb2 import Any as _Any
+from google.protobuf.any_pb2 import Any as _Any_2
 from google.protobuf.duration_pb2 import Duration as _Duration
 from google.protobuf.empty_pb2 import Empty as _Empty
 from google.protobuf.struct_pb2 import ListValue as _ListValue
@@ -77,7 +80,7 @@ class Times(_message.Message):
     @property
     def list_value(self) -> _ListValue: ...
     @property
-    def any(self) -> _Any: ...
+    def any(self) -> _Any_2: ...
     @property
     def empty(self) -> _Empty: ...
     @property
@@ -89,25 +92,25 @@ class Times(_message.Message):
     def __init__(
         self,
         *,
-        at: _Timestamp | None = ...,
-        at_ns: _Timestamp | None = ...,
-        took: _Duration | None = ...,
-        took_ms: _Duration | None = ...,
-        on: _Date | None = ...,
-        daily: _TimeOfDay | None = ...,
-        double_value: _DoubleValue | None = ...,
-        int64_value: _Int64Value | None = ...,
-        string_value: _StringValue | None = ...,
-        bytes_value: _BytesValue | None = ...,
-        bool_value: _BoolValue | None = ...,
-        struct: _Struct | None = ...,
-        value: _Value | None = ...,
-        list_value: _ListValue | None = ...,
-        any: _Any | None = ...,
-        empty: _Empty | None = ...,
-        all: _Iterable[_Timestamp] | None = ...,
+        at: _Timestamp | _Fields | _datetime.datetime | None = ...,
+        at_ns: _Timestamp | _Fields | _datetime.datetime | None = ...,
+        took: _Duration | _Fields | _datetime.timedelta | None = ...,
+        took_ms: _Duration | _Fields | _datetime.timedelta | None = ...,
+        on: _Date | _Fields | None = ...,
+        daily: _TimeOfDay | _Fields | None = ...,
+        double_value: _DoubleValue | _Fields | None = ...,
+        int64_value: _Int64Value | _Fields | None = ...,
+        string_value: _StringValue | _Fields | None = ...,
+        bytes_value: _BytesValue | _Fields | None = ...,
+        bool_value: _BoolValue | _Fields | None = ...,
+        struct: _Struct | _Fields | None = ...,
+        value: _Value | _Fields | None = ...,
+        list_value: _ListValue | _Fields | None = ...,
+        any: _Any_2 | _Fields | None = ...,
+        empty: _Empty | _Fields | None = ...,
+        all: _Iterable[_Timestamp | _Fields] | None = ...,
         each: _Mapping[str, _Duration] | None = ...,
-        words: _Iterable[_StringValue] | None = ...,
+        words: _Iterable[_StringValue | _Fields] | None = ...,
     ) -> None: ...
     def HasField(
         self,
@@ -154,3 +157,5 @@ class Times(_message.Message):
             "words",
         ],
     ) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

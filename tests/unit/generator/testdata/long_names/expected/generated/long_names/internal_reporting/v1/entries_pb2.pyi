@@ -4,7 +4,10 @@
 """Types of long_names/internal_reporting/v1/entries.proto."""
 
 from collections.abc import Iterable as _Iterable
+from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
+from typing import TypeAlias as _TypeAlias
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -29,8 +32,10 @@ class Entries(_message.Message):
     def __init__(
         self,
         *,
-        entries: _Iterable[_GetOrganizationSubscriptionHistoryEntry] | None = ...,
-        reason: _SubscriptionLifecycleStateReasonOfAnOrganization | None = ...,
+        entries: _Iterable[_GetOrganizationSubscriptionHistoryEntry | _Fields] | None = ...,
+        reason: _SubscriptionLifecycleStateReasonOfAnOrganization | _Fields | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["reason"]) -> bool: ...
     def ClearField(self, field_name: _Literal["entries", "reason"]) -> None: ...
+
+_Fields: _TypeAlias = _Mapping[str, _Any]

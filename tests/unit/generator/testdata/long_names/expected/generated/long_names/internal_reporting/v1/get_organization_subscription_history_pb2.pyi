@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable as _Iterable
 from collections.abc import Mapping as _Mapping
+from typing import Any as _Any
 from typing import Literal as _Literal
 from typing import NewType as _NewType
 from typing import TypeAlias as _TypeAlias
@@ -78,7 +79,7 @@ class GetOrganizationSubscriptionHistoryEntry(_message.Message):
         state: _given_1 = ...,
         states: _given_2 = ...,
         by_name: _given_3 = ...,
-        reason: _SubscriptionLifecycleStateReasonOfAnOrganization | None = ...,
+        reason: _SubscriptionLifecycleStateReasonOfAnOrganization | _Fields | None = ...,
         SubscriptionLifecycleStateReasonOfAnOrganization: int | None = ...,
     ) -> None: ...
     def HasField(self, field_name: _Literal["reason"]) -> bool: ...
@@ -102,3 +103,4 @@ class SubscriptionLifecycleStateReasonOfAnOrganization(_message.Message):
 _SubscriptionLifecycleStateReasonOfAnOrganization: _TypeAlias = (
     SubscriptionLifecycleStateReasonOfAnOrganization
 )
+_Fields: _TypeAlias = _Mapping[str, _Any]
