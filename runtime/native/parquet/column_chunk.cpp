@@ -22,9 +22,10 @@ constexpr size_t kPageBytes = size_t{15} << 18;
 constexpr int64_t kSlice = 1024;
 
 // With fewer values than the one a page tells nothing, and with fewer than the other nothing of
-// those to come.
+// those to come; one that has all its rows, most of them without a value, tells sooner.
 constexpr int64_t kTelling = 4096;
 constexpr int64_t kTellingForGood = 4 * kTelling;
+constexpr int64_t kTellingOfWhole = 256;
 // Columns with fewer different values than the one, as a part of all, get a dictionary without a
 // trial, and those with more than the other get none.
 constexpr double kFewValues = 0.2;
@@ -64,6 +65,11 @@ const uint8_t* validity_of(const ArrowArray& array) {
 template <typename T>
 const T* buffer_of(const ArrowArray& array, int64_t at = 1) {
     return static_cast<const T*>(array.buffers[at]);
+}
+
+std::string_view name_at(const ArrowArray& names, int64_t at) {
+    const auto* offsets = buffer_of<int32_t>(names) + names.offset + at;
+    return {buffer_of<char>(names, 2) + offsets[0], static_cast<size_t>(offsets[1] - offsets[0])};
 }
 
 std::string_view text_of(const uint8_t* value, size_t size) {
@@ -134,7 +140,9 @@ void ColumnChunk::take(const ArrowArray& array, int64_t begin, int64_t rows) {
         if (leaf_.path[step].kind != Node::Kind::Leaf) at = at->children[leaf_.path[step].child];
     }
     if (leaf_.source == Source::Names) {
-        names_.assign(static_cast<size_t>(arrays_.back()->dictionary->length), kNoName);
+        const ArrowArray& names = *arrays_.back()->dictionary;
+        names_.assign(static_cast<size_t>(names.length), kNoName);
+        if (names.length != 0) first_name_ = name_at(names, 0);
     }
     const int64_t slice = std::max<int64_t>(
         std::min(kSlice, static_cast<int64_t>(kPageBytes) * rows / (batch_bytes() + 1)), 1);
@@ -145,7 +153,8 @@ void ColumnChunk::take(const ArrowArray& array, int64_t begin, int64_t rows) {
         begin = stop;
         const size_t known = indexing_ ? entries().size() : 0;
         const bool open = leaf_.choice == Leaf::Choice::Open;
-        if (rows_ >= kPageRows || page_bytes() >= kPageBytes || (open && known >= kPageBytes)) {
+        const bool first = open && all_values_ == 0;
+        if (rows_ >= kPageRows || page_bytes() >= kPageBytes || (first && known >= kPageBytes)) {
             cut_page();
         } else if (known >= 2 * kDictionaryBytes) {
             cut_page();
@@ -388,9 +397,12 @@ template <typename Offset>
 void ColumnChunk::add_texts(const ArrowArray& array, int64_t begin, int64_t count) {
     const auto* offsets = buffer_of<Offset>(array) + begin;
     const auto* data = buffer_of<char>(array, 2);
-    if (count > 0 && offsets[count] - offsets[0] > Offset{INT32_MAX}) {
+    if (count == 0) return;
+    const auto bytes = offsets[count] - offsets[0];
+    if (bytes > Offset{INT32_MAX}) {
         throw std::invalid_argument("column " + leaf_.name() + " has 2 GiB in few rows");
     }
+    text_bytes_ += static_cast<size_t>(bytes);
     for (int64_t at = 0; at < count;) {
         size_t size = 0;
         for (; at < count && size < values_at_once_.size(); ++at, ++size) {
@@ -418,7 +430,8 @@ void ColumnChunk::add_decimals(const uint8_t* value, int64_t count) {
     uint8_t* to = scratch_.data();
     std::array<uint8_t, 32> whole;
     for (int64_t i = 0; i < count; ++i, value += leaf_.width, to += leaf_.length) {
-        for (size_t part = 0; part < leaf_.width; part += 16) {
+        if (leaf_.width < 16) std::reverse_copy(value, value + leaf_.width, whole.data());
+        for (size_t part = 0; part + 16 <= leaf_.width; part += 16) {
             reverse16(value + leaf_.width - 16 - part, whole.data() + part);
         }
         std::memcpy(to, whole.data() + leaf_.width - leaf_.length, leaf_.length);
@@ -476,17 +489,12 @@ bool ColumnChunk::is_new_in_page(uint32_t place) {
 }
 
 void ColumnChunk::add_names(const ArrowArray& array, int64_t begin, int64_t count) {
-    const ArrowArray& names = *array.dictionary;
-    const auto* offsets = buffer_of<int32_t>(names) + names.offset;
-    const auto* data = buffer_of<char>(names, 2);
     const auto* indexes = buffer_of<int32_t>(array) + begin;
     auto& range = std::get<BytesRange>(range_);
     uint32_t* to = indexes_.room(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i) {
         uint32_t& known = names_.at(static_cast<size_t>(indexes[i]));
-        const int32_t from = offsets[indexes[i]];
-        const std::string_view name(data + from,
-                                    static_cast<size_t>(offsets[indexes[i] + 1] - from));
+        const std::string_view name = name_at(*array.dictionary, indexes[i]);
         if (known == kNoName) known = texts_.find(name);
         if (is_new_in_page(known)) range.add(name);
         to[i] = known;
@@ -496,6 +504,8 @@ void ColumnChunk::add_names(const ArrowArray& array, int64_t begin, int64_t coun
 
 void ColumnChunk::finish() {
     if (rows_ != 0) cut_page();
+    // Readers that keep names as places in their dictionary take one for what is null, too.
+    if (leaf_.source == Source::Names && entry_count() == 0) texts_.find(first_name_);
     const size_t count = entry_count();
     if (count == 0) return;
     if (leaf_.bloom_filter) hash_entries();
@@ -517,7 +527,8 @@ void ColumnChunk::note_size() {
     held_.store(page_bytes() + 4 * seen_.size() + 8 * hashes_.size() +
                     with_dictionary(*this, [](auto& one) { return one.held(); }),
                 std::memory_order_relaxed);
-    is_full_.store(entries().size() >= kDictionaryBytes, std::memory_order_relaxed);
+    is_full_.store(entries().size() >= kDictionaryBytes || text_bytes_ >= kTextBytes,
+                   std::memory_order_relaxed);
 }
 
 std::vector<std::shared_ptr<Page>> ColumnChunk::take_pages() {
@@ -531,10 +542,11 @@ std::vector<std::shared_ptr<Page>> ColumnChunk::take_pages() {
 // Looks at the first page, and decides whether a dictionary pays: for good where the page is whole,
 // for itself where the row group ends with it.
 void ColumnChunk::choose() {
-    if (values_ < kTelling && page_bytes() < kPageBytes) return;
-    const size_t count = entry_count();
     const size_t known = entries().size();
-    const bool whole = rows_ >= kPageRows || page_bytes() >= kPageBytes || known >= kPageBytes;
+    const bool large = page_bytes() >= kPageBytes || known >= kPageBytes;
+    const bool whole = rows_ >= kPageRows || large;
+    if (values_ < (whole ? kTellingOfWhole : kTelling) && !large) return;
+    const size_t count = entry_count();
     if (leaf_.physical == Physical::ByteArray) {
         leaf_.is_long = known > (kLongValue + sizeof(uint32_t)) * count;
         ranging_ = ranging_ && !leaf_.is_long;
@@ -553,7 +565,7 @@ void ColumnChunk::choose() {
         pays = with <= codec_.size_of(plain_.span(), false);
         plain_.clear();
     }
-    if (whole || values_ >= kTellingForGood) {
+    if (large || values_ >= (whole ? kTelling : kTellingForGood)) {
         leaf_.choice = pays ? Leaf::Choice::Dictionary : Leaf::Choice::Plain;
     }
     if (pays) return;
@@ -565,7 +577,7 @@ void ColumnChunk::choose() {
 }
 
 void ColumnChunk::cut_page() {
-    if (pages_.empty() && indexing_ && leaf_.choice == Leaf::Choice::Open) choose();
+    if (all_values_ == 0 && indexing_ && leaf_.choice == Leaf::Choice::Open) choose();
     auto page = std::make_shared<Page>();
     page->rows = rows_;
     page->values = values_ + nulls_;
@@ -595,7 +607,9 @@ void ColumnChunk::cut_page() {
     levels(defs_, leaf_.max_def);
     if (leaf_.source == Source::Bits) {
         append_bits(plain_.span(), body);
-    } else if (indexes_.size() != 0) {
+    } else if (indexes_.size() != 0 || leaf_.source == Source::Names) {
+        // names also where there are none: pyarrow takes no other encoding before the dictionary's
+        // within a message (https://github.com/apache/arrow/issues/32723)
         page->encoding = Encoding::RleDictionary;
         append_indexes(body);
     } else if (leaf_.physical == Physical::ByteArray && append_of_one_length(body)) {
@@ -656,7 +670,7 @@ size_t ColumnChunk::size_of_indexes(int width) const {
 }
 
 void ColumnChunk::append_indexes(Bytes& out) {
-    int width = std::max(bits_for(entry_count() - 1), 1);
+    int width = std::max(bits_for(std::max<size_t>(entry_count(), 1) - 1), 1);
     const int whole = in_whole_bytes(width);
     // The first page of a chunk has more new values than those to come, so that it is not enough.
     if (whole != width && leaf_.trials_of_bytes < 2 && indexes_.size() >= kTelling) {

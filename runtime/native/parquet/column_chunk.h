@@ -36,7 +36,8 @@ class ColumnChunk {
     const std::shared_ptr<Page>& dictionary_page() const { return dictionary_page_; }
     // Those that it has not given yet, to be stored.
     std::vector<std::shared_ptr<Page>> take_pages();
-    // Whether a dictionary had all that it may have when rows were taken last. Any thread may ask.
+    // Whether a dictionary, or texts, had all that they may have when rows were taken last. Any
+    // thread may ask.
     bool is_full() const { return is_full_.load(std::memory_order_relaxed); }
     // What was in memory then besides pages. Any thread may ask.
     size_t held() const { return held_.load(std::memory_order_relaxed); }
@@ -45,6 +46,8 @@ class ColumnChunk {
 
   private:
     static constexpr size_t kDictionaryBytes = size_t{32} << 20;
+    // Of the texts of a row group: pyarrow reads no more than 2 GiB of those within messages.
+    static constexpr size_t kTextBytes = size_t{1} << 30;
 
     void visit(size_t step, int64_t begin, int64_t end, uint16_t first, uint16_t rep);
     void visit_present(size_t step, int64_t begin, int64_t end, uint16_t first, uint16_t rep);
@@ -113,6 +116,7 @@ class ColumnChunk {
     std::atomic<size_t> held_ = 0;
     std::atomic<bool> is_full_ = false;
     int64_t all_values_ = 0;  // of the pages that are cut
+    size_t text_bytes_ = 0;   // of all texts, as often as each stands there
 
     // Of the page that is open.
     int64_t rows_ = 0;
@@ -132,6 +136,7 @@ class ColumnChunk {
     std::vector<uint32_t> seen_;  // in which page an entry of a small dictionary was seen last
     Numbers<uint64_t> hashes_;
     std::vector<uint32_t> names_;   // where the names of the batch at hand stand in the dictionary
+    std::string first_name_;        // of the batch at hand
     std::vector<uint8_t> scratch_;  // values as they are written
     std::vector<uint8_t> packed_;   // values without the nulls between them
     std::array<std::string_view, BytesDictionary::kAtOnce> values_at_once_;

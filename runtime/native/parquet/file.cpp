@@ -382,6 +382,7 @@ std::string File::offset_index(const StoredChunk& chunk) {
 }
 
 void File::finish(const KeyValues& metadata, std::string_view created_by) {
+    progress_->check();  // rows that could not be encoded would be missing
     struct Place {
         int64_t offset = 0;
         int32_t size = 0;

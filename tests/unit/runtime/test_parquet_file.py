@@ -96,6 +96,27 @@ def first_page(path: Path) -> bytes:
     return bytes(pa.Codec("zstd").decompress(stored, numbers[1], asbytes=True))
 
 
+def _pages(data: bytes) -> int:
+    """How many pages the first column of the first row group has, its dictionary's included."""
+    column = pq.read_metadata(io.BytesIO(data)).row_group(0).column(0)
+    start = column.data_page_offset
+    if column.has_dictionary_page and column.dictionary_page_offset is not None:
+        start = min(start, column.dictionary_page_offset)
+    chunk = data[start : start + column.total_compressed_size]
+    pages = at = 0
+    while at < len(chunk):
+        reader = parquet_file._Thrift(chunk[at:])
+        numbers = []
+        for _ in range(3):  # the kind of page, its size, and that on the disk
+            reader.at += 1
+            numbers.append(reader.varint() >> 1)
+        header = parquet_file._Thrift(chunk[at:])
+        header.skip(header._STRUCT)
+        at += header.at + numbers[2]
+        pages += 1
+    return pages
+
+
 def encodings(data: bytes) -> dict[str, set[str]]:
     """Of the columns of the first row group, by their paths."""
     group = pq.read_metadata(io.BytesIO(data)).row_group(0)
@@ -226,6 +247,13 @@ class TestEveryType:
             for a, b in ((ours, theirs), (theirs, ours)):
                 query = f"select count(*) from (select * from '{a}' except all select * from '{b}')"
                 assert connection.execute(query).fetchall() == [(0,)]
+
+    @pytest.mark.skipif(not hasattr(pa, "decimal32"), reason="this pyarrow has no narrow decimals")
+    def test_narrow_decimals_come_back(self) -> None:
+        numbers = [decimal.Decimal(n).scaleb(-2) for n in (-5, 7, 99_999_99, -99_999_99, 0)]
+        for kind in (pa.decimal32(7, 2), pa.decimal64(15, 2)):
+            table = pa.table({"number": pa.array(numbers, kind)})
+            assert read(written([table]))["number"].to_pylist() == numbers
 
     def test_statistics_are_those_of_pyarrow(self, files: tuple[pa.Table, bytes]) -> None:
         table, data = files
@@ -420,6 +448,64 @@ class TestDictionaries:
         assert len(ended) == 1
         assert 32 << 20 <= ended[0] * 256 < 40 << 20
 
+    def test_a_row_group_ends_before_its_texts_are_more_than_readers_take(self) -> None:
+        table = pa.table({"text": pa.array(["x" * (1 << 22), "y" * (1 << 22)] * 8)})
+        file = ParquetFile(Layout(table.schema, Compressor("none")), io.BytesIO().write)
+        (batch,) = table.to_batches()
+        appended = 0
+        while not file.is_full and appended < 32:
+            file.append(batch)
+            appended += 1
+        assert appended * batch.nbytes // (1 << 20) == 1 << 10
+
+    def test_a_column_with_few_values_in_a_page_finds_out_that_they_are_all_different(self) -> None:
+        texts = [RANDOM.randbytes(64).hex() if n % 20 == 0 else None for n in range(400_000)]
+        late = [None] * 70_000 + [RANDOM.randbytes(64).hex() for _ in range(100_000)]
+        for rows in (texts, late):
+            data = written([pa.table({"text": rows})], batch_rows=50_000)
+            assert "RLE_DICTIONARY" not in encodings(data)["text"]
+            assert read(data)["text"].to_pylist() == rows
+            made = _pages(data)
+            assert made <= len(rows) // 16_384 + 1, made
+
+    def test_names_are_places_in_a_dictionary_also_where_there_are_none(
+        self, tmp_path: Path
+    ) -> None:
+        # pyarrow reads no others in a message: it has made the dictionary when it sees a page of nulls
+        names = pa.dictionary(pa.int32(), pa.string())
+        inner = pa.struct([pa.field("kind", names, nullable=False)])
+        schema = pa.schema([pa.field("inner", inner), pa.field("list", pa.list_(names))])
+
+        def rows(kinds: Sequence[int | None]) -> pa.RecordBatch:
+            texts = pa.array(["KIND_A", "KIND_B"])
+            places = pa.array([kind or 0 for kind in kinds], pa.int32())
+            values = pa.DictionaryArray.from_arrays(places, texts)
+            gone = pa.array([kind is None for kind in kinds])
+            some = pa.array([kind for kind in kinds if kind is not None], pa.int32())
+            counts = itertools.accumulate((kind is not None for kind in kinds), initial=0)
+            lists = pa.ListArray.from_arrays(
+                pa.array(counts, pa.int32()),
+                pa.DictionaryArray.from_arrays(some, texts),
+                type=schema.field("list").type,
+            )
+            structs = pa.StructArray.from_arrays([values], fields=list(inner), mask=gone)
+            return pa.record_batch([structs, lists], schema=schema)
+
+        nothing: list[int | None] = [None] * 70_000
+        for kinds in ([*nothing, 1, 0], [*nothing, 1, *nothing], nothing):
+            wanted = [None if kind is None else {"kind": f"KIND_{'AB'[kind]}"} for kind in kinds]
+            path = tmp_path / "names.parquet"
+            path.write_bytes(written([pa.Table.from_batches([rows(kinds)])], batch_rows=80_000))
+            table = pq.read_table(path)
+            table.validate(full=True)
+            assert table["inner"].to_pylist() == wanted
+            assert pq.ParquetFile(path).read_row_group(0)["list"].to_pylist() == [
+                [row["kind"]] if row else [] for row in wanted
+            ]
+            assert pl.read_parquet(path)["inner"].to_list() == wanted
+            found = duckdb.sql(f"select \"inner\" from '{path}'").fetchall()
+            assert [row for (row,) in found] == wanted
+
     def test_files_are_smaller_than_with_a_dictionary_everywhere_or_nowhere(self) -> None:
         theirs = []
         for dictionaries in (True, False):
@@ -585,6 +671,8 @@ class TestThreads:
             file.settle()
         with pytest.raises(RuntimeError, match="the file is lost"):
             file.append(TABLE.slice(0, 100).to_batches()[0])
+        with pytest.raises(RuntimeError, match="the file is lost"):
+            file.finish({})
 
     def test_a_null_where_none_may_be_reaches_a_later_call(self) -> None:
         schema = pa.schema([pa.field("n", pa.int64(), nullable=False)])
