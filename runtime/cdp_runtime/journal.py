@@ -34,6 +34,7 @@ import os
 import shutil
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,11 @@ _SAME_STORES: Final = (
     ("ssh://", "sftp://"),
 )
 """Protocols that are another name for one, which leads to the same archive."""
+
+_ABOUT: Final = "about.json"
+_LOOK_SECONDS: Final = 0.1
+_TELL_SECONDS: Final = 1.0
+"""How often it is looked whether a journal is recovered, and when the log says that this is waited for."""
 
 _SMALLEST_SEGMENT: Final = 1 << 16
 _DAMAGED: Final = (
@@ -283,10 +289,6 @@ class Journal:
         self._lock_path.unlink(missing_ok=True)
         self._lock_file.close()
 
-    def leave_to_parent(self) -> None:
-        """In a process that was forked off: the lock is that of the other one alone."""
-        self._lock_file.close()
-
     def close(self) -> None:
         """Leaves the journal to who recovers it."""
         self._close_segments()
@@ -339,12 +341,12 @@ class Journal:
 class Left:
     """The journal of a writer that is dead, locked for who recovers it."""
 
-    def __init__(self, lock: Path, file: IO[bytes]) -> None:
+    def __init__(self, lock: Path, held: Sequence[IO[bytes]]) -> None:
         self._lock = lock
-        self._file = file
+        self._held = held
         self._folder = lock.with_suffix("")
         self._about: dict[str, Any] = {"url": "", "writers": []}
-        path = self._folder / "about.json"
+        path = self._folder / _ABOUT
         try:
             about = json.loads(path.read_bytes())
             if not isinstance(about["url"], str) or not isinstance(about["writers"], list):
@@ -418,11 +420,12 @@ class Left:
         if self._folder.exists():
             shutil.rmtree(self._folder)
         self._lock.unlink(missing_ok=True)
-        self._file.close()
+        self.close()
 
     def close(self) -> None:
         """Leaves it to another."""
-        self._file.close()
+        for file in self._held:
+            file.close()
 
     def tell(self) -> None:
         """Says that it stays, as it is for another archive, and what to do."""
@@ -439,15 +442,19 @@ class Left:
 
 
 def left_behind(folder: Path, table: str, url: str, store: str = "") -> Iterator[Left]:
-    """The journals that dead writers of this machine left for an archive; of others it is told."""
+    """The journals that dead writers of this machine left for an archive; of others it is told.
+
+    Waits for who recovers one of them: only then the archive tells what its writer had been given.
+    """
     for lock in sorted((folder / table).glob("*.lock")):
-        file = lock_of_dead(lock)
-        if file is None:
+        held = _locks_of_dead(lock)
+        if not held:
             continue
         try:
-            left = Left(lock, file)
+            left = Left(lock, held)
         except StorageError:
-            file.close()
+            for file in held:
+                file.close()
             raise
         if not left.url:
             left.remove()
@@ -456,6 +463,30 @@ def left_behind(folder: Path, table: str, url: str, store: str = "") -> Iterator
         else:
             left.close()
             left.tell()
+
+
+def _locks_of_dead(lock: Path) -> list[IO[bytes]]:
+    """The locks of a journal whose writer is dead, that of the writer first; none where it lives or is gone.
+
+    Who recovers a journal holds that of its `about.json` too, and took it before: so others tell who is still
+    at that from a writer that lives.
+    """
+    about = lock.with_suffix("") / _ABOUT
+    began = time.monotonic()
+    told = False
+    while (turn := lock_of_dead(about)) is None and about.exists():
+        if not told and time.monotonic() - began > _TELL_SECONDS:
+            from .log import logger
+
+            logger().info(
+                "waits for another writer that recovers a journal", journal=str(about.parent)
+            )
+            told = True
+        time.sleep(_LOOK_SECONDS)
+    file = lock_of_dead(lock)
+    if file is None and turn is not None:
+        turn.close()
+    return [] if file is None else [file] if turn is None else [file, turn]
 
 
 def encode(frame: Frame) -> list[Any]:
@@ -580,7 +611,7 @@ def _write_about(folder: Path, about: Mapping[str, Any]) -> None:
         json.dump(about, file)
         file.flush()
         os.fsync(file.fileno())
-    path.rename(folder / "about.json")
+    path.rename(folder / _ABOUT)
     _sync(folder)
 
 

@@ -38,7 +38,6 @@ from .router import Router
 from .sources.identity import place
 from .storage import Storage, StorageError, open_storage, writer_id
 from .store_errors import is_transient
-from .store_local import LocalStorage
 from .writer import TableWriter, WriterFailed
 
 if TYPE_CHECKING:
@@ -338,11 +337,6 @@ class Pipeline:
         """Called in a process that was forked off: threads, files and journal are those of the other one."""
         self._closed = True
         self._threads = []
-        # or they would be locked for as long as this process lives, though the other one is dead
-        if isinstance(self._storage, LocalStorage):
-            self._storage.leave_to_parent()
-        if self._journal is not None:
-            self._journal.leave_to_parent()
         self.intake.leave_to_parent(
             WriterFailed(
                 f"{self._table}: this writer is of the process that this one was forked from: make one here"

@@ -114,12 +114,6 @@ class LocalStorage:
         """Nothing: a path is a path."""
         return ""
 
-    def leave_to_parent(self) -> None:
-        """In a process that was forked off: the lock is that of the other one alone."""
-        if self._life is not None:
-            self._life.leave_to_parent()
-            self._life = None
-
     def close(self) -> None:
         """Lets go of the lock."""
         if self._life is not None:
@@ -188,9 +182,6 @@ class _Life:
         for lock in folder.glob(f"*@{socket.gethostname()}.lock"):
             if lock != self._path:
                 self._bury(lock)
-
-    def leave_to_parent(self) -> None:
-        self._file.close()
 
     def end(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ import secrets
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -52,11 +53,25 @@ def locked_on_disk(folder: Path, name: str) -> Iterator[Callable[[], None]]:
                 ) from None
             if not _is_at(path, file):
                 continue
+            _HELD.add(file)
             try:
                 yield lambda: None
             finally:
                 path.unlink()
             return
+
+
+_HELD: Final[weakref.WeakSet[IO[bytes]]] = weakref.WeakSet()
+"""Files whose locks this process holds."""
+
+
+def _after_fork() -> None:
+    # or they would be locked for as long as the new process lives, though the one that holds them is dead
+    for file in list(_HELD):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def lock_of_living(path: Path) -> IO[bytes]:
@@ -72,6 +87,7 @@ def lock_of_living(path: Path) -> IO[bytes]:
             file, fcntl.LOCK_EX
         )  # waits for who takes it for that of a dead one, and removes it
         if _is_at(path, file):
+            _HELD.add(file)
             return file
         file.close()
 
@@ -87,6 +103,7 @@ def lock_of_dead(path: Path) -> IO[bytes] | None:
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_at(path, file):
+            _HELD.add(file)
             return file
     file.close()
     return None

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -338,11 +340,54 @@ class TestLeftBehind:
             [left] = left_behind(tmp_path, "a.B", f"{now}://b/a")
             left.remove()
 
-    def test_only_one_recovers_it(self, journal: Journal, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("ends", [Left.remove, Left.close])
+    def test_only_one_recovers_it_and_others_wait_for_that(
+        self,
+        journal: Journal,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        ends: Callable[[Left], None],
+    ) -> None:
+        monkeypatch.setattr(journal_module, "_TELL_SECONDS", 0)
         journal.close()
+        living = Journal(tmp_path, "a.B", "w2", "/archive", 1 << 20)
         [left] = left_behind(tmp_path, "a.B", "/archive")
-        assert list(left_behind(tmp_path, "a.B", "/archive")) == []
-        left.remove()
+        found: list[Left] = []
+        other = threading.Thread(
+            target=lambda: found.extend(left_behind(tmp_path, "a.B", "/archive"))
+        )
+        other.start()
+        other.join(0.5)
+        assert other.is_alive()
+        ends(left)
+        other.join(60)
+        assert len(found) == (ends is Left.close)
+        assert "waits for another writer that recovers a journal" in capsys.readouterr().err
+        for one in found:
+            one.remove()
+        living.end()
+
+    def test_a_process_that_is_forked_off_holds_no_lock(self, tmp_path: Path) -> None:
+        Journal(tmp_path, "a.B", "w1", "/archive", 1 << 20).close()
+        program = f"""if True:
+            import os, pathlib
+            from cdp_runtime.journal import left_behind
+
+            folder = pathlib.Path({str(tmp_path)!r})
+            [left] = left_behind(folder, "a.B", "/archive")
+            end, ended = os.pipe()
+            if os.fork() == 0:
+                os.read(end, 1)
+                os._exit(0)
+            left.close()
+            print(len(list(left_behind(folder, "a.B", "/archive"))), flush=True)
+            os.write(ended, b".")
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout == "1\n", done.stderr
 
     def test_a_lock_without_a_journal_is_removed(self, tmp_path: Path) -> None:
         (tmp_path / "a.B").mkdir()
