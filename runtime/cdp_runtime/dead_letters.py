@@ -498,7 +498,7 @@ class _Decoder:
 
     def _message(self, letter: DeadLetter) -> bytes | DeadLetter:
         """The bytes that may be a message."""
-        from .sources.ndjson import NO_MESSAGE, message_of
+        from .sources.ndjson import message_of
 
         if letter.payload is None or letter.form == "bytes":
             return letter
@@ -506,8 +506,8 @@ class _Decoder:
             return letter.payload
         try:
             return message_of(letter.payload, self._message_type(), {}, False)
-        except NO_MESSAGE as error:
-            return letter._replace(reason=" ".join(str(error).split()))
+        except ValueError as error:
+            return letter._replace(reason=str(error))
 
 
 def _print_retried(done: Mapping[str, Retried]) -> None:

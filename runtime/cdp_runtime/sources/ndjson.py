@@ -17,13 +17,17 @@ from .files import BLOCK, Reader, rest_of
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = ["NO_MESSAGE", "message_of", "read_ndjson"]
+__all__ = ["message_of", "read_ndjson"]
 
-NO_MESSAGE: Final = (
-    *(ValueError, TypeError, RecursionError, json_format.Error, EncodeError),
-    SystemError,  # of protobuf's own C code, for half of a surrogate pair as a key or the name of an enum
-)
-"""What json, json_format and protobuf raise for a line that is no message."""
+_TOLD: Final = (ValueError, TypeError, RecursionError, json_format.Error, EncodeError)
+"""What json, json_format and protobuf raise with words for a line that is no message."""
+
+_UNTOLD: Final[dict[type[Exception], str]] = {
+    OverflowError: "a number is too large",
+    KeyError: "a key is missing",
+    SystemError: "a text has half of a surrogate pair",
+}
+"""Words for what else comes out of them, where the kind of the error tells what is wrong."""
 
 
 def read_ndjson(
@@ -70,11 +74,11 @@ def read_ndjson(
                 try:
                     payloads.append(message_of(text, message_type, fields, ignore_unknown))
                     numbers.append(number)
-                except NO_MESSAGE as error:
+                except ValueError as error:
                     if payloads:  # whoever stops here has had everything before
                         yield Batch(payloads, source, numbers)
                         payloads, numbers = [], []
-                    reason = f"line {number}: {' '.join(str(error).split())}"
+                    reason = f"line {number}: {error}"
                     # with other names for its keys it is no message as protobuf writes one, and a retry,
                     # which does not know these names, would fill other fields
                     form: Form = "bytes" if fields or ignore_unknown else "json"
@@ -104,17 +108,41 @@ def message_of(
     """One line as a serialized message.
 
     Raises:
-        ValueError: it is no such message.
+        ValueError: it is no such message; says why, in a line.
     """
-    value = json.loads(text, object_pairs_hook=_without_duplicates)
-    if not isinstance(value, dict):
-        raise ValueError(f"expected an object, not {type(value).__name__}")
-    # all are taken out before one is put in, so that names can be swapped
-    moved = [(path, value.pop(key)) for key, path in fields.items() if key in value]
-    for path, item in moved:
-        _put(value, path, item)
-    message = json_format.ParseDict(value, message_type(), ignore_unknown_fields=ignore_unknown)
-    return message.SerializeToString()
+    value: Any = {}
+    try:
+        value = json.loads(text, object_pairs_hook=_without_duplicates)
+        if not isinstance(value, dict):
+            raise ValueError(f"expected an object, not {type(value).__name__}")
+        # all are taken out before one is put in, so that names can be swapped
+        moved = [(path, value.pop(key)) for key, path in fields.items() if key in value]
+        for path, item in moved:
+            _put(value, path, item)
+        message = json_format.ParseDict(value, message_type(), ignore_unknown_fields=ignore_unknown)
+        return message.SerializeToString()
+    except MemoryError:  # says nothing of the line
+        raise
+    except _TOLD as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except Exception as error:  # json_format trips over values that it does not expect
+        key = _key_of(error, value, message_type, ignore_unknown)
+        what = "a value" if key is None else f"the value of {key!r}"
+        why = _UNTOLD.get(type(error), "it, or something in it, is of the wrong kind")
+        raise ValueError(f"{what} does not fit its field: {why}") from error
+
+
+def _key_of(
+    error: Exception, value: dict[str, Any], message_type: type[Message], ignore_unknown: bool
+) -> str | None:
+    """The key that json_format trips over in this way; None where it is none alone."""
+    for key, item in value.items():
+        try:
+            json_format.ParseDict({key: item}, message_type(), ignore_unknown_fields=ignore_unknown)
+        except Exception as raised:
+            if type(raised) is type(error):
+                return key
+    return None
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -107,6 +107,18 @@ STAYING = Counter([b"\xff\xff", b'{"id": ', event("piece")])
 
 
 class TestRetry:
+    def test_json_that_protobuf_trips_over_stays_a_letter(self, tmp_path: Path) -> None:
+        line = b'{"type": 1e999}'
+        with EventWriter(tmp_path) as writer:
+            for position, payload in enumerate((line, b'{"id": "a"}')):
+                writer.reject(payload, "no field", source="s", position=position, form="json")
+        assert retry(str(tmp_path), WRITERS) == {TABLE: (1, 1, 0)}
+        assert letters_in(tmp_path) == Counter([line])
+        storage = open_storage(str(tmp_path))
+        (file,) = letter_files(storage)
+        ((letter,),) = read_letters(storage, file.path)
+        assert letter.reason == "the value of 'type' does not fit its field: a number is too large"
+
     def test_messages_become_rows_and_the_rest_stay_letters(self, tmp_path: Path) -> None:
         set_apart(tmp_path)
         assert retry(str(tmp_path), WRITERS) == {TABLE: (3, 3, 0)}

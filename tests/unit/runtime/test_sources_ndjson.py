@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.type_pb2 import Option
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,12 +37,12 @@ class Trickle:
 def read(
     data: bytes | str,
     *,
-    message_type: type[Event] | type[TokenTransferEvent] = Event,
+    message_type: type[Message] = Event,
     size: int = 1 << 30,
     fields: Mapping[str, str] | None = None,
     ignore_unknown: bool = False,
     max_line_bytes: int = 64 * MB,
-) -> tuple[dict[int, Event], list[DeadLetter]]:
+) -> tuple[dict[int, Any], list[DeadLetter]]:
     """The messages by their line, and the dead letters."""
     messages = {}
     letters = []
@@ -145,9 +149,36 @@ class TestReadNdjson:
             f"line 2 is longer than {2 * MB} bytes; nothing after its start can be read"
         )
 
-    @pytest.mark.parametrize("line", ['{"\\ud800": 1}', '{"type": "\\ud800"}'])
-    def test_half_of_a_surrogate_pair_is_a_dead_letter(self, line: str) -> None:
-        assert reason(line)
+    @pytest.mark.parametrize(
+        ("message_type", "key", "value", "why"),
+        [
+            (Event, "\\ud800", "1", "a text has half of a surrogate pair"),
+            (Event, "type", '"\\ud800"', "a text has half of a surrogate pair"),
+            (Event, "type", "1e999", "a number is too large"),
+            (Struct, "a", "1" + "0" * 310, "a number is too large"),
+            (Option, "value", '{"@type": "x.y/google.protobuf.Value"}', "a key is missing"),
+            (Option, "value", '{"@type": 1}', "it, or something in it, is of the wrong kind"),
+        ],
+    )
+    def test_what_protobuf_trips_over_is_a_dead_letter_in_words_for_people(
+        self, message_type: type[Message], key: str, value: str, why: str
+    ) -> None:
+        bad = f'{{"{key}": {value}}}'
+        lines = f"{{}}\n{bad}\n{{}}\n"
+        messages, (letter,) = read(lines, message_type=message_type)
+        assert list(messages) == [1, 3]
+        assert letter.payload == bad.encode()
+        assert letter.reason == f"line 2: the value of '{key}' does not fit its field: {why}"
+
+    def test_memory_that_is_short_says_nothing_of_a_line(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def short(*arguments: object, **options: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr("google.protobuf.json_format.ParseDict", short)
+        with pytest.raises(MemoryError):
+            read('{"id": "a"}')
 
 
 class TestFields:
@@ -161,7 +192,7 @@ class TestFields:
             message_type=TokenTransferEvent,
             fields={"hash": "meta.tx_hash"},
         )
-        meta = messages[1].meta  # type: ignore[attr-defined]
+        meta = messages[1].meta
         assert (meta.tx_hash, meta.ledger_sequence) == ("ab", 7)
 
     def test_a_field_that_is_given_twice_is_a_dead_letter(self) -> None:
