@@ -142,7 +142,8 @@ class Journal:
         self._has_new_names = False  # that the disk may not know
         self._sizes: dict[int, int] = {}
         self._unpublished: Counter[int] = Counter()
-        self._next_position = 0
+        # behind those of all runs before, so that a replay has these in the order of the runs
+        self._next_position = time.time_ns()
         self._lock_path = own / f"{writer}.lock"
         self._lock_file = lock_of_living(self._lock_path)
         try:

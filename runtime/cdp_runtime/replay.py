@@ -42,6 +42,7 @@ from .former import (
     told_fields,
     told_implicit,
 )
+from .journal import UNNUMBERED
 from .log import STANDARD_ERROR
 from .positions import Spans, spans
 from .program import Enum
@@ -94,7 +95,8 @@ class Selection(NamedTuple):
 
     def chooses(self, name: str) -> bool:
         """Whether the source of this name is asked for."""
-        return self.source in (None, name) or name.rpartition("#")[0] == _place(self.source)
+        own = name.removesuffix(UNNUMBERED)
+        return self.source in (None, name, own) or name.rpartition("#")[0] == _place(self.source)
 
 
 _place: Final = functools.lru_cache(1)(place)

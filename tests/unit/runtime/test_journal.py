@@ -27,6 +27,7 @@ from cdp_runtime import pipeline as pipeline_module
 from cdp_runtime._native import crc32c
 from cdp_runtime.journal import Frame, Journal, Left, decode, encode, left_behind
 from cdp_runtime.positions import Prefix, spans
+from cdp_runtime.replay import Selection, replay
 from cdp_runtime.storage import StorageError, is_of_writer
 from cdp_runtime.store_lock import lock_of_dead, lock_of_living
 from generated.stellar.v1.asset_details_pb2 import AssetDetails
@@ -666,6 +667,19 @@ class TestWriter:
             for number in range(6_000):
                 writer.write(AssetDetails(code=str(number), issuer="G" * 200))
         assert checks.numbers_in(tmp_path / "archive") == list(range(6_000))
+
+    def test_messages_without_positions_are_replayed_in_the_order_of_the_runs(
+        self, tmp_path: Path
+    ) -> None:
+        archive, generated = tmp_path / "archive", checks.ROOT / "generated"
+        for start in range(0, 12, 4):
+            with AssetDetailsWriter(archive, journal=tmp_path / "j") as writer:
+                for number in range(start, start + 4):
+                    writer.write(AssetDetails(code=str(number)), source="orders")
+        for selection in (Selection(), Selection(source="orders")):
+            found = replay(archive, checks.TABLE, generated=generated, selection=selection)
+            codes = [AssetDetails.FromString(one.as_py()).code for many in found for one in many]
+            assert codes == [str(number) for number in range(12)]
 
     def test_two_writers_may_have_one_journal_folder(self, tmp_path: Path) -> None:
         writers = [
