@@ -408,6 +408,17 @@ class Left:
                         at += len(piece)
                         piece = file.read(_PIECE_BYTES)
 
+    def prefixes(self) -> dict[str, Prefix]:
+        """How much was read of the sources in it that are files."""
+        found: dict[str, Prefix] = {}
+        for path in sorted(self._folder.glob("*.log")):
+            with path.open("rb") as file:
+                for body in _bodies(file, path):
+                    meta, _ = _meta_in(body)
+                    if "prefix" in meta:
+                        found[meta["source"]] = Prefix(*meta["prefix"])
+        return found
+
     def _is_durable(self, path: Path, later: Sequence[Path]) -> bool:
         """Whether a later segment says that this one was whole."""
         for one in later:

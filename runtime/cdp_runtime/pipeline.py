@@ -35,7 +35,7 @@ from .positions import Prefix
 from .provenance import forbid_other_versions, schema_with, versions_told, with_provenance
 from .resume import Published, published
 from .router import Router
-from .sources.identity import place
+from .sources.identity import is_same, place, whole_of
 from .storage import Storage, StorageError, open_storage, writer_id
 from .store_errors import is_transient
 from .writer import TableWriter, WriterFailed
@@ -463,6 +463,17 @@ class Pipeline:
         inner: Pipeline | None = None
         try:
             known = self._read_published(lambda source: True, left.writers)
+            if read := left.prefixes():
+                # another run may have read the same file since, without this journal
+                others = self._read_published(lambda source: whole_of(source) in read)
+                same = {
+                    source
+                    for source, prefix in read.items()
+                    if source in others.prefixes
+                    and is_same(source, prefix, others.prefixes[source])
+                }
+                others.keep(lambda source: whole_of(source) in same)
+                known.update(others)
             config = config.model_copy(update={"journal": None})
             inner = Pipeline(self._writer, url, config, self._on_published, left.recoverer())
             inner._known.update(known)

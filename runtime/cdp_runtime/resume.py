@@ -68,6 +68,13 @@ class Published:
         for source in newer._new:
             self._intervals.pop(source, None)
 
+    def keep(self, wanted: Callable[[str], bool]) -> None:
+        """Forgets all sources but those that are wanted."""
+        known: dict[str, Any]
+        for known in (self.prefixes, self._new, self._intervals):
+            for source in [source for source in known if not wanted(source)]:
+                del known[source]
+
     def __contains__(self, source: str) -> bool:
         return source in self._new
 

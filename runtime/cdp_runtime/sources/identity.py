@@ -27,12 +27,12 @@ from cdp_runtime._native import crc32c
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.positions import Prefix
 
-from .files import BLOCK, BrokenInput, Reader
+from .files import BLOCK, BrokenInput, Reader, open_input
 
 if TYPE_CHECKING:
     from . import Batch, Input
 
-__all__ = ["PIECE", "Beginning", "named", "names_of", "place"]
+__all__ = ["PIECE", "Beginning", "is_same", "named", "names_of", "place", "whole_of"]
 
 PIECE: Final = re.compile(r"(.+#[0-9a-f]{12}(?:-\d+)?)~[0-9a-f]{12}")
 """The name of a piece, with that of its input."""
@@ -104,6 +104,37 @@ def names_of(inputs: Iterable[Input]) -> Callable[[str], bool]:
     return lambda name: _place(name) in places
 
 
+def whole_of(name: str) -> str:
+    """The name of an input, by its own or that of a piece of it."""
+    cut = PIECE.fullmatch(name)
+    return cut[1] if cut else name
+
+
+def is_same(name: str, one: Prefix, other: Prefix) -> bool:
+    """Whether two runs have read the same under the name of an input, as a file on a disk shows it still."""
+    path = _place(name)
+    if one == other or not os.path.isfile(path):
+        return one == other
+    try:
+        with open_input(path, _Never()) as reader:
+            stream = Beginning(reader)
+            return all(
+                _read_on(stream, prefix.size) and stream.prefix == prefix
+                for prefix in sorted((one, other))
+            )
+    except OSError:
+        return False
+
+
+class _Never:
+    """No request to stop: a file does not wait."""
+
+    requested = False
+
+    def fileno(self) -> int:
+        raise AssertionError
+
+
 def _matching(
     where: str,
     first: bytes,
@@ -117,8 +148,7 @@ def _matching(
     own: dict[str, set[Prefix]] = {}
     for name, prefix in known.items():
         if name.startswith(f"{where}#"):
-            cut = PIECE.fullmatch(name)
-            whole = cut[1] if cut else name
+            whole = whole_of(name)
             digest = whole[len(where) + 1 :].partition("-")[0]
             if digest != own_digest:
                 # its first message was cut when it got its name, which is of what there was of it

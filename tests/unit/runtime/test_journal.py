@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -25,9 +26,13 @@ from hypothesis import strategies as st
 from cdp_runtime import journal as journal_module
 from cdp_runtime import pipeline as pipeline_module
 from cdp_runtime._native import crc32c
+from cdp_runtime.archive import run
+from cdp_runtime.config import SourceConfig
+from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.journal import Frame, Journal, Left, decode, encode, left_behind
 from cdp_runtime.positions import Prefix, spans
 from cdp_runtime.replay import Selection, replay
+from cdp_runtime.sources import inputs_of, read_inputs
 from cdp_runtime.storage import StorageError, is_of_writer
 from cdp_runtime.store_lock import lock_of_dead, lock_of_living
 from generated.stellar.v1.asset_details_pb2 import AssetDetails
@@ -36,6 +41,15 @@ from tests.faults import checks
 
 HEAD = 12
 """Length and checksum of a frame, bytes."""
+
+
+class Never:
+    """No request to stop."""
+
+    requested = False
+
+    def fileno(self) -> int:
+        raise AssertionError("nothing waits")
 
 
 def listed(values: Any) -> list[Any]:
@@ -620,6 +634,46 @@ class TestWriter:
         for kind in ("", "_dead_letter/"):
             [path] = (archive / kind / checks.TABLE).rglob("*.parquet")
             assert spans(pq.read_metadata(path).metadata).prefixes == {"s": read}
+
+    @pytest.mark.parametrize("then", ["as it was", "overwritten"])
+    def test_what_another_run_has_read_of_the_same_file_since_is_not_written_again(
+        self, tmp_path: Path, then: str
+    ) -> None:
+        stream, archive, folder = (str(tmp_path / name) for name in ("stream.pb", "archive", "j"))
+
+        def messages(numbers: range) -> bytes:
+            payloads = [AssetDetails(code=str(n)).SerializeToString() for n in numbers]
+            return b"".join(bytes([len(payload)]) + payload for payload in payloads)
+
+        Path(stream).write_bytes(messages(range(4)) + b"\x05cut")
+        inputs = inputs_of([SourceConfig(path=stream)])
+        with AssetDetailsWriter(archive, journal=folder) as writer:
+            for item in read_inputs(
+                inputs, AssetDetailsWriter.message_type, Never(), note=writer.note_prefix
+            ):
+                if isinstance(item, DeadLetter):
+                    writer.reject(
+                        item.payload or b"", "cut", source=item.source, position=item.position
+                    )
+                else:
+                    writer.write_many(item.payloads, source=item.source, positions=item.positions)
+            writer.flush()
+            shutil.copytree(folder, tmp_path / "copy")
+        shutil.rmtree(archive)  # as when it had died before
+        shutil.copytree(tmp_path / "copy", folder, dirs_exist_ok=True)
+        if then == "overwritten":
+            Path(stream).write_bytes(messages(range(3)))
+        flags: Any = {"table": checks.TABLE, "source": [stream], "to": archive}
+        flags["generated"] = str(checks.ROOT / "generated")
+        assert run(**flags) == 0
+        AssetDetailsWriter(archive, journal=folder).close()
+        tables = [pq.read_table(file) for file in checks.files(Path(archive))]
+        codes = [table["code"].to_pylist() for table in tables if "code" in table.column_names]
+        wanted = (
+            ["0", "1", "2", "3"] if then == "as it was" else ["0", "0", "1", "1", "2", "2", "3"]
+        )
+        assert sorted(itertools.chain(*codes)) == wanted
+        assert sum(table.num_rows for table in tables if "reason" in table.column_names) == 1
 
     def test_damage_becomes_a_dead_letter(self, tmp_path: Path) -> None:
         left = Journal(tmp_path / "j", checks.TABLE, "dead", str(tmp_path / "archive"), 1 << 20)
