@@ -797,7 +797,7 @@ class _Json:
             text = json_format.MessageToJson(
                 message, indent=None, preserving_proto_field_name=True, ensure_ascii=False
             )
-        except (Error, json_format.Error, ValueError, TypeError) as error:
+        except (Error, json_format.Error, ValueError, TypeError, RecursionError) as error:
             # some are none by today's schema, and are kept as their bytes alone
             self._counts.no_json += 1
             # it may quote half of the message

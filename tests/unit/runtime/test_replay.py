@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from google.protobuf import json_format
+from google.protobuf import any_pb2, json_format
 from google.protobuf.proto import parse_length_prefixed
 
 from cdp_runtime import open_archive, replay_order
@@ -716,6 +716,34 @@ class TestRun:
         said = capfd.readouterr()
         assert said.out == '{"id": 1}\n{"id": 3}\n'
         assert "1 message left out: no JSON (Error parsing message" in said.err
+
+    def test_so_is_one_that_holds_itself_deeper_than_protobuf_goes_for_json(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        schemas, generated = tmp_path / "schemas", tmp_path / "generated"
+        schemas.mkdir()
+        (schemas / "holding.proto").write_text(
+            'syntax = "proto3"; package holding; import "google/protobuf/any.proto";'
+            "message Holder { int32 id = 1; google.protobuf.Any held = 2; }"
+        )
+        build(schemas, generated)
+        deep = any_pb2.Any()
+        for _ in range(600):  # in bytes, so that protobuf's own limit does not count them
+            deep = any_pb2.Any(type_url="x.y/google.protobuf.Any", value=deep.SerializeToString())
+        writer_class = load_tables(generated)["holding.Holder"]
+        holder = writer_class.message_type()
+        with writer_class(tmp_path / "archive") as writer:
+            writer.write_many(
+                [
+                    one.SerializeToString()
+                    for one in (holder(id=1), holder(id=2, held=deep), holder(id=3))
+                ]
+            )
+        flags: dict[str, Any] = {"generated": str(generated), "format": "ndjson"}
+        assert run(str(tmp_path / "archive"), table="holding.Holder", **flags) == 1
+        said = capfd.readouterr()
+        assert said.out == '{"id": 1}\n{"id": 3}\n'
+        assert "1 message left out: no JSON (maximum recursion depth exceeded" in said.err
 
     def test_where_one_table_is_there_it_needs_no_name(self, tmp_path: Path) -> None:
         with EventWriter(tmp_path / "archive") as writer:
