@@ -132,9 +132,7 @@ def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = Fal
         raise UsageError("\n".join(problems))
     left = [finding for finding in found if not any(map(finding.is_in, accepted))]
     left.sort(key=lambda finding: (*finding.change.position, finding.rule.id, finding.change.path))
-    going = {
-        name: _going(name, found, accepted, previous.tables.get(name)) for name in previous.tables
-    }
+    going = {name: _going(name, found, accepted, previous.tables.get(name)) for name in tables}
     for change in changes:
         going[change.new.name] = _joined(change, found, going[change.new.name])
     return Comparison(left, going, defaults_of(plan, rules), warnings)
@@ -287,28 +285,30 @@ def _findings(
             if rule.holds_at(levels[table.new.name]):
                 for change in check(table):
                     yield Finding(rule, change, (table.new.name,))
-    known = [table for table in plan.tables if table.name in previous.tables]
-    as_text = set(_as_text(previous, known)) if previous.enums else set()
+    holders = _holders(previous, plan) if previous.enums else {}
+    enums = {name: enum for table in plan.tables for name, enum in table.enums.items()}
     for name, old in previous.enums.items():
-        users = [table for table in known if name in table.enums]
-        if not users:
+        users = holders.get(name, {})
+        if not users or name not in enums:
             continue
-        level = _strictest(levels[table.name] for table in users)
-        enum = EnumChange(old, users[0].enums[name], name in as_text)
+        level = _strictest(_level(rules, table) for table in users)
+        enum = EnumChange(old, enums[name], any(users.values()))
         for rule, enum_check in ENUM_CHECKS:
             if rule.holds_at(level):
                 for change in enum_check(enum):
-                    yield Finding(rule, change, tuple(table.name for table in users))
+                    yield Finding(rule, change, tuple(users))
     for name, reserved in previous.reserved.items():
-        users = [table for table in known if name in table.comments]
-        if not users:
+        within = [table.name for table in plan.tables if name in table.comments]
+        if not within:
             continue
-        level = _strictest(levels[table.name] for table in users)
+        known = [table for table in within if table in previous.tables]
+        # Where only new tables have it, any that was archived may have had it.
+        level = _strictest(_level(rules, table) for table in known or (*previous.tables, *within))
         message = MessageChange(reserved, plan.schemas.messages[name])
         for rule, message_check in MESSAGE_CHECKS:
             if rule.holds_at(level):
                 for change in message_check(message):
-                    yield Finding(rule, change, tuple(table.name for table in users))
+                    yield Finding(rule, change, tuple(known or within))
 
 
 def _deleted_tables(previous: Lock, plan: Plan, rules: RulesFile) -> Iterator[Finding]:
@@ -336,20 +336,26 @@ def _strictest(levels: Iterable[Level]) -> Level:
     return max(levels, key=LEVELS.index)
 
 
-def _as_text(previous: Lock, tables: Iterable[Table]) -> Iterator[str]:
-    """The enums of which columns hold the names and not the numbers, or would if no rule left them out."""
+def _holders(previous: Lock, plan: Plan) -> dict[str, dict[str, bool]]:
+    """By enum, the archived tables with columns of it, or that would have some if no rule left them out.
+
+    Each with whether such a column holds the names and not the numbers.
+    """
     forms = {
         (name, path): (column.wire, column.type)
         for name, table in previous.tables.items()
         for path, column in table.going_on().items()
     }
-    for table in tables:
-        for column in flat(table.columns):
-            forms[table.name, column.path] = (column.wire, column.type.text)
+    for table in plan.tables:
+        if table.name in previous.tables:
+            for column in flat(table.columns):
+                forms[table.name, column.path] = (column.wire, column.type.text)
+    found: dict[str, dict[str, bool]] = {}
     for (name, path), (wire, own) in forms.items():
         _, type_ = forms.get((name, (*path, 0)), (wire, own))
-        if type_.startswith(_TEXTS):
-            yield Wire.of(wire).enum
+        holding = found.setdefault(Wire.of(wire).enum, {})
+        holding[name] = holding.get(name, False) or type_.startswith(_TEXTS)
+    return found
 
 
 # Acceptances

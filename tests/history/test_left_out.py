@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cdp_runtime.upgrade import upgrade
+from cdpgen.evolution import BreakingError
 from tests.versions import History
 
 SALE = "shop.v1.Sale"
@@ -51,3 +52,28 @@ def test_values_of_before_are_read_as_if_it_had_never_been_left_out(
         first, _other = sorted(history.rows(), key=lambda row: row["id"])
         assert first == {"id": 1, "x": read, "_raw": None}
         list(upgrade(history.archive, generated=history.today.generated))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        f"tables: {{{SALE}: {{columns: {{x: {{drop: true}}}}}}}}",
+        f"tables: {{{SALE}: {{skip: true}}}}\n"
+        f"evolution: {{accept: [{{rule: MESSAGE_NO_DELETE, path: {SALE}, reason: to see}}]}}",
+    ],
+)
+@pytest.mark.parametrize("then", ["FRESH = 1;", "FRESH = 1; NEW = 2;"])
+def test_an_enum_does_not_change_either_while_only_a_new_table_has_it(
+    history: History, rules: str, then: str
+) -> None:
+    proto = PROTO % "Kind x = 2;"
+    history.build(proto)
+    history.write({"id": 1, "x": "NEW"})
+    history.build(proto, f"version: 1\n{rules}")
+    proto += "message Other { Kind x = 1; }"
+    with pytest.raises(BreakingError) as refused:
+        history.build(proto.replace("NEW = 1;", then), f"version: 1\n{rules}")
+    assert [finding.key for finding in refused.value.findings] == [
+        "ENUM_VALUE_SAME_NAME shop.v1.Kind.NEW"
+    ]
+    history.build(proto, f"version: 1\n{rules}")

@@ -434,6 +434,28 @@ HISTORIES: dict[str, tuple[tuple[str, str], ...]] = {
         state("string old = 1; string a = 2;", rules=columns_of("old: {drop: true}")),
         state("", rules=accepts("FIELD_NO_DELETE_UNLESS_NUMBER_RESERVED", "a.v1.T.a")),
     ),
+    "an acceptance about an enum of a column that is left out": (
+        state("E e = 1;", before="enum E { A = 0; B = 1; }"),
+        state("E e = 1;", before="enum E { A = 0; B = 1; }", rules=columns_of("e: {drop: true}")),
+        state(
+            "E e = 1;",
+            before="enum E { A = 0; C = 1; } message U { E e = 1; }",
+            rules=columns_of("e: {drop: true}") + accepts("ENUM_VALUE_SAME_NAME", "a.v1.E.B"),
+        ),
+    ),
+    "an acceptance about a message that only a new table has": (
+        state("P p = 1;", before="message P { reserved 7; string s = 1; }"),
+        state(
+            "P p = 1;",
+            before="message P { reserved 7; string s = 1; }",
+            rules=columns_of("p: {drop: true}"),
+        ),
+        state(
+            "P p = 1;",
+            before="message P { string s = 1; } message U { P p = 1; }",
+            rules=columns_of("p: {drop: true}") + accepts("RESERVED_MESSAGE_NO_DELETE", "a.v1.P"),
+        ),
+    ),
     "a name of an enum that is given again": (
         state("E e = 1;", before="enum E { A = 0; B = 1; }"),
         state("reserved 1;"),
