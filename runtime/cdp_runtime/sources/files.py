@@ -159,7 +159,7 @@ def open_input(
                 file = stack.enter_context(filesystem.open(inside, "rb"))
         else:
             file = stack.enter_context(open(path, "rb", buffering=0, opener=_without_waiting))
-            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 file = _Pipe(stop, file.fileno())
         compression = compression_of(path)
         if compression is not None:
@@ -334,7 +334,7 @@ def _filled(reader: Reader, buffer: memoryview, step: int) -> tuple[int, Excepti
 
 
 class _Pipe(io.RawIOBase):
-    """Standard input or a named pipe: gives what has been sent without waiting for a block of it to be full.
+    """Standard input, a named pipe or a device: gives what has been sent, and waits for no full block of it.
 
     A request to stop ends the wait for more; what has been sent by then is still read. Who asks again after
     that end waits a moment for the rest of a message, as whoever reads the pipe next would begin in its midst.

@@ -8,12 +8,14 @@ import fcntl
 import gzip
 import io
 import os
+import pty
 import random
 import re
 import resource
 import sys
 import threading
 import time
+import tty
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -409,6 +411,30 @@ class TestNamedPipe:
         with _Stop() as stop, open_input(str(path), stop) as reader:
             assert drain(reader) == b"one two three"
         sender.join()
+
+
+class TestDevice:
+    @pytest.mark.timeout(30)
+    def test_a_stop_ends_the_wait_for_more_and_what_was_sent_is_read(self) -> None:
+        here, there = pty.openpty()
+        tty.setraw(there)
+        try:
+            with _Stop() as stop, open_input(os.ttyname(there), stop) as reader:
+                stop.limit(60, None)
+                os.write(here, b"sent")
+                timer = threading.Timer(0.2, lambda: stop._ask(15, None))
+                timer.start()
+                assert drain(reader) == b"sent"
+                timer.join()
+        finally:
+            os.close(here)
+            os.close(there)
+
+    def test_one_that_never_ends_is_left_soon_after_a_stop(self) -> None:
+        with _Stop() as stop, open_input("/dev/zero", stop) as reader:
+            stop.limit(60, None)
+            stop._ask(15, None)
+            assert len(drain(reader)) < (1 << 20) + 100_000
 
 
 class TestInputsOf:
