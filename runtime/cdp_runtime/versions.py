@@ -86,8 +86,8 @@ class Evolution:
         self._names = dict(enums_of(converter.program, converter.schema))
         self._cases = {} if current else dict(_oneofs_of(converter.program, converter.schema))
         self._rivals = {} if current else _rivals_of(converter.program, converter.schema)
-        self._renames = renames(schema, source)
         self._known = frozenset(ids_of(converter.schema))
+        self._renames = self._renamed(schema, source)
         self._never_null = frozenset([*ids_of(source, nullable=False), *implicit])
         self._told_required = required
         self._older = frozenset(older)
@@ -106,6 +106,10 @@ class Evolution:
             field_id(self._target.get(name) or self._converter.schema.field(name))
         )
         return None if found is None else str(found.name)
+
+    def _renamed(self, targets: Any, sources: Any) -> dict[str, str]:
+        """What a case calls members by now: a retired column may have a name that no member ever had."""
+        return renames((field for field in targets if field_id(field) in self._known), sources)
 
     @cached_property
     def _required(self) -> frozenset[int]:
@@ -230,7 +234,7 @@ class Evolution:
         at = _Place(
             {child.name: child for child in target.type},
             _by_id(source.type),
-            renames(target.type, source.type),
+            self._renamed(target.type, source.type),
             values,
             len(array),
         )

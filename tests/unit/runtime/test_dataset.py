@@ -182,6 +182,31 @@ class TestVersions:
         found = [(row["pay_case"], row["plastic"]) for row in orders.rows()]
         assert found == [("plastic", "a"), ("plastic", "b")]
 
+    @pytest.mark.parametrize("upgraded", [False, True])
+    def test_a_member_whose_name_another_column_has_by_now_stays_the_case(
+        self, orders: History, upgraded: bool
+    ) -> None:
+        rules = "version: 1\ndefaults: {oneof_case: true}\n"
+        fields = "oneof pay { int32 card = 1; string cash = 2; }"
+        lines = "repeated Line lines = 8; map<string, Line> by = 9;"
+        orders.build(message(fields + lines, before=f"message Line {{ {fields} }}"), rules)
+        line = {"card": 7}
+        orders.write({"card": 7, "lines": [line], "by": {"k": line}})
+        gone = "reserved 1; oneof pay { string cash = 2; } string card = 5;"  # and another has its name
+        accept = "{rule: FIELD_WIRE_COMPATIBLE_TYPE, path: shop.Order.card, reason: so be it}"
+        retyped = fields.replace("int32", "string") + lines
+        orders.build(
+            message(retyped, before=f"message Line {{ {gone} }}"),
+            f"{rules}evolution: {{accept: [{accept}]}}",
+        )
+        if upgraded:
+            (done,) = upgrade(orders.archive, generated=orders.today.generated)
+            assert not done.problem
+        for retired in (False, True):
+            (row,) = orders.open(retired=retired).to_table().to_pylist(maps_as_pydicts="strict")
+            cases = [row["pay_case"], row["lines"][0]["pay_case"], row["by"]["k"]["pay_case"]]
+            assert cases == ["card"] * 3
+
     @pytest.mark.parametrize("kind", ["names", "string"])
     def test_an_enum_in_a_message_that_no_row_has_is_read_and_upgraded(
         self, orders: History, kind: str
