@@ -181,7 +181,7 @@ def read_inputs(
                         ignore_unknown=one.config.ignore_unknown,
                         max_line_bytes=limit,
                     )
-                for item in named(items, one, reader, reopen, known, note):
+                for item in named(items, one, reader, reopen, known, note, stop):
                     yield item
                     if stop.requested and not one.is_stream:
                         return
@@ -190,5 +190,5 @@ def read_inputs(
                 raise
             broken(error)
             continue
-        if log is not None:
+        if log is not None and not stop.requested:
             log.debug("read to the end", source=one.path)

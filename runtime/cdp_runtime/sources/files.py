@@ -163,7 +163,7 @@ def open_input(
                 file = _Pipe(stop, file.fileno())
         compression = compression_of(path)
         if compression is not None:
-            file = _Decompressed(file, compression[0])
+            file = _Decompressed(file, compression[0], stop)
         yield _Named(safe_url(path), file)
 
 
@@ -231,12 +231,14 @@ class _Decompressed:
 
     Where the codec fails, Arrow drops what it had made in that call, and the codec what it made of the bytes
     that it was given last. So the file is read once more, and the last of it byte by byte. What cannot be read
-    twice is read in small steps from its start: what comes of the last of them is dropped.
+    twice is read in small steps from its start: what comes of the last of them is dropped. A stop ends the
+    second read; what it would have given is for the next run.
     """
 
-    def __init__(self, file: Any, codec: str) -> None:
+    def __init__(self, file: Any, codec: str, stop: Stop) -> None:
         self._file = file
         self._codec = codec
+        self._stop = stop
         self._again = bool(file.seekable())
         self._step = BLOCK if self._again else _STEP
         self._compressed = _Compressed(file, self._step)
@@ -269,6 +271,8 @@ class _Decompressed:
         self._step = 1
         left = self._given
         while left:
+            if self._stop.requested:
+                return 0, error
             got, _ = _filled(self._stream, buffer[:left], BLOCK)
             if not got:
                 return 0, error  # it is another file by now

@@ -30,7 +30,7 @@ from cdp_runtime.positions import Prefix
 from .files import BLOCK, BrokenInput, Reader, open_input
 
 if TYPE_CHECKING:
-    from . import Batch, Input
+    from . import Batch, Input, Stop
 
 __all__ = ["PIECE", "Beginning", "is_same", "named", "names_of", "place", "whole_of"]
 
@@ -69,6 +69,7 @@ def named(
     reopen: Callable[[], AbstractContextManager[Reader]],
     known: Mapping[str, Prefix],
     note: Callable[[str, Prefix], None],
+    stop: Stop,
 ) -> Iterator[Batch | DeadLetter]:
     """What was read of an input, with the name that it has in footers.
 
@@ -79,6 +80,7 @@ def named(
         reopen: opens it once more.
         known: what footers tell of the beginnings of inputs.
         note: told, before each item, of what was read so far, for footers.
+        stop: ends it before the first item while it is looked up whether the input is a known one.
     """
     name = ""
     is_stream = one.is_stream
@@ -87,7 +89,11 @@ def named(
             name = name or f"{place(one.path) if one.path != '-' else '-'}#{secrets.token_hex(6)}"
         else:
             if not name:
-                name = _matching(place(one.path), _first(one.format, beginning.data), known, reopen)
+                first = _first(one.format, beginning.data)
+                found = _matching(place(one.path), first, known, reopen, stop)
+                if found is None:
+                    return
+                name = found
             note(name, beginning.prefix)
         if isinstance(item, DeadLetter) and not item.whole:
             piece = f"{name}~{_digest(item.payload or b'')}"
@@ -116,10 +122,10 @@ def is_same(name: str, one: Prefix, other: Prefix) -> bool:
     if one == other or not os.path.isfile(path):
         return one == other
     try:
-        with open_input(path, _Never()) as reader:
+        with open_input(path, never := _Never()) as reader:
             stream = Beginning(reader)
             return all(
-                _read_on(stream, prefix.size) and stream.prefix == prefix
+                _read_on(stream, prefix.size, never) and stream.prefix == prefix
                 for prefix in sorted((one, other))
             )
     except OSError:
@@ -140,8 +146,12 @@ def _matching(
     first: bytes,
     known: Mapping[str, Prefix],
     reopen: Callable[[], AbstractContextManager[Reader]],
-) -> str:
-    """The name under which an input is known, if it begins with all that was read then; or a new one."""
+    stop: Stop,
+) -> str | None:
+    """The name under which an input is known, if it begins with all that was read then; or a new one.
+
+    None where a stop was requested before that was known.
+    """
     own_digest = _digest(first)
     base = f"{where}#{own_digest}"
     beginnings: set[str] = set()
@@ -165,10 +175,12 @@ def _matching(
     with reopen() as reader:
         stream = Beginning(reader)
         for prefix in sorted(set().union(*own.values())):
-            if not _read_on(stream, prefix.size):
+            if not _read_on(stream, prefix.size, stop):
                 break  # it is shorter than it was
             if stream.prefix == prefix:
                 read.add(prefix)
+    if stop.requested:
+        return None
     matching = [name for name, prefixes in own.items() if prefixes <= read]
     if matching:
         return max(matching, key=lambda name: max(own[name]))
@@ -176,12 +188,12 @@ def _matching(
     return next(name for name in itertools.chain([base], numbered) if name not in own)
 
 
-def _read_on(stream: Beginning, size: int) -> bool:
-    """Reads up to that size; whether there is so much."""
+def _read_on(stream: Beginning, size: int, stop: Stop) -> bool:
+    """Reads up to that size; whether there is so much. A stop ends it."""
     buffer = memoryview(bytearray(BLOCK))
     try:
         while stream.prefix.size < size:
-            if not stream.readinto(buffer[: size - stream.prefix.size]):
+            if stop.requested or not stream.readinto(buffer[: size - stream.prefix.size]):
                 return False
     except BrokenInput:  # there is no more by now than before the break
         return False

@@ -28,6 +28,7 @@ import pytest
 from cdp_runtime.archive import _Stop
 from cdp_runtime.config import ConfigError, SourceConfig
 from cdp_runtime.dead_letter import DeadLetter
+from cdp_runtime.positions import Prefix
 from cdp_runtime.sources import Batch, Stop, inputs_of, read_inputs
 from cdp_runtime.sources.files import (
     BLOCK,
@@ -263,12 +264,31 @@ class TestOpenInput:
                 return super().readinto(buffer)
 
         packed = gzip.compress(NOISE)
-        reader = _Decompressed(Failing(packed), "gzip")
+        reader = _Decompressed(Failing(packed), "gzip", Never())
         data = bytearray(len(NOISE))
         got = reader.readinto(memoryview(data))
         assert data[:got] == byte_by_byte("gz", packed[: 5 << 16])
         with pytest.raises(OSError, match="the disk fails"):
             reader.readinto(memoryview(data))
+
+    def test_a_stop_ends_the_second_read_of_one_that_breaks(self) -> None:
+        class Stopping(io.BytesIO):
+            def seek(self, *place: int) -> int:
+                stop.requested = True
+                return super().seek(*place)
+
+            def readinto(self, buffer: Any, /) -> int:
+                nonlocal read
+                got = super().readinto(buffer)
+                read += got
+                return got
+
+        stop, read = Asked(), 0
+        packed = gzip.compress(NOISE * 9)[:-9]
+        reader = _Decompressed(Stopping(packed), "gzip", stop)
+        with pytest.raises(OSError, match="Truncated"):
+            drain(reader)
+        assert read == len(packed)
 
     def test_a_url_that_breaks_is_read_to_there(self) -> None:
         packed = gzip.compress(NOISE)[:-9_000]
@@ -495,6 +515,38 @@ class TestReadInputs:
         assert [source.rpartition("#")[0] for source in (lines.source, blocks.source)] == [
             one.path for one in inputs
         ]
+
+    def test_a_stop_while_it_is_looked_up_whether_one_is_known_leaves_it_unbegun(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "a.ndjson").write_text('{"id": "1"}\n' * 300_000)
+        inputs = inputs_of([SourceConfig(path=f"{tmp_path}/a.ndjson")])
+        known: dict[str, Prefix] = {}
+        assert list(read_inputs(inputs, lambda: Event, Asked(), note=known.__setitem__))
+        stop, opened, noted = Asked(), [], []
+
+        class Counting:
+            def __init__(self, reader: Reader) -> None:
+                self._reader = reader
+                self.blocks = 0
+                opened.append(self)
+
+            def readinto(self, buffer: memoryview, /) -> int | None:
+                self.blocks += 1
+                stop.requested = len(opened) == 2
+                return self._reader.readinto(buffer)
+
+        @contextlib.contextmanager
+        def open_counting(*arguments: Any) -> Iterator[Reader]:
+            with open_input(*arguments) as reader:
+                yield Counting(reader)
+
+        monkeypatch.setattr("cdp_runtime.sources.files.open_input", open_counting)
+        items = read_inputs(
+            inputs, lambda: Event, stop, known=known, note=lambda *told: noted.append(told)
+        )
+        assert list(items) == noted == []
+        assert [one.blocks for one in opened] == [1, 1]
 
     def test_files_are_left_at_a_request_to_stop(self, inputs: list[Any]) -> None:
         stop = Asked()
