@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Final
 
 from cdpgen import arrow
@@ -117,7 +118,7 @@ def compare(previous: Lock, plan: Plan, rules: RulesFile, *, against: bool = Fal
         problems += _about_nothing(previous, plan, rules)
     tables = {*(table.name for table in plan.tables), *previous.tables}
     changes = [
-        _table_change(old, table, tables, rules, problems)
+        _table_change(old, table, tables, rules, problems, against)
         for table in plan.tables
         if (old := previous.tables.get(table.name)) is not None and old.versions
     ]
@@ -163,8 +164,7 @@ def _about_nothing(previous: Lock, plan: Plan, rules: RulesFile) -> Iterator[str
         elif table not in previous.tables:
             # Of a lock that begins anew: the next build takes it for done in an earlier one.
             names = columns[table].values()
-            parent, dot, _ = key.removeprefix(f"{table}.").rpartition(".")
-            if not {value, f"{parent}{dot}{value}"} & {*names}:
+            if not {*names}.intersection(_renamed_on(table, key, names, rules)):
                 yield f"{place}: `{value}` is no column of {table}; {suggest(value, names)}"
     gone = [
         (table.name, column)
@@ -208,6 +208,7 @@ def _table_change(
     tables: Collection[str],
     rules: RulesFile,
     problems: list[str],
+    against: bool,
 ) -> TableChange:
     """The table's change, with the renames that are declared for it."""
     going_on = old.going_on()
@@ -216,14 +217,19 @@ def _table_change(
     columns = {column.full_name: column for column in flat(table.columns)}
     paths = {column.path for column in columns.values()}
     gone = {column.name for column in old.columns if column.retired or column.path not in paths}
+    chains = {
+        key.removeprefix(f"{table.name}."): _renamed_on(table.name, key, columns, rules)
+        for key in rules.rules.evolution.renames
+        if _table_of(key, tables) == table.name
+    }
     moved: dict[Path, Path] = {}
     renamed: set[Path] = set()
-    for key, value in rules.rules.evolution.renames.items():
-        if _table_of(key, tables) != table.name:
-            continue
-        name = key.removeprefix(f"{table.name}.")
-        parent, dot, _ = name.rpartition(".")
-        target = columns.get(value) or columns.get(f"{parent}{dot}{value}")
+    for name, links in chains.items():
+        key = f"{table.name}.{name}"
+        value = rules.rules.evolution.renames[key]
+        # A name that was archived goes on by a rename of its own.
+        ends = takewhile(lambda link: link not in known or link in columns, links)
+        target = next((columns[link] for link in ends if link in columns), None)
         before = known.get(name)
         if before is not None and before.retired and target and target.path in old.present():
             before = None  # one that a rule leaves out had the name, too, and the rename is done
@@ -237,17 +243,20 @@ def _table_change(
             )
         elif before is None:
             # Done in an earlier build, when the lock's column got the new name; gone since, maybe.
-            done = target.path in going_on if target else value in gone
-            links = _renamed_on(f"{table.name}.{parent}{dot}", value, rules)
-            done = done or any(f"{parent}{dot}{link}" in known for link in links)
-            if not done and f"{parent}{dot}{value}" not in gone:
+            done = target is not None and target.path in going_on
+            done = done or value in gone or links[0] in gone
+            done = done or (len(links) > 1 and any(link in known for link in links))
+            # Or its column goes on from one that the lock has under an earlier name.
+            done = done or any(first in known and name in of for first, of in chains.items())
+            if not done and not against:
                 problems.append(
                     f"{place}: `{name}` is no column that was archived; {suggest(name, known)}"
                 )
         elif target is None:
-            problems.append(
-                f"{place}: `{value}` is no column of {table.name}; {suggest(value, columns)}"
-            )
+            if not against:  # it was renamed, and is gone since
+                problems.append(
+                    f"{place}: `{value}` is no column of {table.name}; {suggest(value, columns)}"
+                )
         elif before.path == target.path:
             renamed.add(target.path)
         elif before.path in paths or target.path in going_on:
@@ -264,12 +273,20 @@ def _table_change(
     return TableChange(old, table, rules, moved, frozenset(renamed))
 
 
-def _renamed_on(within: str, name: str, rules: RulesFile) -> list[str]:
-    """The names that renames have given to a column one after the other; none where one was the last."""
-    links = [name]
-    while (link := rules.rules.evolution.renames.get(within + links[-1])) and link not in links:
+def _renamed_on(table: str, key: str, columns: Collection[str], rules: RulesFile) -> list[str]:
+    """The names that renames give to a column one after the other, each from the table on."""
+    renames = rules.rules.evolution.renames
+    links: list[str] = []
+    while (value := renames.get(key)) is not None:
+        parent, dot, _ = key.removeprefix(f"{table}.").rpartition(".")
+        link = f"{parent}{dot}{value}"
+        if value in columns or ("." in value and link not in columns):
+            link = value
+        if link in links:
+            break
         links.append(link)
-    return links if len(links) > 1 else []
+        key = f"{table}.{link}"
+    return links
 
 
 # Rules

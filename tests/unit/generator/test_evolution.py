@@ -429,6 +429,28 @@ HISTORIES: dict[str, tuple[tuple[str, str], ...]] = {
         state("string b = 2; reserved 1;", rules=renames("a: b")),
         state("string c = 3; reserved 1, 2;", rules=renames("a: b", "b: c")),
     ),
+    "a chain of renames of one build": (
+        state("string a = 1;"),
+        state("string c = 3; reserved 1;", rules=renames("a: b", "b: c")),
+    ),
+    "a chain of renames within a message, by whole names": (
+        state("M m = 1;", before="message M { string a = 1; }"),
+        state(
+            "M m = 1;",
+            before="message M { string b = 2; reserved 1; }",
+            rules=renames("m.a: m.b"),
+        ),
+        state(
+            "M m = 1;",
+            before="message M { string c = 3; reserved 1, 2; }",
+            rules=renames("m.a: m.b", "m.b: m.c"),
+        ),
+    ),
+    "names that go round": (
+        state("string a = 1;"),
+        state("string b = 1;", rules=renames("a: b")),
+        state("string a = 1;", rules=renames("a: b", "b: a")),
+    ),
     "an acceptance of two changes at once": (
         state("string a = 1;"),
         state("string old = 1; string a = 2;", rules=columns_of("old: {drop: true}")),
@@ -484,6 +506,60 @@ class TestHistories:
             assert not build(schemas, Path("generated"), check=True).written
             lock = read_lock(schemas / LOCK_NAME)  # refuses ids that stand there twice
             assert len(lock.tables["a.v1.T"].versions) <= version + 1
+
+    @pytest.mark.parametrize(
+        ("history", "level"),
+        [
+            *((name, "archive") for name in HISTORIES if "chain" in name or "round" in name),
+            ("a chain of renames", "strict"),
+            ("names that go round", "strict"),
+        ],
+    )
+    def test_what_was_renamed_since_is_the_same_to_an_earlier_state(
+        self, history: str, level: str
+    ) -> None:
+        *earlier, _ = states = HISTORIES[history]
+        for i, (proto, rules) in enumerate(states):
+            schemas = self.become(proto, f"{rules}defaults: {{level: {level}}}\n")
+            build(schemas, Path("generated"))
+            shutil.copy(schemas / LOCK_NAME, f"{i}.lock")
+        for i in range(len(earlier)):
+            assert run("check", "schemas", "--against", f"{i}.lock") == 0
+            # What a merge that keeps this side of a conflict leaves.
+            shutil.copy(f"{i}.lock", schemas / LOCK_NAME)
+            build(schemas, Path("generated"))
+            assert not build(schemas, Path("generated"), check=True).written
+
+    @pytest.mark.parametrize(
+        "states",
+        [
+            (
+                state(""),
+                state("string a = 1;"),
+                state("string b = 2; reserved 1;", rules=renames("a: b")),
+            ),
+            (
+                state("string a = 1;"),
+                state("string b = 2; reserved 1;", rules=renames("a: b")),
+                state("reserved 1, 2;", rules=renames("a: b")),
+            ),
+        ],
+        ids=["it was not there yet", "it is gone since"],
+    )
+    def test_a_rename_is_about_nothing_of_a_state_that_has_one_end_of_it(
+        self, states: tuple[tuple[str, str], ...]
+    ) -> None:
+        for proto, rules in states:
+            schemas = self.become(proto, rules)
+            build(schemas, Path("generated"))
+            if proto == states[0][0]:
+                shutil.copy(schemas / LOCK_NAME, "first.lock")
+        assert run("check", "schemas", "--against", "first.lock") == 0
+
+    def test_of_a_lock_that_begins_anew_a_chain_of_renames_is_done(self) -> None:
+        schemas = self.become(*HISTORIES["a chain of renames"][-1])
+        for _ in range(2):
+            build(schemas, Path("generated"))
 
     def test_the_case_of_one_oneof_is_never_that_of_another(self) -> None:
         cases = []
