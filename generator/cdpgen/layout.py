@@ -184,9 +184,9 @@ def docstring(text: str, indent: int = 0) -> str:
     prefix = "r" if "\\" in text else ""
     first, *rest = wrap(text, WIDTH - indent) or [""]
     opening, closing = f'{prefix}"""', '"""'
+    # Neither a quote nor a backslash may touch the closing quotes.
+    gap = " " if first.endswith(('"', "\\")) else ""
     if not rest and indent + len(opening) + _width(first) + len(closing) <= WIDTH:
-        # Neither a quote nor a backslash may touch the closing quotes.
-        gap = " " if first.endswith(('"', "\\")) else ""
         return f"{opening}{first}{gap}{closing}"
     # Too long for one line: so short that its end comes with the next, as a formatter would pull
     # lone quotes up.
@@ -194,7 +194,7 @@ def docstring(text: str, indent: int = 0) -> str:
     first, *more = wrap(first, WIDTH - indent - quotes) or [""]
     if not more and not rest:
         # One word that fits nowhere.
-        return f"{opening}{first}{closing}"
+        return f"{opening}{first}{gap}{closing}"
     margin = " " * indent
     body = textwrap.dedent("\n".join([*more, *rest])).split("\n")
     lines = [f"{opening}{first}", *(f"{margin}{line}".rstrip() for line in body)]

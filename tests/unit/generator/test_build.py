@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -632,6 +633,19 @@ class TestStubs:
         command = [sys.executable, "-m", "mypy", "--strict", "generated/shop/v1/sale_pb2.pyi"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+    @pytest.mark.parametrize("end", ['"', "\\"])
+    def test_a_comment_of_one_word_that_fits_no_line_leaves_them_python(
+        self, folder: Path, end: str
+    ) -> None:
+        said = f"// {'x' * 100}{end}\n"
+        text = f"""syntax = "proto3";
+            {said} message Sale {{ {said} int32 price = 1; {said} Sale part = 2; }}
+            {said} enum Kind {{ {said} NONE = 0; }}"""
+        write(folder / "schemas/shop/v1/sale.proto", text)
+        assert run("build", "schemas") == 0
+        for path in (folder / "generated").rglob("*.py*"):
+            ast.parse(path.read_text("utf-8"))
 
 
 class TestSpeed:
