@@ -93,10 +93,10 @@ def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
         StorageError: the store of a URL does not tell.
     """
     from .files import expand
-    from .identity import place
+    from .identity import file_at
 
     inputs: list[Input] = []
-    known: dict[str, Input] = {}
+    known: dict[str | tuple[int, int], Input] = {}
     for config in configs:
         for path in expand(config.path, config.storage_options):
             if path == "-" and sys.stdin is None:
@@ -118,8 +118,9 @@ def inputs_of(configs: Sequence[SourceConfig]) -> list[Input]:
                         f"{key}: {value!r} is not allowed: {path} is {found}, and only ndjson has keys"
                     )
             one = Input(path, found, config)
-            before = known.setdefault(place(path), one)
-            if before is one or path == "-":
+            # a file that is named - is not standard input
+            before = one if path == "-" else known.setdefault(file_at(path), one)
+            if before is one:
                 inputs.append(one)
             elif before.how != one.how:
                 raise ConfigError(

@@ -14,11 +14,13 @@ Standard input and pipes are never the same twice: each run gives them new names
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
@@ -32,7 +34,7 @@ from .files import BLOCK, BrokenInput, Reader, open_input
 if TYPE_CHECKING:
     from . import Batch, Input, Stop
 
-__all__ = ["PIECE", "Beginning", "is_same", "named", "names_of", "place", "whole_of"]
+__all__ = ["PIECE", "Beginning", "file_at", "is_same", "named", "names_of", "place", "whole_of"]
 
 PIECE: Final = re.compile(r"(.+#[0-9a-f]{12}(?:-\d+)?)~[0-9a-f]{12}")
 """The name of a piece, with that of its input."""
@@ -206,6 +208,18 @@ def place(path: str) -> str:
         return path
     found = os.path.realpath(path.removeprefix("file://"))
     return os.fsencode(found).decode(errors="backslashreplace")  # a name on disk may be no Unicode
+
+
+def file_at(path: str) -> str | tuple[int, int]:
+    """What is the same for all paths of a file: its place, or its number where it has hard links."""
+    where = place(path)
+    if "://" not in where:
+        with contextlib.suppress(OSError):  # whoever opens it will say why
+            found = os.stat(path.removeprefix("file://"))
+            # a number alone is not believed: not every filesystem has one for each file
+            if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+                return found.st_dev, found.st_ino
+    return where
 
 
 def _place(name: str) -> str:

@@ -321,7 +321,8 @@ class TestRun:
 
     def test_an_input_that_is_named_twice_is_read_once(self, stream: Path, tmp_path: Path) -> None:
         (tmp_path / "link.pb").symlink_to(stream)
-        sources = [str(stream), str(tmp_path / "*.pb"), str(tmp_path / "link.pb")]
+        (tmp_path / "hard.pb").hardlink_to(stream)
+        sources = [str(stream), str(tmp_path / "*.pb"), str(tmp_path / "link.pb"), stream.as_uri()]
         assert archive(source=sources, to=str(tmp_path / "a")) == 0
         assert checks.numbers_in(tmp_path / "a") == list(range(300))
 

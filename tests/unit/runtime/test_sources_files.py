@@ -480,6 +480,19 @@ class TestInputsOf:
         with pytest.raises(ConfigError, match="its name does not tell the format: say delimited"):
             inputs_of([SourceConfig(path=str(tmp_path / "a.bin"))])
 
+    def test_all_names_of_a_file_are_one_input_and_other_files_are_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in ("-", "a.pb", "b.pb"):
+            Path(name).touch()
+        Path("hard.pb").hardlink_to("a.pb")
+        Path("soft.pb").symlink_to("hard.pb")
+        url = Path("hard.pb").absolute().as_uri()
+        paths = ["-", "a.pb", "b.pb", "hard.pb", "soft.pb", url, "./-"]
+        inputs = inputs_of([SourceConfig(path=path, format="delimited") for path in paths])
+        assert [one.path for one in inputs] == ["-", "a.pb", "b.pb", "./-"]
+
     def test_standard_input_must_be_told_its_format(self) -> None:
         with pytest.raises(ConfigError, match=r"standard input \(-\) does not tell its format"):
             inputs_of([SourceConfig(path="-")])
