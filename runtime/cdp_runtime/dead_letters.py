@@ -39,6 +39,7 @@ from .dead_letter import (
     shortened,
 )
 from .dry_run import DryRun
+from .journal import UNNUMBERED
 from .log import STANDARD_ERROR
 from .positions import spans
 from .provenance import forbid_other_lock, told_in
@@ -533,10 +534,10 @@ class _Reason:
         self.letters += 1
         self.times = [min([*self.times, letter.time]), max([*self.times, letter.time])]
         if len(self.sources) <= _SOURCES_KEPT:
-            self.sources.add(letter.source or "no source")
+            self.sources.add(_source(letter))
 
     def lines(self, reason: str) -> Iterator[str]:
-        sources = [printable(source) for source in sorted(self.sources)]
+        sources = sorted(self.sources)
         more = f" and {len(sources) - 3:,} more" if len(sources) > 3 else ""
         if len(sources) > _SOURCES_KEPT:
             more = f" and over {_SOURCES_KEPT - 3:,} more"
@@ -612,8 +613,10 @@ def _print_letters(storage: Storage, files: Iterable[LetterFile], limit: int) ->
 
 
 def _letter(table: str, letter: DeadLetter) -> str:
-    place = printable(letter.source) or "no source"
-    if letter.position is not None:
+    place = _source(letter)
+    # what the journal numbered itself tells nobody anything; of its own damage it is where that begins
+    given = letter.form == "bytes" or not letter.source.endswith(UNNUMBERED)
+    if letter.position is not None and given:
         place += f", position {letter.position:,}"
     where = "" if letter.offset is None else f" at byte {letter.offset:,}"
     return (
@@ -621,6 +624,10 @@ def _letter(table: str, letter: DeadLetter) -> str:
         f"  {printable(shortened(letter.reason))}{where}\n"
         f"  {_payload(letter)}"
     )
+
+
+def _source(letter: DeadLetter) -> str:
+    return printable(letter.source.removesuffix(UNNUMBERED)) or "no source"
 
 
 def _payload(letter: DeadLetter) -> str:

@@ -777,6 +777,20 @@ class TestRun:
         assert f"{TABLE}: no source, 2" in shown
         assert '10 bytes: {"id"\\x1b[31m\n' in shown
 
+    def test_places_that_only_the_journal_knows_are_not_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        archive = tmp_path / "archive"
+        with EventWriter(archive, journal=tmp_path / "j") as writer:
+            writer.reject(b"?", "bad tag", source="orders")
+            writer.reject(b"?", "bad tag")
+        assert run("show", str(archive)) == 0
+        shown = capsys.readouterr().out
+        assert f"{TABLE}: orders, 2" in shown
+        assert f"{TABLE}: no source, 2" in shown
+        assert run("list", str(archive)) == 0
+        assert "UTC, from no source, orders\n" in capsys.readouterr().out
+
     def test_show_ends_at_its_limit_and_says_so(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
