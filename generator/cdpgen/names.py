@@ -28,14 +28,19 @@ def snake(name: str) -> str:
 
 
 def constant_name(local_name: str) -> str:
-    """The name of a message within its file as the beginning of a constant's name."""
-    return snake(local_name).upper()
+    """The name of a message within its file as the beginning of a constant's name.
+
+    Empty for `_`: what begins with two underscores is private where a class names it.
+    """
+    name = snake(local_name).upper().strip("_")
+    return f"_{name}" if name[:1].isdigit() else name
 
 
 def class_name(local_name: str) -> str:
     """The name of a message within its file as the beginning of a class's name."""
     parts = re.split(r"[._]+", local_name)
-    return "".join(part[:1].upper() + part[1:] for part in parts)
+    name = "".join(part[:1].upper() + part[1:] for part in parts)
+    return name if name[:1].isalpha() else f"_{name}"
 
 
 def stub_name(local_name: str) -> str:
@@ -57,13 +62,17 @@ def module_path(proto_path: str) -> tuple[tuple[str, ...], str]:
 
     Returns:
         The folders, and the stem before `_pb2` or `_writer`; what cannot stand in a Python name
-        becomes an underscore, one stands before a digit, and a folder that is a keyword gets one
-        behind it. Of underscores that a stem begins with one is left: the class of a writer imports
-        the messages, and within a class Python has another name for `__private_pb2`.
+        becomes an underscore, one stands before a digit, and a folder that is a keyword or named
+        like the registry gets one behind it. Of underscores that a stem begins with one is left:
+        the class of a writer imports the messages, and within a class Python has another name for
+        `__private_pb2`.
     """
     *folders, file = map(_word, proto_path.removesuffix(".proto").split("/"))
     file = re.sub("^__+", "_", file)
     package = tuple(f"{name}_" if keyword.iskeyword(name) else name for name in folders)
+    if package[:1] == ("TABLES",):
+        # Once imported, a package is an attribute of the one around it, in place of what was there.
+        package = ("TABLES_", *package[1:])
     return package, file
 
 

@@ -37,7 +37,9 @@ _OF_PYTHON: Final = {
 }
 """What of Python's datetime the constructor takes for a field of such a message, from protobuf 5.28 on."""
 _OF_ENUMS: Final = frozenset({*dir(EnumTypeWrapper), "DESCRIPTOR"})
-_OF_MESSAGES: Final = frozenset({*dir(AnyMessage), "DESCRIPTOR", "Extensions"})
+_OF_MESSAGES: Final = frozenset(
+    {*dir(AnyMessage), "DESCRIPTOR", "Extensions", "__annotations__", "__dict__"}
+)
 """What a class has by itself, and a value or a field of that name in its stead when the program runs."""
 _HIDES: Final = "  # type: ignore[assignment, override, misc, no-redef, unused-ignore]"
 _BUILTINS: Final = frozenset({"int", "float", "str", "bytes", "bool", "type", "property"})
@@ -124,11 +126,12 @@ class _Stub:
             for name, line in _IMPORTS.items()
             if name in self._used
         ]
+        hidden = "DESCRIPTOR" in _own_names(self._file)
         others = [self._import(path, top, name) for (path, top), name in self._others.items()]
         return template("pb2.pyi.j2").render(
             header=header,
             path=self._file.path,
-            descriptor=self._helpers["_descriptor"],
+            descriptor="" if hidden else self._helpers["_descriptor"],
             imports=[*imports, *(line for lines in sorted(others) for line in lines)],
             public=self._public(),
             body=body,
@@ -263,7 +266,7 @@ class _Stub:
         yield from self._doc(enum.comment, indent + 4)
         yield ""
         for value in values:
-            remark = _HIDES if value.name in (_OF_MESSAGES if indent else {"DESCRIPTOR"}) else ""
+            remark = _HIDES if indent and value.name in _OF_MESSAGES else ""
             yield from _in_parentheses(f"{value.name}: ", f"{own}.ValueType", indent, remark)
 
     # Messages
@@ -285,8 +288,12 @@ class _Stub:
         yield from self._extensions(message.extensions, inside)
         for field in message.fields:
             yield from self._number(field, inside)
-        # A keyword names an attribute that only getattr reaches.
-        fields = [field for field in message.fields if not keyword.iskeyword(field.name)]
+        # A keyword names an attribute that only getattr reaches; of `__init__` the class has one.
+        fields = [
+            field
+            for field in message.fields
+            if not keyword.iskeyword(field.name) and field.name != "__init__"
+        ]
         for field in fields:
             yield from self._attribute(field, inside)
         yield from self._methods(message, fields, inside)

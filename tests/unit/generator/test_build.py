@@ -109,6 +109,33 @@ class TestBuild:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.stdout == 'old {\n  article: "book"\n}\n\n', done.stderr
 
+    def test_messages_whose_names_begin_no_name_of_a_constant_or_class_are_archived(
+        self, folder: Path
+    ) -> None:
+        names = ("_", "__", "_1", "_Converter")
+        messages = " ".join(f"message {name} {{ string article = 1; }}" for name in names)
+        write(folder / "schemas/odd.proto", f'syntax = "proto3"; package odd; {messages}')
+        assert run("build", "schemas") == 0
+        code = (
+            "from cdp_runtime.archive import load_tables\n"
+            "for name, writer in load_tables('generated').items():\n"
+            "    print(name, writer.message_type()(article='book'))"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        said = {line for line in done.stdout.splitlines() if line}
+        every = ("shop.v1.Sale", *(f"odd.{name}" for name in names))
+        assert said == {f'{name} article: "book"' for name in every}, done.stderr
+
+    def test_a_folder_named_like_the_registry_does_not_take_its_place(self, folder: Path) -> None:
+        shutil.move(folder / "schemas/shop", folder / "schemas/TABLES")
+        assert run("build", "schemas") == 0
+        code = "import generated, generated.TABLES_.v1.sale_writer\nprint(generated.TABLES)"
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        found = {"shop.v1.Sale": (".TABLES_.v1.sale_writer", "SaleWriter")}
+        assert done.stdout == f"{found}\n", done.stderr
+
     def test_what_no_schema_makes_any_more_is_removed_with_its_folder(self, folder: Path) -> None:
         assert run("build", "schemas") == 0
         write(folder / "generated/shop/v1/__pycache__/sale_pb2.cpython-311.pyc", "")
@@ -623,14 +650,18 @@ class TestStubs:
         enum = "enum %s { Name = 0; Value = 1; keys = 2; values = 3; items = 4; %s }"
         fields = (
             "int32 HasField = 1; Sale CopyFrom = 2; repeated string ListFields = 3; Sale Clear = 4;"
+            "int32 __init__ = 6; int32 __dict__ = 7; repeated int32 __annotations__ = 8;"
         )
         text = (
             f'syntax = "proto3"; {enum % ("Out", "DESCRIPTOR = 5;")} '
             f"message Sale {{ {enum % ('In', '')} {fields} // Of it.\n Out MergeFrom = 5; }}"
         )
         write(folder / "schemas/shop/v1/sale.proto", text)
+        of_a_file = 'syntax = "proto3"; package other; message DESCRIPTOR { string name = 1; }'
+        write(folder / "schemas/shop/v1/other.proto", of_a_file)
         assert run("build", "schemas") == 0
-        command = [sys.executable, "-m", "mypy", "--strict", "generated/shop/v1/sale_pb2.pyi"]
+        stubs = [f"generated/shop/v1/{name}_pb2.pyi" for name in ("sale", "other")]
+        command = [sys.executable, "-m", "mypy", "--strict", *stubs]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
 
