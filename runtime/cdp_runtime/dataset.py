@@ -12,6 +12,7 @@ and its footer read from what its data is read from, so that a file replaced mea
 
 from __future__ import annotations
 
+import base64
 import datetime
 import os
 import re
@@ -41,19 +42,24 @@ from .versions import Evolution, field_id, is_nested, is_text, with_retired, wit
 from .writer import TableWriter
 
 __all__ = [
+    "KEPT",
     "OLDER",
     "Archive",
     "ArchiveError",
     "Scan",
     "ahead",
     "folder_keys",
+    "kept_rows",
     "older_ids",
     "open_archive",
     "open_parquet",
+    "settled_ids",
+    "told_kept",
     "written_as",
 ]
 
 # The stubs of pyarrow lack too much to type these.
+Array: TypeAlias = Any
 Expression: TypeAlias = Any
 Field: TypeAlias = Any
 Scalar: TypeAlias = Any
@@ -66,6 +72,10 @@ R = TypeVar("R")
 
 OLDER: Final = "cdpgen.older"
 """The key in a footer with the ids of columns that the file has though its rows are older."""
+
+KEPT: Final = "cdpgen.kept"
+"""The key in the footer of an upgraded file with the rows that a writer kept whole in `_raw`, and no upgrade:
+base64 of zstd of a bit each."""
 
 _FORMAT: Final = ds.ParquetFileFormat()
 _NOWHERE: Final = LocalFileSystem()
@@ -444,12 +454,18 @@ class _File:
         clash = other_lock(told, files.writer)
         if clash:
             raise ArchiveError(f"{self.shown}: {clash}")
+        try:
+            kept = kept_rows(told, self.parquet.metadata.num_rows)
+        except ValueError as error:
+            raise ArchiveError(f"{self.shown}: {error}") from None
         self._evolution = Evolution(
             files.converter,
             files.columns,
             self.parquet.schema_arrow,
             current=told.get(b"cdpgen.fingerprint", b"").decode() == files.writer.fingerprint,
             older=older_ids(told),
+            kept=kept,
+            settled=settled_ids(told),
             implicit=told_implicit(told),
             required=partial(told_required, told, self.parquet.schema_arrow, files.converter),
             defaults=files.defaults,
@@ -509,8 +525,13 @@ class _File:
                 table = self.parquet.read_row_group(group, columns=needed)
         except (OSError, pa.ArrowException) as error:
             raise ArchiveError(unreadable(self.shown, error)) from None
+        footer = self.parquet.metadata
+        first = sum(footer.row_group(before).num_rows for before in range(group))
+        batches = []
         try:
-            batches = [self._evolution.apply(batch, own) for batch in _batches(table)]
+            for batch in _batches(table):
+                batches.append(self._evolution.apply(batch, own, first))
+                first += batch.num_rows
         except pa.ArrowException as error:
             raise ArchiveError(f"{self.shown}: cannot be read: {error}") from None
         made = pa.Table.from_batches(batches)
@@ -554,6 +575,49 @@ def written_as(footer: Mapping[bytes, bytes]) -> str:
 def older_ids(footer: Mapping[bytes, bytes]) -> list[int]:
     """The ids in a footer of the columns that the file has though its rows are older."""
     return [int(number) for number in footer.get(OLDER.encode(), b"").decode().split(",") if number]
+
+
+def told_kept(kept: Sequence[Array]) -> str:
+    """What a footer says under `KEPT`.
+
+    Args:
+        kept: true or false for each row of the file, a batch at a time.
+    """
+    bits = pa.concat_arrays([pa.array([], pa.bool_()), *kept]).buffers()[1]
+    return base64.b64encode(pa.compress(bits or b"", codec="zstd", asbytes=True)).decode()
+
+
+def kept_rows(footer: Mapping[bytes, bytes], rows: int) -> Array:
+    """Which rows of a file a writer kept whole in `_raw`; None where its footer does not say.
+
+    Args:
+        footer: of the file.
+        rows: how many it has.
+
+    Raises:
+        ValueError: what the footer says cannot be read.
+    """
+    text = footer.get(KEPT.encode())
+    if text is None:
+        return None
+    try:
+        packed = base64.b64decode(text, validate=True)
+        bits = pa.CompressedInputStream(pa.BufferReader(packed), "zstd").read()
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{KEPT} of the footer cannot be read: {error}") from error
+    if 8 * len(bits) < rows:
+        raise ValueError(f"{KEPT} of the footer cannot be read: it is of fewer rows")
+    return pa.Array.from_buffers(pa.bool_(), rows, [None, pa.py_buffer(bits)])
+
+
+def settled_ids(footer: Mapping[bytes, bytes]) -> list[int]:
+    """The ids in a footer of columns that have all that messages in `_raw` say of them.
+
+    An earlier cdpgen upgraded without telling which of those it had put there itself. It had decoded those of
+    writers, so the columns that it added are right; what the others have of their numbers may be another field.
+    """
+    is_told = WRITTEN_AS.encode() not in footer or KEPT.encode() in footer
+    return [] if is_told else older_ids(footer)
 
 
 # ---- Folders

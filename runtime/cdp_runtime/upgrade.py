@@ -10,7 +10,8 @@ the file, but the footer no longer tells what they were made of: each message th
 else of from then on is kept whole in `_raw`, so that it gives the same before and after. Defaults of the
 rules are not written down, as no message had them: the footer keeps the ids of the columns that the rows are
 older than (`cdpgen.older`), and `open_archive` fills them as before. Nor is a zero of a field that became
-`optional` made null: the footer keeps that it was absent, or zero, for the replay (`cdpgen.implicit`).
+`optional` made null: the footer keeps that it was absent, or zero, for the replay (`cdpgen.implicit`). And it
+keeps which rows a writer put into `_raw` (`cdpgen.kept`): only of those a later schema may know more.
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ from . import descriptor
 from .archive import load_tables, writer_of
 from .config import ConfigError, destination_of
 from .converter import ConversionError, Converter
-from .dataset import OLDER, ArchiveError, older_ids, open_parquet, written_as
+from .dataset import (
+    KEPT,
+    OLDER,
+    ArchiveError,
+    kept_rows,
+    older_ids,
+    open_parquet,
+    settled_ids,
+    told_kept,
+    written_as,
+)
 from .dead_letters import is_unfinished
 from .former import (
     FIELDS,
@@ -218,6 +229,10 @@ def _upgrade_file(
             f"is of version {version}, and the writer of version {writer.version} only; build anew"
         )
         return Upgraded(writer.table, shown, version, 0, size, problem)
+    try:
+        kept = kept_rows(footer, parquet.metadata.num_rows)
+    except ValueError as error:
+        return Upgraded(writer.table, shown, version, 0, size, str(error))
     source = parquet.schema_arrow
     converter = writer.converter()
     schema = with_retired(converter.schema, [source])
@@ -227,6 +242,8 @@ def _upgrade_file(
         source,
         current=False,
         older=older_ids(footer),
+        kept=kept,
+        settled=settled_ids(footer),
         implicit=told_implicit(footer),
         required=partial(told_required, footer, source, converter),
         defaults=None,
@@ -265,13 +282,19 @@ def _upgrade_file(
                 WRITTEN_AS.encode() in footer,
             )
         made = ParquetFile(layout, upload.write)
+        by_writers: list[Array] = []
+        first = 0
         for group in range(parquet.num_row_groups):
             rows_of = patience.call(partial(_read, parquet, group, shown), doing)
             for batch in rows_of.to_batches():
-                rows = evolution.apply(batch, schema.names)
+                by_writers.append(evolution.kept(batch, first))
+                rows = evolution.apply(batch, schema.names, first)
+                first += batch.num_rows
                 made.append(rows if ways is None else _whole(rows, batch, ways))
             made.end_row_group()
             patience.call(upload.drain, f"write {shown}")
+        if kept is not None or WRITTEN_AS.encode() not in footer:
+            told[KEPT] = told_kept(by_writers)
         made.finish(told)
         after = made.size
         patience.call(upload.publish, f"replace {shown}")

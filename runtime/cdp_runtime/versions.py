@@ -4,7 +4,8 @@
 changes: columns of the same type are passed on, nested ones are put together anew from the same buffers.
 
 Rows that a writer kept whole in `_raw`, because its columns could not hold all of them, are decoded again with
-today's converter: what was unknown then may be a column now.
+today's converter: what was unknown then may be a column now. Those that an upgrade put there are not: it made
+them of columns, which the file still has, and their fields may have other types by now.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Evolution:
         source: the schema of the files, as pyarrow reads it.
         current: whether the files are of today's version, so that decoding them again would tell nothing new.
         older: ids of columns that the files have though their rows are older (see `cdp_runtime.upgrade`).
+        kept: which rows of a file a writer kept whole; all that are in `_raw` when left out.
+        settled: ids of columns that decoding again says nothing of, where nobody knows which rows those are.
         implicit: ids of columns in which zero was absent, though by now the files could have null there.
         required: gives the ids of columns that had to have a value (see `cdp_runtime.former`); it is called
             only if that makes a difference.
@@ -75,6 +78,8 @@ class Evolution:
         *,
         current: bool,
         older: Collection[int] = (),
+        kept: Array = None,
+        settled: Collection[int] = (),
         implicit: Collection[int] = (),
         required: Callable[[], Collection[int]] = tuple,
         defaults: Mapping[str, Any] | None = None,
@@ -91,6 +96,8 @@ class Evolution:
         self._never_null = frozenset([*ids_of(source, nullable=False), *implicit])
         self._told_required = required
         self._older = frozenset(older)
+        self._kept = kept
+        self._settled = frozenset(settled)
         self._defaults = defaults or {}
         self._raw = self._raw_of(current)
         self._new = self._known - set(ids_of(source))
@@ -158,12 +165,27 @@ class Evolution:
         scalar: pa.Scalar[Any] = self._missing(self._target[column], column, 1)[0]
         return scalar
 
-    def apply(self, batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    def kept(self, batch: pa.RecordBatch, first: int) -> Array:
+        """Which rows of a batch a writer kept whole.
+
+        Args:
+            batch: with the column that they are in, if there is one.
+            first: the number of its first row in the file.
+        """
+        kept: Array = pa.repeat(pa.scalar(True), batch.num_rows)
+        if self._kept is not None:
+            kept = self._kept.slice(first, batch.num_rows)
+        return kept if self._raw is None else pc.and_(kept, batch.column(self._raw).is_valid())
+
+    def apply(
+        self, batch: pa.RecordBatch, columns: Sequence[str], first: int = 0
+    ) -> pa.RecordBatch:
         """Makes rows of the files rows of today's.
 
         Args:
             batch: with at least the columns that these need.
             columns: of today's schema; only they are made.
+            first: the number of its first row in the file.
 
         Raises:
             pyarrow.ArrowInvalid: a value does not fit today's column (after an accepted breaking change).
@@ -178,7 +200,8 @@ class Evolution:
             except pa.ArrowException as error:
                 raise pa.ArrowInvalid(f"column {field.name}: {error}") from None
         if self._raw is not None and columns:
-            arrays = self._decoded_again(batch.column(self._raw), fields, arrays)
+            kept = pc.indices_nonzero(self.kept(batch, first))
+            arrays = self._decoded_again(batch.column(self._raw), kept, fields, arrays)
         return _batch(arrays, fields, rows)
 
     def _member(self, at: _Place, target: Field, name: str) -> Array:
@@ -293,9 +316,8 @@ class Evolution:
     # ---- messages that the columns of the files do not hold
 
     def _decoded_again(
-        self, raw: Array, fields: Sequence[Field], arrays: Sequence[Array]
+        self, raw: Array, rows: Array, fields: Sequence[Field], arrays: Sequence[Array]
     ) -> list[Array]:
-        rows = pc.indices_nonzero(raw.is_valid())
         if len(rows) == 0:
             return list(arrays)
         decoded, rejected = self._converter.decode(raw.take(rows))
@@ -357,6 +379,10 @@ class Evolution:
         number = field_id(target)
         if number is not None and number not in self._known:  # retired
             return before
+        kind = target.type
+        is_settled = number in self._settled
+        if is_settled and not is_nested(kind):
+            return before
         may = at.alone
         was_required = target.nullable and number in self._required
         if was_required:
@@ -367,7 +393,8 @@ class Evolution:
         ):
             may = pc.and_(may, at.kept)
         made = _chosen(again, before, pc.and_(may, self._absent(again, target, name)))
-        kind = target.type
+        if is_settled:
+            made = _chosen(made, before, self._absent(before, target, name))
         if pa.types.is_struct(kind):
             return self._merged_struct(made, before, kind, name, at)
         if any(is_nested(child.type) for child in children_of(kind)):
