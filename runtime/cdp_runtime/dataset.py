@@ -32,7 +32,7 @@ from pyarrow.fs import LocalFileSystem
 
 from .archive import load_tables, writer_of
 from .config import ConfigError
-from .former import told_implicit, told_required
+from .former import told_implicit, told_needed, told_required
 from .partition import Column, Day, Hour, Partition, Range
 from .provenance import WRITTEN_AS, other_lock
 from .router import NULL
@@ -466,7 +466,7 @@ class _File:
             older=older_ids(told),
             kept=kept,
             settled=settled_ids(told),
-            implicit=told_implicit(told),
+            implicit=[*told_implicit(told), *told_needed(told)],
             required=partial(told_required, told, self.parquet.schema_arrow, files.converter),
             defaults=files.defaults,
         )

@@ -11,7 +11,8 @@ those that could be of several. Which unit an integer counted in is what the wri
 Parquet itself has no seconds, and they are read back as milliseconds.
 
 A field that became `optional` has zeros in old rows where nothing was written. An upgrade leaves them so and
-gives the file today's descriptor; its footer then keeps the ids of such columns (`cdpgen.implicit`).
+gives the file today's descriptor; its footer then keeps the ids of such columns (`cdpgen.implicit`), and of
+those that had to have a value and are retired or left out by now (`cdpgen.needed`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .converter import Converter
 from .descriptor import KEY, descriptor_of
 from .program import Encoding, Enum, Field, Kind, Presence, Program
 from .provenance import FIRST_FIELD_ID
-from .versions import children_of, field_id, is_text
+from .versions import children_of, field_id, ids_of, is_text
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -40,19 +41,26 @@ if TYPE_CHECKING:
 __all__ = [
     "FIELDS",
     "IMPLICIT",
+    "NEEDED",
     "Former",
     "cases_of_footer",
     "enums_of_footer",
     "footer_of",
     "former_of",
     "implicit_ids",
+    "needed_ids",
     "told_fields",
     "told_implicit",
+    "told_needed",
     "told_required",
 ]
 
 IMPLICIT: Final = "cdpgen.implicit"
 """The key in a footer with the ids of columns in which zero is absent, though their fields are `optional`."""
+
+NEEDED: Final = "cdpgen.needed"
+"""The key in a footer with the ids of columns that had to have a value, and that its version has not. Their
+zero is none where a message came without it; such a message stays in `_raw`, as the column may come back."""
 
 FIELDS: Final = "cdpgen.fields"
 """The key in a footer with the fields of columns whose names do not tell them; see `footer_of`."""
@@ -196,8 +204,16 @@ def told_fields(metadata: Mapping[bytes, bytes]) -> dict[int, Path | None]:
 
 def told_implicit(metadata: Mapping[bytes, bytes]) -> list[int]:
     """The ids in a footer of columns in which zero is absent, though their fields are `optional`."""
-    told = metadata.get(IMPLICIT.encode(), b"").decode()
-    return [int(number) for number in told.split(",") if number]
+    return _ids(metadata, IMPLICIT)
+
+
+def told_needed(metadata: Mapping[bytes, bytes]) -> list[int]:
+    """The ids in a footer of columns that had to have a value, and that its version has not."""
+    return _ids(metadata, NEEDED)
+
+
+def _ids(metadata: Mapping[bytes, bytes], key: str) -> list[int]:
+    return [int(number) for number in metadata.get(key.encode(), b"").decode().split(",") if number]
 
 
 def told_required(
@@ -224,7 +240,7 @@ def told_required(
         number
         for number, then in _known_by_id(former.converter).items()
         if number in known and (then.presence == "required" or known[number].presence == "implicit")
-    ]
+    ] + told_needed(metadata)
 
 
 def footer_of(
@@ -330,6 +346,28 @@ def implicit_ids(former: Former, today: Converter[Any]) -> list[int]:
         for number, then in _known_by_id(former.converter).items()
         if then.presence == "implicit" and number in known and known[number].presence == "optional"
     )
+
+
+def needed_ids(
+    metadata: Mapping[bytes, bytes], former: Former, schema: pa.Schema, today: Converter[Any]
+) -> list[int]:
+    """The ids of columns of a file that had to have a value, and that today's program has not.
+
+    Args:
+        metadata: the key-value metadata of its footer.
+        former: by its descriptor.
+        schema: of the file.
+        today: the converter of the table.
+    """
+    never_null = frozenset(ids_of(schema, nullable=False))
+    needed = {
+        number
+        for number, then in _known_by_id(former.converter).items()
+        if number in never_null
+        # one that is flattened is never null where the message that it is within was required
+        and (then.presence == "required" or (then.presence == "implicit" and len(then.path) > 1))
+    }
+    return sorted(needed.union(told_needed(metadata)).difference(ids_of(today.schema)))
 
 
 def _written(metadata: Mapping[bytes, bytes], schema: pa.Schema) -> pa.Schema | None:

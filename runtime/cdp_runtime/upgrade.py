@@ -48,10 +48,13 @@ from .dead_letters import is_unfinished
 from .former import (
     FIELDS,
     IMPLICIT,
+    NEEDED,
     footer_of,
     former_of,
     implicit_ids,
+    needed_ids,
     told_implicit,
+    told_needed,
     told_required,
 )
 from .log import STANDARD_ERROR
@@ -244,7 +247,7 @@ def _upgrade_file(
         older=older_ids(footer),
         kept=kept,
         settled=settled_ids(footer),
-        implicit=told_implicit(footer),
+        implicit=[*told_implicit(footer), *told_needed(footer)],
         required=partial(told_required, footer, source, converter),
         defaults=None,
     )
@@ -254,7 +257,7 @@ def _upgrade_file(
         OLDER: ",".join(map(str, evolution.older)),
         WRITTEN_AS: written_as(footer),
     }
-    for key in (descriptor.KEY, FIELDS, IMPLICIT):
+    for key in (descriptor.KEY, FIELDS, IMPLICIT, NEEDED):
         told.pop(key, None)
     retired = sorted({*ids_of(schema)} - {*ids_of(converter.schema)})
     told |= footer_of(writer.message_type, converter, retired)
@@ -271,6 +274,8 @@ def _upgrade_file(
         if former is not None:
             if implicit := implicit_ids(former, converter):
                 told[IMPLICIT] = ",".join(map(str, implicit))
+            if needed := needed_ids(footer, former, source, converter):
+                told[NEEDED] = ",".join(map(str, needed))
             # without it nobody knows the units of times, and what a replay gives is not all of a row
             is_all = b"ARROW:schema" in footer
             replayed = _replayed(told, layout, schema, converter) if is_all else None
@@ -280,6 +285,7 @@ def _upgrade_file(
                 _undropping(converter),
                 former.message_type,
                 WRITTEN_AS.encode() in footer,
+                bool(needed),
             )
         made = ParquetFile(layout, upload.write)
         by_writers: list[Array] = []
@@ -326,6 +332,9 @@ class _Ways(NamedTuple):
     """By the schema of the file."""
     again: bool
     """Whether the file was upgraded before."""
+    all_stay: bool
+    """Whether what is in `_raw` stays there: the columns have zero for what a message lacks that was required,
+    and today's has no say in it."""
 
 
 def _replayed(
@@ -420,7 +429,10 @@ def _whole(rows: pa.RecordBatch, before: pa.RecordBatch, ways: _Ways) -> pa.Reco
         own, again = own.filter(is_held), again.filter(is_held)
         held.append(own.filter(_are_same(ways.message_type, messages.take(own), again)))
     is_held = pc.is_in(_places(rows.num_rows), value_set=pa.concat_arrays(held))
-    kept: Array = pc.if_else(pc.and_not(is_other, is_held), messages, None)
+    is_kept: Array = pc.and_not(is_other, is_held)
+    if ways.all_stay and (name := ways.before.program.raw):
+        is_kept = pc.or_(is_kept, before.column(name).is_valid())
+    kept: Array = pc.if_else(is_kept, messages, None)
     return rows.set_column(place, field, kept.cast(field.type))
 
 

@@ -63,7 +63,8 @@ class Evolution:
         older: ids of columns that the files have though their rows are older (see `cdp_runtime.upgrade`).
         kept: which rows of a file a writer kept whole; all that are in `_raw` when left out.
         settled: ids of columns that decoding again says nothing of, where nobody knows which rows those are.
-        implicit: ids of columns in which zero was absent, though by now the files could have null there.
+        implicit: ids of columns in which zero was absent, or may be, though by now the files could have null
+            there.
         required: gives the ids of columns that had to have a value (see `cdp_runtime.former`); it is called
             only if that makes a difference.
         defaults: what rows older than a column have in it, by the column's dotted path, instead of

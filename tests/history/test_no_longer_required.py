@@ -78,6 +78,76 @@ def test_nor_is_it_one_that_is_flattened(history: History) -> None:
         list(upgrade(history.archive, generated=history.today.generated))
 
 
+PARTS = {
+    "": ("%s int32 x = 2;", "x", b"\x10\x00", b""),
+    "beside something unknown": ("%s int32 x = 2;", "x", b"\x10\x00\x50\x01", b"\x50\x01"),
+    "text": ("%s string x = 2;", "x", b"\x12\x00", b""),
+    "message": ("%s P x = 2;", "x", b"\x12\x00", b""),
+    "in a message": ("optional P p = 3;", "p.a", b"\x1a\x02\x08\x00", b"\x1a\x00"),
+    "in a message that goes": (
+        "optional P p = 3;",
+        "p",
+        b"\x1a\x02\x08\x00",
+        b"\x1a\x00",
+    ),
+    "in a list": ("repeated P p = 3;", "p.a", b"\x1a\x02\x08\x00", b"\x1a\x00"),
+    "in a map": (
+        "map<string, P> p = 3;",
+        "p.value.a",
+        b"\x1a\x06\x0a\x00\x12\x02\x08\x00",
+        b"\x1a\x04\x0a\x00\x12\x00",
+    ),
+}
+
+
+@pytest.mark.parametrize("relaxed", [1, 2, 3, 4], ids=["at once", "later", "then", "never"])
+@pytest.mark.parametrize("kind", PARTS)
+def test_nor_where_it_was_left_out_for_a_while(history: History, kind: str, relaxed: int) -> None:
+    fields, left_out, given, absent = PARTS[kind]
+    column, payloads = left_out.split(".")[0], [b"\x08\x01" + absent, b"\x08\x02" + given]
+    rules = f"version: 1\ntables: {{{SALE}: {{columns: {{{left_out}: {{drop: true}}}}}}}}"
+    for number in range(5):
+        label = "optional" if number >= relaxed else "required"
+        own = "optional" if "%s" in fields else label
+        part = f"{own} int32 a = 1; optional int32 b = 2;"
+        field = fields.replace("%s", label)
+        more = "".join(f"optional int32 more_{i} = {20 + i};" for i in range(number))
+        history.build(
+            sale(f"optional int32 id = 1; {field} {more}", part),
+            rules if 0 < number < 3 else "version: 1",
+        )
+        if number == 0:
+            history.write_payloads(payloads)
+            first = replayed(history)
+            zero = {row["id"]: row[column] for row in history.rows()}[2]
+        if number >= 3 and relaxed < 4:
+            values = {row["id"]: row[column] for row in history.rows()}
+            assert values[2] == zero
+            assert values[1] != zero
+        assert replayed(history) == first
+        list(upgrade(history.archive, generated=history.today.generated))
+        assert replayed(history) == first
+
+
+def test_nor_where_its_message_was_flattened(history: History) -> None:
+    proto = f"{EDITION} message Sale {{ P x = 2%s; %s }}"
+    history.build(proto % (REQUIRED, ""), FLAT)
+    payloads = [b"", b"\x12\x00", b"\x12\x02\x08\x05"]
+    history.write_payloads(payloads)
+    first = replayed(history)
+    dropped = FLAT.replace("flatten: true", "drop: true")
+    for label, more, rules in (
+        (REQUIRED, "", dropped),
+        ("", "int32 b = 3;", dropped),
+        ("", "int32 b = 3; int32 c = 4;", FLAT),
+    ):
+        history.build(proto % (label, more), rules)
+        assert replayed(history) == first
+        list(upgrade(history.archive, generated=history.today.generated))
+        assert replayed(history) == first
+    assert [row["a"] for row in history.rows()] == [None, 0, 5]
+
+
 def test_a_value_under_another_number_stays(history: History) -> None:
     before = sale("required int32 x = 2; required int32 y = 3;")
     history.build(before)
