@@ -817,7 +817,7 @@ def _joined(fields: list[Field], sources: list[Field]) -> list[Field]:
         if at is None:
             names = {field.name for field in joined}
             name = source.name
-            if name in names:
+            while name in names:
                 name = f"{name}_{field_id(source)}"
             joined.append(source.with_name(name).with_nullable(True))
         else:

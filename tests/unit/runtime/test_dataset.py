@@ -483,6 +483,17 @@ evolution:
         assert [(row["went"], row[old]) for row in rows] == [("", b"a"), ("", b"b"), ("new", None)]
         assert rows[0]["line"] == {"a": 2, "old": "o"}
 
+    def test_one_whose_name_and_id_are_the_name_of_another_column_has_one_of_its_own(
+        self, orders: History
+    ) -> None:
+        orders.build(message("int32 x = 1;"))
+        orders.write({"x": 7})
+        orders.build(message("reserved 1; string x = 2; string x_1 = 3;"))
+        for _ in range(2):
+            (row,) = orders.open(retired=True).to_table().to_pylist()
+            assert (row["x"], row["x_1"], row["x_1_1"]) == ("", "", 7)
+            list(upgrade(orders.archive, generated=orders.today.generated))
+
     def test_a_number_that_had_no_name_then_has_the_name_that_it_has_now(
         self, orders: History
     ) -> None:
