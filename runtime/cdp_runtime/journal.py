@@ -285,8 +285,7 @@ class Journal:
         """Removes the journal: all that it holds is published. May be called again when it was interrupted."""
         self._close_segments()
         # locked to the end: without that another writer would take it for what a dead one has left
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
+        _remove(self._folder)
         self._lock_path.unlink(missing_ok=True)
         self._lock_file.close()
 
@@ -353,9 +352,14 @@ class Left:
             if not isinstance(about["url"], str) or not isinstance(about["writers"], list):
                 raise TypeError(about)
             self._about = about
-        except FileNotFoundError:
-            pass  # it died before it had written anything
-        except (ValueError, TypeError, KeyError) as error:
+        except FileNotFoundError as error:
+            if not any(segment.stat().st_size for segment in self._segments()):
+                return  # it died before it had written anything
+            raise StorageError(
+                f"{path}: is gone, and only it says which archive this journal is for ({error}); bring it "
+                f"back, or remove {self._folder} with what was not published"
+            ) from None
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StorageError(
                 f"{path}: says no more of which archive this journal is: {error!r}; mend it, and start again"
             ) from None
@@ -387,7 +391,7 @@ class Left:
 
     def frames(self) -> Iterator[Frame]:
         """What it holds; what is left of a segment that no crash explains as dead letters, in pieces."""
-        segments = sorted(self._folder.glob("*.log"))
+        segments = self._segments()
         for nth, path in enumerate(segments):
             with path.open("rb") as file:
                 at = 0
@@ -408,10 +412,13 @@ class Left:
                         at += len(piece)
                         piece = file.read(_PIECE_BYTES)
 
+    def _segments(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("*.log") if path.stem.isdecimal())
+
     def prefixes(self) -> dict[str, Prefix]:
         """How much was read of the sources in it that are files."""
         found: dict[str, Prefix] = {}
-        for path in sorted(self._folder.glob("*.log")):
+        for path in self._segments():
             with path.open("rb") as file:
                 for body in _bodies(file, path):
                     meta, _ = _meta_in(body)
@@ -429,8 +436,7 @@ class Left:
 
     def remove(self) -> None:
         """Leaves nothing of it: all that it holds is published."""
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
+        _remove(self._folder)
         self._lock.unlink(missing_ok=True)
         self.close()
 
@@ -625,6 +631,15 @@ def _write_about(folder: Path, about: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
     path.rename(folder / _ABOUT)
     _sync(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a journal's folder; what says whose it is goes last, as somebody may die meanwhile."""
+    for path in folder.glob("*"):
+        if path.name != _ABOUT:
+            path.unlink()
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _sync(folder: Path) -> None:

@@ -51,6 +51,9 @@ what is in the caches."""
 _AHEAD: Final = 0.125
 """What of the memory for row groups rows may take that wait to be encoded."""
 
+_LARGE_BYTES: Final = 256 << 20
+"""Rows that together have so many bytes begin a row group: what is before them may have 1 GiB of a text."""
+
 _MOST_PARTS: Final = 256
 """How many parts of a row group keep their positions as they came."""
 
@@ -476,6 +479,8 @@ class _OpenFile:
             keys = [_comparable(column_of(table, path)) for path in self._table.sort_by]
             if not self._follows(keys):
                 self._end_row_group()
+        if size >= _LARGE_BYTES:
+            self._end_row_group()  # with more of these readers could not take its texts
         if keys:
             self._last = tuple(key[-1].as_py() for key in keys)
         self._encoded += size

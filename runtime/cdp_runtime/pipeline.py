@@ -154,6 +154,7 @@ class Pipeline:
         self._rows = files_of(rows)
         self._letters = files_of(letters)
         self._journal: Journal | None = None
+        self._recovers: Left | None = None
         size = config.journal_mb * (1 << 20)
         self._urged: Mark | None = None
         if config.journal is not None and not config.dry_run:
@@ -486,7 +487,9 @@ class Pipeline:
                 raise
             left.remove()
         finally:
-            # nobody else may recover what is still being published
+            # nobody else may recover what is still being published, by a thread that hangs in a call to the store
+            if inner is not None:
+                inner._recovers = left
             if inner is None or inner._end.is_reached:
                 left.close()
         logger().info(
@@ -530,6 +533,8 @@ class Pipeline:
                     if self._journal is not None:
                         self._journal.wake()  # who waits for room there may ask for more
                 if taken.last:
+                    if self._recovers is not None:
+                        self._recovers.close()
                     return
 
     def _end_files(self) -> None:

@@ -32,9 +32,11 @@ from cdp_runtime.store_errors import (
 if TYPE_CHECKING:
     from . import Stop
 
-__all__ = ["BLOCK", "Reader", "compression_of", "expand", "open_input", "rest_of"]
+__all__ = ["BLOCK", "EXTENSIONS", "Reader", "compression_of", "expand", "open_input", "rest_of"]
 
 _COMPRESSIONS: Final = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
+EXTENSIONS: Final = tuple(_COMPRESSIONS)
+"""Those of files that are compressed."""
 
 BLOCK: Final = (1 << 20) - (4 << 10)
 """How much is read of a stream at once, in bytes: what is still in the caches when it is looked at. With what
@@ -143,9 +145,19 @@ def _is_file(filesystem: Any, name: str) -> bool:
 
 @contextlib.contextmanager
 def open_input(
-    path: str, stop: Stop, storage_options: Mapping[str, Any] | None = None
+    path: str,
+    stop: Stop,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    extension: str | None = None,
 ) -> Iterator[Reader]:
-    """Opens an input to be read from its start; the options are for the store of a URL.
+    """Opens an input to be read from its start.
+
+    Args:
+        path: a path, a URL, or `-`.
+        stop: ends the wait for more.
+        storage_options: for the store of a URL.
+        extension: what tells the codec; that of the path when left out.
 
     Raises:
         OSError: it cannot be opened, or not be read on; the message names it.
@@ -161,7 +173,7 @@ def open_input(
             file = stack.enter_context(open(path, "rb", buffering=0, opener=_without_waiting))
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 file = _Pipe(stop, file.fileno())
-        compression = compression_of(path)
+        compression = compression_of(path if extension is None else f".{extension}")
         if compression is not None:
             file = _Decompressed(file, compression[0], stop)
         yield _Named(safe_url(path), file)

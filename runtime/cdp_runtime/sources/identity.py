@@ -29,7 +29,7 @@ from cdp_runtime._native import crc32c
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.positions import Prefix
 
-from .files import BLOCK, BrokenInput, Reader, open_input
+from .files import BLOCK, EXTENSIONS, BrokenInput, Reader, open_input
 
 if TYPE_CHECKING:
     from . import Batch, Input, Stop
@@ -120,15 +120,30 @@ def whole_of(name: str) -> str:
 
 def is_same(name: str, one: Prefix, other: Prefix) -> bool:
     """Whether two runs have read the same under the name of an input, as a file on a disk shows it still."""
-    path = _place(name)
-    if one == other or not os.path.isfile(path):
-        return one == other
+    return one == other or any(
+        _begins_with(path, extension, (one, other))
+        for path in _paths_at(_place(name))
+        # it was a link, maybe, whose name told the codec
+        for extension in (None, "", *EXTENSIONS)
+    )
+
+
+def _paths_at(where: str) -> list[str]:
+    """The files that may lie at a place: where a name is no Unicode, a place has it with escapes."""
+    raw = re.sub(
+        rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), where.encode()
+    )
+    return [path for path in dict.fromkeys((where, os.fsdecode(raw))) if os.path.isfile(path)]
+
+
+def _begins_with(path: str, extension: str | None, prefixes: Iterable[Prefix]) -> bool:
+    """Whether a file begins so, read as with this extension."""
     try:
-        with open_input(path, never := _Never()) as reader:
+        with open_input(path, never := _Never(), extension=extension) as reader:
             stream = Beginning(reader)
             return all(
                 _read_on(stream, prefix.size, never) and stream.prefix == prefix
-                for prefix in sorted((one, other))
+                for prefix in sorted(prefixes)
             )
     except OSError:
         return False

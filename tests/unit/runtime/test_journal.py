@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import gc
+import gzip
 import itertools
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -33,6 +36,7 @@ from cdp_runtime.journal import Frame, Journal, Left, decode, encode, left_behin
 from cdp_runtime.positions import Prefix, spans
 from cdp_runtime.replay import Selection, replay
 from cdp_runtime.sources import inputs_of, read_inputs
+from cdp_runtime.sources.identity import is_same, place
 from cdp_runtime.storage import StorageError, is_of_writer
 from cdp_runtime.store_lock import lock_of_dead, lock_of_living
 from generated.stellar.v1.asset_details_pb2 import AssetDetails
@@ -674,6 +678,68 @@ class TestWriter:
         )
         assert sorted(itertools.chain(*codes)) == wanted
         assert sum(table.num_rows for table in tables if "reason" in table.column_names) == 1
+
+    @pytest.mark.parametrize(
+        "shown", ["a.pb.gz", "link.pb.gz", b"a\xff.pb".decode(errors="surrogateescape")]
+    )
+    def test_a_file_is_known_again_whatever_its_name_is(self, tmp_path: Path, shown: str) -> None:
+        data = bytes(range(256)) * 100
+        path = tmp_path / ("blob" if shown.startswith("link") else shown)
+        path.write_bytes(gzip.compress(data) if shown.endswith("gz") else data)
+        prefixes = [Prefix(size, crc32c(data[:size])) for size in (1_000, 20_000)]
+        other = Prefix(1_000, crc32c(data[1:1_001]))
+        name = f"{place(str(path))}#0123456789ab"
+        assert is_same(name, *prefixes)
+        assert not is_same(name, other, prefixes[1])
+        assert not is_same(name, prefixes[0], Prefix(30_000, 1))
+
+    def test_a_recovery_that_hangs_keeps_its_journal(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pipeline_module, "_GIVE_UP_SECONDS", 0.1)
+        self.crashed(tmp_path, [checks.payload(1)])
+        archive, folder = tmp_path / "archive", tmp_path / "j"
+        hangs, goes_on = threading.Event(), threading.Event()
+
+        def hang(self: Path, target: Path) -> None:
+            hangs.set()
+            goes_on.wait(60)
+            replace(self, target)
+
+        replace = os.replace
+        monkeypatch.setattr(os, "replace", hang)
+
+        def interrupt() -> None:
+            hangs.wait(60)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            AssetDetailsWriter(archive, journal=folder)
+        gc.collect()
+        other = threading.Thread(target=lambda: AssetDetailsWriter(archive, journal=folder).close())
+        other.start()
+        other.join(1)
+        assert other.is_alive()
+        goes_on.set()
+        other.join(60)
+        assert not other.is_alive()
+        [rows] = (archive / checks.TABLE).rglob("*.parquet")
+        assert pq.read_table(rows)["code"].to_pylist() == ["1"]
+
+    def test_a_journal_that_lost_what_it_is_for_is_not_removed(self, tmp_path: Path) -> None:
+        self.crashed(tmp_path, [checks.payload(1)])
+        [about] = (tmp_path / "j").rglob("about.json")
+        about.rename(tmp_path / "about.json")
+        with pytest.raises(
+            StorageError, match=r"about\.json: is gone, .*; bring it back, or remove"
+        ):
+            AssetDetailsWriter(tmp_path / "archive", journal=tmp_path / "j")
+        (tmp_path / "about.json").rename(about)
+        (about.parent / "notes.log").write_text("of somebody else")
+        AssetDetailsWriter(tmp_path / "archive", journal=tmp_path / "j").close()
+        [rows] = (tmp_path / "archive" / checks.TABLE).rglob("*.parquet")
+        assert pq.read_table(rows)["code"].to_pylist() == ["1"]
 
     def test_damage_becomes_a_dead_letter(self, tmp_path: Path) -> None:
         left = Journal(tmp_path / "j", checks.TABLE, "dead", str(tmp_path / "archive"), 1 << 20)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cdp_runtime import parquet
 from cdp_runtime.config import WriterConfig
 from cdp_runtime.metrics import Metrics
 from cdp_runtime.parquet import PublishedFile, Table, TableFiles
@@ -121,6 +122,22 @@ class TestRotation:
             assert held <= 0.06 * (1 << 20)
         made.files.publish_all()
         assert sorted(itertools.chain(*made.numbers())) == list(range(4_000))
+
+    @pytest.mark.parametrize("sort_by", [(), ("n",)])
+    def test_large_rows_begin_a_row_group(
+        self, make: Any, monkeypatch: pytest.MonkeyPatch, sort_by: tuple[str, ...]
+    ) -> None:
+        monkeypatch.setattr(parquet, "_LARGE_BYTES", 1 << 20)
+        monkeypatch.setattr(parquet, "_AT_ONCE_BYTES", 1 << 10)
+        made = make(sort_by=sort_by)
+        for number, width in enumerate([1 << 11, 1 << 20, 1 << 11, 1 << 21, 1 << 22]):
+            made.files.add("", rows(number, width=width))
+        made.files.publish_all()
+        [file] = made.told
+        metadata = pq.read_metadata(made.folder / file.path)
+        groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        assert groups == [1, 2, 1, 1]
+        assert made.numbers() == [[0, 1, 2, 3, 4]]
 
     def test_a_partition_that_takes_no_rows_makes_room_for_one_that_does(self, make: Any) -> None:
         made = make(row_group_mb=0.5, compression="none")
