@@ -487,7 +487,7 @@ class Pipeline:
                 raise
             left.remove()
         finally:
-            # nobody else may recover what is still being published, by a thread that hangs in a call to the store
+            # nobody else may recover what a thread that hangs in a call to the store still publishes
             if inner is not None:
                 inner._recovers = left
             if inner is None or inner._end.is_reached:

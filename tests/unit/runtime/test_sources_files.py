@@ -238,6 +238,15 @@ class TestOpenInput:
         assert given.startswith(DATA * 2)
         assert str(error).startswith(f"{path}: ")
 
+    @pytest.mark.parametrize("codec", COMPRESS)
+    @pytest.mark.parametrize("parts", [[b"", DATA], [DATA, b"", b"", NOISE, b""], [b""]])
+    def test_members_of_nothing_are_no_break(
+        self, tmp_path: Path, codec: str, parts: list[bytes]
+    ) -> None:
+        path = tmp_path / f"a.pb.{codec}"
+        path.write_bytes(b"".join(map(COMPRESS[codec], parts)))
+        assert read(path) == b"".join(parts)
+
     @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
     @pytest.mark.parametrize("codec", ["gz", "bz2"])
     def test_it_is_all_that_the_codec_gives(self, tmp_path: Path, codec: str, share: float) -> None:
