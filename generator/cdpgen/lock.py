@@ -207,6 +207,10 @@ def read_lock(path: FilePath) -> Lock:
             f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}. Was it edited by hand? "
             "`git checkout` brings it back; `cdpgen build` writes it"
         ) from None
+    except (RecursionError, ValueError) as error:  # a number of thousands of digits
+        raise UsageError(
+            f"{path}:1:1: not a lock that cdpgen wrote ({error}); `git checkout` brings it back"
+        ) from None
     except _TwiceError as error:
         raise UsageError(
             f"{path}:{_line_of(text, error.key, 2)}:1: `{error.key}` stands here twice. "

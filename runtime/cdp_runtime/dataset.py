@@ -466,6 +466,7 @@ class _File:
             older=older_ids(told),
             kept=kept,
             settled=settled_ids(told),
+            upgraded=WRITTEN_AS.encode() in told,
             implicit=[*told_implicit(told), *told_needed(told)],
             required=partial(told_required, told, self.parquet.schema_arrow, files.converter),
             defaults=files.defaults,

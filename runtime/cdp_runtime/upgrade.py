@@ -247,6 +247,7 @@ def _upgrade_file(
         older=older_ids(footer),
         kept=kept,
         settled=settled_ids(footer),
+        upgraded=WRITTEN_AS.encode() in footer,
         implicit=[*told_implicit(footer), *told_needed(footer)],
         required=partial(told_required, footer, source, converter),
         defaults=None,
@@ -296,7 +297,10 @@ def _upgrade_file(
                 by_writers.append(evolution.kept(batch, first))
                 rows = evolution.apply(batch, schema.names, first)
                 first += batch.num_rows
-                made.append(rows if ways is None else _whole(rows, batch, ways))
+                rows = rows if ways is None else _whole(rows, batch, ways)
+                if raw := converter.program.raw:
+                    by_writers[-1] = pc.and_(by_writers[-1], rows.column(raw).is_valid())
+                made.append(rows)
             made.end_row_group()
             patience.call(upload.drain, f"write {shown}")
         if kept is not None or WRITTEN_AS.encode() not in footer:

@@ -63,6 +63,7 @@ class Evolution:
         older: ids of columns that the files have though their rows are older (see `cdp_runtime.upgrade`).
         kept: which rows of a file a writer kept whole; all that are in `_raw` when left out.
         settled: ids of columns that decoding again says nothing of, where nobody knows which rows those are.
+        upgraded: whether an upgrade has written the files.
         implicit: ids of columns in which zero was absent, or may be, though by now the files could have null
             there.
         required: gives the ids of columns that had to have a value (see `cdp_runtime.former`); it is called
@@ -81,6 +82,7 @@ class Evolution:
         older: Collection[int] = (),
         kept: Array = None,
         settled: Collection[int] = (),
+        upgraded: bool = False,
         implicit: Collection[int] = (),
         required: Callable[[], Collection[int]] = tuple,
         defaults: Mapping[str, Any] | None = None,
@@ -98,7 +100,8 @@ class Evolution:
         self._told_required = required
         self._older = frozenset(older)
         self._kept = kept
-        self._settled = frozenset(settled)
+        self._upgraded = upgraded
+        self._settled = frozenset(settled) & _alike(source, schema)
         self._defaults = defaults or {}
         self._raw = self._raw_of(current)
         self._new = self._known - set(ids_of(source))
@@ -143,8 +146,7 @@ class Evolution:
             if source is not None:
                 found[source.name] = None
             if name in self._cases:
-                members = self._cases[name] if source is None else _flattened(self._cases[name])
-                told = _telling(members, self._target, self._source)
+                told = _telling(self._members_that_tell(name, source), self._target, self._source)
                 found.update((member.name, None) for _, member in told)
         if columns and self._raw is not None:
             found[self._raw] = None
@@ -154,12 +156,17 @@ class Evolution:
         """Whether a column has the values that the files have, or one and the same where they have it not."""
         source = self.source_of(column)
         members = self._cases.get(column, ())
-        told_by_others = source is None or self._renames or _flattened(members)
+        told_by_others = source is None or self._renames or self._members_that_tell(column, source)
         return not (members and told_by_others) and not (
             source is not None
             and field_id(self._target[column]) in self._older
             and column in self._defaults
         )
+
+    def _members_that_tell(self, case: str, source: Field | None) -> _Members:
+        """Members of a oneof whose columns tell its case, beside a column of the files that does."""
+        members = self._cases.get(case, ())
+        return members if source is None or self._upgraded else _flattened(members)
 
     def missing(self, column: str) -> pa.Scalar[Any]:
         """What rows of files without a column have in it."""
@@ -173,6 +180,8 @@ class Evolution:
             batch: with the column that they are in, if there is one.
             first: the number of its first row in the file.
         """
+        if self._raw is None and self._converter.program.raw:
+            return pa.repeat(pa.scalar(False), batch.num_rows)  # a writer had nowhere to put them
         kept: Array = pa.repeat(pa.scalar(True), batch.num_rows)
         if self._kept is not None:
             kept = self._kept.slice(first, batch.num_rows)
@@ -217,8 +226,13 @@ class Evolution:
         made = self._convert(at.values(source.name), source, target, name)
         if members is None:
             return made
-        told = _telling(_flattened(members), at.targets, at.known)
-        return _case_by_todays_names(made, at.renamed, members, told, at.values)
+        told = _telling(self._members_that_tell(name, source), at.targets, at.known)
+        made = _case_by_todays_names(made, at.renamed, members, told, at.values)
+        if not self._upgraded:
+            return made
+        # made when a member had no column, maybe, of a message that is not decoded again
+        others = _case(told, at.values, target.type, at.rows)
+        return _chosen(made, others, made.is_null())
 
     # ---- values that the files have
 
@@ -452,6 +466,24 @@ class Evolution:
 
 def _by_id(fields: Any) -> dict[int | None, Field]:
     return {number: field for field in fields if (number := field_id(field)) is not None}
+
+
+def _alike(fields: Any, others: Any) -> frozenset[int]:
+    """The ids of columns that have one type in both, and no names of an enum, which may have more by now."""
+    types = {field_id(field): field.type for field in _all(fields)}
+    return frozenset(
+        number
+        for field in _all(others)
+        if (number := field_id(field)) is not None
+        and (is_nested(field.type) or types.get(number) == field.type)
+        and not pa.types.is_dictionary(field.type)
+    )
+
+
+def _all(fields: Any) -> Iterator[Field]:
+    for field in fields:
+        yield field
+        yield from _all(children_of(field.type))
 
 
 def ids_of(fields: Any, *, nullable: bool = True) -> Iterator[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from google.protobuf.message import Message
 
 from cdp_runtime.dataset import ArchiveError
 from cdp_runtime.replay import run as replay
@@ -84,6 +85,67 @@ def test_the_case_of_a_member_that_is_dropped_stays(tmp_path: Path, within: str)
     ):
         inner = row.get("p", row)
         assert (inner[0] if isinstance(inner, list) else inner)["o_case"] == "x"
+
+
+CASE = "version: 1\ndefaults: {oneof_case: true}"
+NO_CASE = "version: 1"
+NO_X = f"{CASE}\ntables: {{{SALE}: {{columns: {{x: {{drop: true}}}}}}}}"
+LOSSY = f"version: 1\ntables: {{{SALE}: {{lossless: false}}}}"
+ONLY_X, ONLY_Y = "oneof o { int32 x = 1; }", "oneof o { int32 y = 1; }"
+BETWEEN = {
+    "a member that comes back": [(MEMBERS, NO_CASE), (MEMBERS, NO_X), (MEMBERS, CASE)],
+    "a case that comes back": [(MEMBERS, CASE), (MEMBERS, NO_CASE), (MEMBERS, CASE)],
+    "a case of a new member": [(ONLY_X, CASE), (MEMBERS, NO_CASE), (MEMBERS, CASE)],
+    "a member with another name": [(ONLY_X, CASE), (ONLY_Y, NO_CASE), (ONLY_Y, CASE)],
+    "no raw at first": [
+        ("int32 x = 1; int32 y = 2;", LOSSY),
+        ("int32 y = 2; reserved 1;", "version: 1"),
+        ("sint32 z = 1; int32 y = 2;", "version: 1"),
+    ],
+    "no raw meanwhile": [
+        ("int32 x = 1; string old = 9;", "version: 1"),
+        ("int32 x = 1; reserved 9; int32 y = 2;", LOSSY),
+        ("int32 x = 1; reserved 9; int64 y = 2;", "version: 1"),
+    ],
+}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["", "newer messages"])
+@pytest.mark.parametrize("steps", BETWEEN.values(), ids=BETWEEN)
+def test_what_an_upgrade_in_between_could_not_tell_is_told_later(
+    tmp_path: Path, steps: list[tuple[str, str]], late: bool
+) -> None:
+    history, left = History(tmp_path / "a", SALE), History(tmp_path / "b", SALE)
+    # by number, as a member may have another name then
+    payloads = [b"\x40\x01\x08\x07", b"\x40\x02\x10\x09", b"\x40\x03", b"\x40\x04\x08\x05\x4a\x01o"]
+    for number, (fields, rules) in enumerate(steps):
+        for each in (history, left):
+            build(each, sale(fields), rules)
+            if number == 0:
+                each.write_payloads(payloads)
+            if number == 1 and late:
+                each.write({"id": 5, "y": 6}, version=1)
+        list(upgrade(history.archive, generated=history.today.generated))
+        assert plain(history) == plain(left)
+    if LOSSY not in (rules for _, rules in steps):
+        # the files, without positions, come in the order of their names
+        assert messages(replayed(history), left.message) == messages(replayed(left), left.message)
+
+
+def test_files_of_an_earlier_cdpgen_may_have_cut_what_was_wider(tmp_path: Path) -> None:
+    history = History(tmp_path, SALE)
+    for fields in ("", "int32 n = 2; E e = 3;"):
+        history.build(sale(fields))
+    generated = history.today.generated
+    history.build(sale("int64 n = 2; E e = 3;").replace("OPEN = 1;", "OPEN = 1; SHUT = 2;"))
+    history.write({"id": 1, "n": 3_000_000_000, "e": "SHUT"}, version=1)
+    before = plain(history)
+    (done,) = upgrade(history.archive, generated=generated)
+    assert not done.problem
+    tell_kept(history, None)
+    assert plain(history) == before
+    list(upgrade(history.archive, generated=history.today.generated))
+    assert plain(history) == before
 
 
 @pytest.mark.parametrize("upgrades", [1, 2], ids=["", "again"])
@@ -250,8 +312,8 @@ def build(history: History, proto: str, rules: str) -> str:
 
 def plain(history: History) -> list[dict[str, Any]]:
     """The rows, but for what is in `_raw`."""
-    rows = history.open().to_table().drop_columns("_raw").sort_by("id").to_pylist()
-    return list(rows)
+    table = history.open().to_table().sort_by("id")
+    return list(table.select([name for name in table.column_names if name != "_raw"]).to_pylist())
 
 
 def replayed(history: History) -> bytes:
@@ -260,6 +322,16 @@ def replayed(history: History) -> bytes:
     generated = str(history.today.generated)
     assert replay(str(history.archive), generated=generated, output=str(output)) == 0
     return output.read_bytes()
+
+
+def messages(stream: bytes, kind: type[Message]) -> list[bytes]:
+    """The short messages of a stream, with their fields in one order, sorted."""
+    found = []
+    while stream:
+        message = kind.FromString(stream[1 : 1 + stream[0]])
+        found.append(message.SerializeToString(deterministic=True))
+        stream = stream[1 + stream[0] :]
+    return sorted(found)
 
 
 def varint(number: int) -> bytes:
