@@ -397,6 +397,8 @@ class TestMerge:
             ('"next_id": 4,', '"next_id": 4,\n"next_id": 5,', r"`next_id` stands here twice"),
             ('"version": 1,\n', '"version": 7,\n', r"not a lock of format 1"),
             ('"wire"', '"wires"', r"not a lock that cdpgen wrote"),
+            ('"id": 1', '"id": ' + "1" * 5_000, r"not a lock that cdpgen wrote"),
+            ('"id": 1', '"id": ' + "[" * 100_000, r"not a lock that cdpgen wrote"),
             ('"wire": "', '"wire": 7, "_": "', r"not a lock that cdpgen wrote .*wire is 7"),
             ('"sort_by": []', '"sort_by": [1]', r"not a lock that cdpgen wrote .*sort_by is"),
             ('"id": 1', '"id": "1"', r"not a lock that cdpgen wrote .*id is '1'"),
