@@ -81,40 +81,36 @@ def read(data: bytes) -> pa.Table:
     return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
 
 
+def page_header(data: bytes) -> tuple[int, int, int]:
+    """Of a page: the size of its header, that of its body, and that of the body on the disk."""
+    reader, header = parquet_file._Thrift(data), parquet_file._Thrift(data)
+    numbers = []
+    for _ in range(3):  # the first one is the kind of page
+        reader.at += 1
+        numbers.append(reader.varint() >> 1)
+    header.skip(header._STRUCT)
+    return header.at, numbers[1], numbers[2]
+
+
 def first_page(path: Path) -> bytes:
     """The first data page of the first column, without its header and not compressed."""
     column = pq.read_metadata(path).row_group(0).column(0)
     data = path.read_bytes()[column.data_page_offset :]
-    reader = parquet_file._Thrift(data)
-    numbers = []
-    for _ in range(3):  # the kind of page, its size, and that on the disk
-        reader.at += 1
-        numbers.append(reader.varint() >> 1)
-    header = parquet_file._Thrift(data)
-    header.skip(header._STRUCT)
-    stored = data[header.at : header.at + numbers[2]]
-    return bytes(pa.Codec("zstd").decompress(stored, numbers[1], asbytes=True))
+    begin, size, stored = page_header(data)
+    packed = data[begin : begin + stored]
+    return bytes(pa.Codec("zstd").decompress(packed, size, asbytes=True))
 
 
-def _pages(data: bytes) -> int:
-    """How many pages the first column of the first row group has, its dictionary's included."""
+def pages(data: bytes) -> int:
+    """How many data pages the first column of the first row group has, without a dictionary."""
     column = pq.read_metadata(io.BytesIO(data)).row_group(0).column(0)
-    start = column.data_page_offset
-    if column.has_dictionary_page and column.dictionary_page_offset is not None:
-        start = min(start, column.dictionary_page_offset)
-    chunk = data[start : start + column.total_compressed_size]
-    pages = at = 0
-    while at < len(chunk):
-        reader = parquet_file._Thrift(chunk[at:])
-        numbers = []
-        for _ in range(3):  # the kind of page, its size, and that on the disk
-            reader.at += 1
-            numbers.append(reader.varint() >> 1)
-        header = parquet_file._Thrift(chunk[at:])
-        header.skip(header._STRUCT)
-        at += header.at + numbers[2]
-        pages += 1
-    return pages
+    chunk = data[column.data_page_offset :][: column.total_compressed_size]
+    count = 0
+    while chunk:
+        begin, _, stored = page_header(chunk)
+        chunk = chunk[begin + stored :]
+        count += 1
+    return count
 
 
 def encodings(data: bytes) -> dict[str, set[str]]:
@@ -465,8 +461,7 @@ class TestDictionaries:
             data = written([pa.table({"text": rows})], batch_rows=50_000)
             assert "RLE_DICTIONARY" not in encodings(data)["text"]
             assert read(data)["text"].to_pylist() == rows
-            made = _pages(data)
-            assert made <= len(rows) // 16_384 + 1, made
+            assert pages(data) <= len(rows) // 16_384 + 1
 
     def test_names_are_places_in_a_dictionary_also_where_there_are_none(
         self, tmp_path: Path
