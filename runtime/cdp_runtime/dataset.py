@@ -32,6 +32,7 @@ from pyarrow.fs import LocalFileSystem
 
 from .archive import load_tables, writer_of
 from .config import ConfigError
+from .converter import Converter
 from .former import told_implicit, told_needed, told_required
 from .partition import Column, Day, Hour, Partition, Range
 from .provenance import WRITTEN_AS, other_lock
@@ -48,12 +49,12 @@ __all__ = [
     "ArchiveError",
     "Scan",
     "ahead",
+    "evolution_of",
     "folder_keys",
-    "kept_rows",
     "older_ids",
     "open_archive",
     "open_parquet",
-    "settled_ids",
+    "tells_kept",
     "told_kept",
     "written_as",
 ]
@@ -455,22 +456,15 @@ class _File:
         if clash:
             raise ArchiveError(f"{self.shown}: {clash}")
         try:
-            kept = kept_rows(told, self.parquet.metadata.num_rows)
+            self._evolution = evolution_of(
+                self.parquet,
+                files.converter,
+                files.columns,
+                current=told.get(b"cdpgen.fingerprint", b"").decode() == files.writer.fingerprint,
+                defaults=files.defaults,
+            )
         except ValueError as error:
             raise ArchiveError(f"{self.shown}: {error}") from None
-        self._evolution = Evolution(
-            files.converter,
-            files.columns,
-            self.parquet.schema_arrow,
-            current=told.get(b"cdpgen.fingerprint", b"").decode() == files.writer.fingerprint,
-            older=older_ids(told),
-            kept=kept,
-            settled=settled_ids(told),
-            upgraded=WRITTEN_AS.encode() in told,
-            implicit=[*told_implicit(told), *told_needed(told)],
-            required=partial(told_required, told, self.parquet.schema_arrow, files.converter),
-            defaults=files.defaults,
-        )
 
     def possible(self, filter: Expression | None, named: Sequence[str]) -> list[int]:
         """The row groups that may have rows for which a filter holds.
@@ -588,7 +582,49 @@ def told_kept(kept: Sequence[Array]) -> str:
     return base64.b64encode(pa.compress(bits or b"", codec="zstd", asbytes=True)).decode()
 
 
-def kept_rows(footer: Mapping[bytes, bytes], rows: int) -> Array:
+def tells_kept(footer: Mapping[bytes, bytes]) -> bool:
+    """Whether it is known which rows a writer kept whole: all that are, or those that an upgrade told."""
+    return WRITTEN_AS.encode() not in footer or KEPT.encode() in footer
+
+
+def evolution_of(
+    parquet: pq.ParquetFile,
+    converter: Converter[Any],
+    schema: pa.Schema,
+    *,
+    current: bool,
+    defaults: Mapping[str, Any] | None,
+) -> Evolution:
+    """What makes rows of a file rows of today's, by what its footer tells.
+
+    Args:
+        parquet: the file.
+        converter: today's.
+        schema: what rows become; see `Evolution`.
+        current: whether the file is of today's version.
+        defaults: of the rules.
+
+    Raises:
+        ValueError: what the footer tells cannot be read.
+    """
+    told = parquet.metadata.metadata or {}
+    source = parquet.schema_arrow
+    return Evolution(
+        converter,
+        schema,
+        source,
+        current=current,
+        older=older_ids(told),
+        kept=_kept_rows(told, parquet.metadata.num_rows),
+        settled=_settled_ids(told),
+        upgraded=WRITTEN_AS.encode() in told,
+        implicit=[*told_implicit(told), *told_needed(told)],
+        required=partial(told_required, told, source, converter),
+        defaults=defaults,
+    )
+
+
+def _kept_rows(footer: Mapping[bytes, bytes], rows: int) -> Array:
     """Which rows of a file a writer kept whole in `_raw`; None where its footer does not say.
 
     Args:
@@ -611,14 +647,13 @@ def kept_rows(footer: Mapping[bytes, bytes], rows: int) -> Array:
     return pa.Array.from_buffers(pa.bool_(), rows, [None, pa.py_buffer(bits)])
 
 
-def settled_ids(footer: Mapping[bytes, bytes]) -> list[int]:
+def _settled_ids(footer: Mapping[bytes, bytes]) -> list[int]:
     """The ids in a footer of columns that have all that messages in `_raw` say of them.
 
     An earlier cdpgen upgraded without telling which of those it had put there itself. It had decoded those of
     writers, so the columns that it added are right; what the others have of their numbers may be another field.
     """
-    is_told = WRITTEN_AS.encode() not in footer or KEPT.encode() in footer
-    return [] if is_told else older_ids(footer)
+    return [] if tells_kept(footer) else older_ids(footer)
 
 
 # ---- Folders

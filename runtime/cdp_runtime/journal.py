@@ -502,9 +502,11 @@ def _locks_of_dead(lock: Path) -> list[IO[bytes]]:
             told = True
         time.sleep(_LOOK_SECONDS)
     file = lock_of_dead(lock)
-    if file is None and turn is not None:
+    if file is not None:
+        return [one for one in (file, turn) if one is not None]
+    if turn is not None:
         turn.close()
-    return [] if file is None else [file] if turn is None else [file, turn]
+    return []
 
 
 def encode(frame: Frame) -> list[Any]:

@@ -35,6 +35,9 @@ RENEW_SECONDS: Final = 60
 _TRIES: Final = 3
 _LONGEST_WAIT: Final = 2.0
 
+_HELD: Final[weakref.WeakSet[IO[bytes]]] = weakref.WeakSet()
+"""Files whose locks this process holds."""
+
 
 @contextlib.contextmanager
 def locked_on_disk(folder: Path, name: str) -> Iterator[Callable[[], None]]:
@@ -59,10 +62,6 @@ def locked_on_disk(folder: Path, name: str) -> Iterator[Callable[[], None]]:
             finally:
                 path.unlink()
             return
-
-
-_HELD: Final[weakref.WeakSet[IO[bytes]]] = weakref.WeakSet()
-"""Files whose locks this process holds."""
 
 
 def _after_fork() -> None:

@@ -37,10 +37,9 @@ from .dataset import (
     KEPT,
     OLDER,
     ArchiveError,
-    kept_rows,
-    older_ids,
+    evolution_of,
     open_parquet,
-    settled_ids,
+    tells_kept,
     told_kept,
     written_as,
 )
@@ -53,9 +52,6 @@ from .former import (
     former_of,
     implicit_ids,
     needed_ids,
-    told_implicit,
-    told_needed,
-    told_required,
 )
 from .log import STANDARD_ERROR
 from .metrics import Metrics
@@ -65,7 +61,7 @@ from .program import Field, Program
 from .provenance import WRITTEN_AS, other_lock, versions_told
 from .storage import FileInfo, Storage, forbid_table_folder, open_storage, writer_id
 from .trouble import failed, standard_output, unreadable
-from .versions import Evolution, ids_of, with_retired
+from .versions import ids_of, with_retired
 from .writer import TableWriter
 
 if TYPE_CHECKING:
@@ -232,26 +228,13 @@ def _upgrade_file(
             f"is of version {version}, and the writer of version {writer.version} only; build anew"
         )
         return Upgraded(writer.table, shown, version, 0, size, problem)
-    try:
-        kept = kept_rows(footer, parquet.metadata.num_rows)
-    except ValueError as error:
-        return Upgraded(writer.table, shown, version, 0, size, str(error))
     source = parquet.schema_arrow
     converter = writer.converter()
     schema = with_retired(converter.schema, [source])
-    evolution = Evolution(
-        converter,
-        schema,
-        source,
-        current=False,
-        older=older_ids(footer),
-        kept=kept,
-        settled=settled_ids(footer),
-        upgraded=WRITTEN_AS.encode() in footer,
-        implicit=[*told_implicit(footer), *told_needed(footer)],
-        required=partial(told_required, footer, source, converter),
-        defaults=None,
-    )
+    try:
+        evolution = evolution_of(parquet, converter, schema, current=False, defaults=None)
+    except ValueError as error:
+        return Upgraded(writer.table, shown, version, 0, size, str(error))
     told: dict[str, str] = {
         **{key.decode(): value.decode() for key, value in footer.items() if key != b"ARROW:schema"},
         **versions_told(writer),
@@ -294,16 +277,17 @@ def _upgrade_file(
         for group in range(parquet.num_row_groups):
             rows_of = patience.call(partial(_read, parquet, group, shown), doing)
             for batch in rows_of.to_batches():
-                by_writers.append(evolution.kept(batch, first))
+                kept = evolution.kept(batch, first)
                 rows = evolution.apply(batch, schema.names, first)
                 first += batch.num_rows
                 rows = rows if ways is None else _whole(rows, batch, ways)
                 if raw := converter.program.raw:
-                    by_writers[-1] = pc.and_(by_writers[-1], rows.column(raw).is_valid())
+                    kept = pc.and_(kept, rows.column(raw).is_valid())
+                by_writers.append(kept)
                 made.append(rows)
             made.end_row_group()
             patience.call(upload.drain, f"write {shown}")
-        if kept is not None or WRITTEN_AS.encode() not in footer:
+        if tells_kept(footer):
             told[KEPT] = told_kept(by_writers)
         made.finish(told)
         after = made.size

@@ -26,7 +26,7 @@ from cdp_runtime.archive import load_tables
 from cdp_runtime.config import SourceConfig
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.parquet import PublishedFile
-from cdp_runtime.sources import inputs_of, read_inputs
+from cdp_runtime.sources import Never, inputs_of, read_inputs
 from tests.process import resident
 
 
@@ -39,15 +39,6 @@ class NoPandas(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.insert(0, NoPandas())
-
-
-class Never:
-    """No request to stop."""
-
-    requested = False
-
-    def fileno(self) -> int:
-        raise AssertionError("nothing waits")
 
 
 @contextlib.contextmanager

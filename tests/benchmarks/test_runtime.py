@@ -28,7 +28,7 @@ from cdp_runtime.converter import Converter
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.parquet_file import Compressor
 from cdp_runtime.router import Router
-from cdp_runtime.sources import inputs_of, read_inputs
+from cdp_runtime.sources import Never, inputs_of, read_inputs
 from cdpgen.demo_data import contract_data, events
 from tests.benchmarks.test_parquet import flat
 from tests.benchmarks.timing import OURS, race
@@ -46,15 +46,6 @@ SHAPES = pytest.mark.parametrize(
     [("contract data (flat, strings)", flat), ("contract data with XDR and JSON", dict)],
     ids=["flat", "with XDR"],
 )
-
-
-class Never:
-    """No request to stop."""
-
-    requested = False
-
-    def fileno(self) -> int:
-        raise AssertionError("nothing waits")
 
 
 def write_stream(path: Path, message_type: Any, rows: Iterator[dict[str, Any]]) -> list[bytes]:

@@ -22,7 +22,7 @@ from cdp_runtime.positions import Prefix
 if TYPE_CHECKING:
     from cdp_runtime.config import Format, SourceConfig
 
-__all__ = ["Batch", "Stop", "format_of", "inputs_of", "read_inputs"]
+__all__ = ["Batch", "Never", "Stop", "format_of", "inputs_of", "read_inputs"]
 
 _FORMATS: Final[dict[str, Format]] = {
     "pb": "delimited",
@@ -49,6 +49,16 @@ class Stop(Protocol):
 
     def fileno(self) -> int:
         """A descriptor that becomes readable with the request."""
+
+
+class Never:
+    """The stop of who reads files alone, which nobody waits for: it is never requested."""
+
+    requested = False
+
+    def fileno(self) -> int:
+        """There is none."""
+        raise AssertionError("nothing waits")
 
 
 class Input(NamedTuple):

@@ -29,6 +29,7 @@ from cdp_runtime._native import crc32c
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.positions import Prefix
 
+from . import Never
 from .files import BLOCK, EXTENSIONS, BrokenInput, Reader, open_input
 
 if TYPE_CHECKING:
@@ -123,8 +124,8 @@ def is_same(name: str, one: Prefix, other: Prefix) -> bool:
     return one == other or any(
         _begins_with(path, extension, (one, other))
         for path in _paths_at(_place(name))
-        # it was a link, maybe, whose name told the codec
-        for extension in (None, "", *EXTENSIONS)
+        # not by the path, as it was a link, maybe, whose name told the codec
+        for extension in ("", *EXTENSIONS)
     )
 
 
@@ -136,10 +137,10 @@ def _paths_at(where: str) -> list[str]:
     return [path for path in dict.fromkeys((where, os.fsdecode(raw))) if os.path.isfile(path)]
 
 
-def _begins_with(path: str, extension: str | None, prefixes: Iterable[Prefix]) -> bool:
+def _begins_with(path: str, extension: str, prefixes: Iterable[Prefix]) -> bool:
     """Whether a file begins so, read as with this extension."""
     try:
-        with open_input(path, never := _Never(), extension=extension) as reader:
+        with open_input(path, never := Never(), extension=extension) as reader:
             stream = Beginning(reader)
             return all(
                 _read_on(stream, prefix.size, never) and stream.prefix == prefix
@@ -147,15 +148,6 @@ def _begins_with(path: str, extension: str | None, prefixes: Iterable[Prefix]) -
             )
     except OSError:
         return False
-
-
-class _Never:
-    """No request to stop: a file does not wait."""
-
-    requested = False
-
-    def fileno(self) -> int:
-        raise AssertionError
 
 
 def _matching(

@@ -35,7 +35,7 @@ from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.journal import Frame, Journal, Left, decode, encode, left_behind
 from cdp_runtime.positions import Prefix, spans
 from cdp_runtime.replay import Selection, replay
-from cdp_runtime.sources import inputs_of, read_inputs
+from cdp_runtime.sources import Never, inputs_of, read_inputs
 from cdp_runtime.sources.identity import is_same, place
 from cdp_runtime.storage import StorageError, is_of_writer
 from cdp_runtime.store_lock import lock_of_dead, lock_of_living
@@ -45,15 +45,6 @@ from tests.faults import checks
 
 HEAD = 12
 """Length and checksum of a frame, bytes."""
-
-
-class Never:
-    """No request to stop."""
-
-    requested = False
-
-    def fileno(self) -> int:
-        raise AssertionError("nothing waits")
 
 
 def listed(values: Any) -> list[Any]:

@@ -29,7 +29,7 @@ from cdp_runtime.archive import _Stop
 from cdp_runtime.config import ConfigError, SourceConfig
 from cdp_runtime.dead_letter import DeadLetter
 from cdp_runtime.positions import Prefix
-from cdp_runtime.sources import Batch, Stop, inputs_of, read_inputs
+from cdp_runtime.sources import Batch, Never, Stop, inputs_of, read_inputs
 from cdp_runtime.sources.files import (
     BLOCK,
     Reader,
@@ -58,15 +58,6 @@ DAMAGES: list[Callable[[bytes], bytes]] = [
     lambda data: data[: len(data) // 3] + b"\xff" * (len(data) // 3) + data[-(len(data) // 3) :],
     lambda data: b"\0" * 100,
 ]
-
-
-class Never:
-    """No request to stop."""
-
-    requested = False
-
-    def fileno(self) -> int:
-        raise AssertionError("nothing waits")
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
