@@ -19,6 +19,7 @@ from grpc_tools import protoc
 import cdp_runtime
 from cdp_runtime.archive import load_tables
 from cdp_runtime.dataset import Archive
+from cdp_runtime.replay import run as replay
 from cdp_runtime.writer import TableWriter
 from cdpgen.build import build
 
@@ -111,6 +112,14 @@ class History:
             self.open().to_table(**options).to_pylist(maps_as_pydicts="strict")
         )
         return rows
+
+    def replayed(self) -> bytes:
+        """Its messages, length-delimited."""
+        output = self._folder / "replayed.pb"
+        output.unlink(missing_ok=True)
+        generated = str(self.today.generated)
+        assert replay(str(self.archive), generated=generated, output=str(output)) == 0
+        return output.read_bytes()
 
     def batch(self) -> pa.RecordBatch:
         """All its rows as one batch, but for the levels of folders."""

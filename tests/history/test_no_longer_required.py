@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from cdp_runtime.replay import run as replay
 from cdp_runtime.upgrade import upgrade
 from tests.versions import History
 
@@ -41,14 +40,14 @@ def test_what_was_not_there_is_null(
     before = sale(f"optional int32 id = 1; {field} optional int32 old = 9;")
     history.build(before)
     history.write_payloads([b"\x08\x01" + more, b"\x08\x02" + given + more])
-    first = replayed(history)
+    first = history.replayed()
     after = before.replace("required", "optional").replace("optional int32 old = 9;", "reserved 9;")
     history.build(after)
     for _ in range(2):
         absent, there = sorted(history.rows(), key=lambda row: row["id"])
         assert {name: absent[name] for name in nothing} == nothing
         assert there["x"] is not None
-        assert replayed(history) == first
+        assert history.replayed() == first
         list(upgrade(history.archive, generated=history.today.generated))
 
 
@@ -57,7 +56,7 @@ def test_nor_is_it_a_zero_within_messages(history: History) -> None:
     history.build(sale(fields, "required int32 a = 1;"))
     payload = b"\x0a\x00\x12\x00\x12\x02\x08\x00\x1a\x05\x0a\x01k\x12\x00"
     history.write_payloads([payload])
-    first = replayed(history)
+    first = history.replayed()
     history.build(sale(fields, "optional int32 a = 1;"))
     for _ in range(2):
         (row,) = history.rows()
@@ -65,7 +64,7 @@ def test_nor_is_it_a_zero_within_messages(history: History) -> None:
         assert row["many"] == [{"a": None}, {"a": 0}]
         assert row["by"] == {"k": {"a": None}}
         assert row["_raw"] is None
-        assert replayed(history) == first
+        assert history.replayed() == first
         list(upgrade(history.archive, generated=history.today.generated))
 
 
@@ -118,15 +117,15 @@ def test_nor_where_it_was_left_out_for_a_while(history: History, kind: str, rela
         )
         if number == 0:
             history.write_payloads(payloads)
-            first = replayed(history)
+            first = history.replayed()
             zero = {row["id"]: row[column] for row in history.rows()}[2]
         if number >= 3 and relaxed < 4:
             values = {row["id"]: row[column] for row in history.rows()}
             assert values[2] == zero
             assert values[1] != zero
-        assert replayed(history) == first
+        assert history.replayed() == first
         list(upgrade(history.archive, generated=history.today.generated))
-        assert replayed(history) == first
+        assert history.replayed() == first
 
 
 def test_nor_where_its_message_was_flattened(history: History) -> None:
@@ -134,7 +133,7 @@ def test_nor_where_its_message_was_flattened(history: History) -> None:
     history.build(proto % (REQUIRED, ""), FLAT)
     payloads = [b"", b"\x12\x00", b"\x12\x02\x08\x05"]
     history.write_payloads(payloads)
-    first = replayed(history)
+    first = history.replayed()
     dropped = FLAT.replace("flatten: true", "drop: true")
     for label, more, rules in (
         (REQUIRED, "", dropped),
@@ -142,9 +141,9 @@ def test_nor_where_its_message_was_flattened(history: History) -> None:
         ("", "int32 b = 3; int32 c = 4;", FLAT),
     ):
         history.build(proto % (label, more), rules)
-        assert replayed(history) == first
+        assert history.replayed() == first
         list(upgrade(history.archive, generated=history.today.generated))
-        assert replayed(history) == first
+        assert history.replayed() == first
     assert [row["a"] for row in history.rows()] == [None, 0, 5]
 
 
@@ -163,11 +162,3 @@ def test_a_value_under_another_number_stays(history: History) -> None:
 @pytest.fixture
 def history(tmp_path: Path) -> History:
     return History(tmp_path, SALE)
-
-
-def replayed(history: History) -> bytes:
-    output = history.archive.parent / "replayed.pb"
-    output.unlink(missing_ok=True)
-    generated = str(history.today.generated)
-    assert replay(str(history.archive), generated=generated, output=str(output)) == 0
-    return output.read_bytes()

@@ -11,7 +11,6 @@ import pytest
 from google.protobuf.message import Message
 
 from cdp_runtime.dataset import ArchiveError
-from cdp_runtime.replay import run as replay
 from cdp_runtime.upgrade import upgrade
 from cdpgen.evolution import BreakingError
 from tests.versions import History
@@ -129,7 +128,7 @@ def test_what_an_upgrade_in_between_could_not_tell_is_told_later(
         assert plain(history) == plain(left)
     if LOSSY not in (rules for _, rules in steps):
         # the files, without positions, come in the order of their names
-        assert messages(replayed(history), left.message) == messages(replayed(left), left.message)
+        assert messages(history.replayed(), left.message) == messages(left.replayed(), left.message)
 
 
 def test_files_of_an_earlier_cdpgen_may_have_cut_what_was_wider(tmp_path: Path) -> None:
@@ -280,13 +279,13 @@ def same_at_each(
     for each in (history, left):
         each.build(first, first_rules)
         each.write(*records)
-    written, found = replayed(history), []
+    written, found = history.replayed(), []
     for proto in changes:
         for each in (history, left):
             rules = build(each, proto, rules)
         for _ in range(2):
             assert plain(history) == plain(left)
-            assert replayed(history) == written
+            assert history.replayed() == written
             list(upgrade(history.archive, generated=history.today.generated))
         found.append(plain(history)[0])
     return found
@@ -314,14 +313,6 @@ def plain(history: History) -> list[dict[str, Any]]:
     """The rows, but for what is in `_raw`."""
     table = history.open().to_table().sort_by("id")
     return list(table.select([name for name in table.column_names if name != "_raw"]).to_pylist())
-
-
-def replayed(history: History) -> bytes:
-    output = history.archive.parent / "replayed.pb"
-    output.unlink(missing_ok=True)
-    generated = str(history.today.generated)
-    assert replay(str(history.archive), generated=generated, output=str(output)) == 0
-    return output.read_bytes()
 
 
 def messages(stream: bytes, kind: type[Message]) -> list[bytes]:
